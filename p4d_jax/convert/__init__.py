@@ -1,0 +1,1 @@
+"""Public checkpoints and head models to ours, without running their code."""

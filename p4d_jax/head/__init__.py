@@ -1,0 +1,1 @@
+"""FLAME-shaped head models: skinning, regions, landmarks, deformation."""

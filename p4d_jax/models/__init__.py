@@ -1,0 +1,1 @@
+"""Networks: reconstructor, genhead, discriminator, motion, identity, perceptual."""

@@ -1,0 +1,1 @@
+"""Rays, tri-plane, volume, raster."""

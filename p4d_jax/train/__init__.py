@@ -1,0 +1,1 @@
+"""Losses, one pure step a stage, state, the loop around them."""
