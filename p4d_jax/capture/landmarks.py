@@ -1,0 +1,167 @@
+"""468 face landmarks and irises of one photo, by MediaPipe's face mesh and iris networks.
+
+Landmarks are numbered as in MediaPipe's canonical face model. "Left" and "right" are the subject's; the
+subject's left eye is at the right of the photo. Coordinates: continuous photo pixels, see `sampling`.
+Sources: "Real-time Facial Surface Geometry from Monocular Video" (arXiv 1907.06724), "Real-time Pupil
+Tracking" (arXiv 2006.11341).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from flax import struct
+
+from p4d_jax import assets
+from p4d_jax.capture.detect import ANCHORS, Face, detect_faces
+from p4d_jax.capture.sampling import PhotoPyramid, apply_matrix, square_matrix
+
+LANDMARKS = 468
+PRESENCE = 0.5
+
+# (outer corner, inner corner) of each eye, and its lids: lower lid outer to inner, then upper lid.
+RIGHT_EYE_CORNERS, LEFT_EYE_CORNERS = (33, 133), (263, 362)
+RIGHT_EYE_CONTOUR = (33, 7, 163, 144, 145, 153, 154, 155, 133, 246, 161, 160, 159, 158, 157, 173)
+LEFT_EYE_CONTOUR = (263, 249, 390, 373, 374, 380, 381, 382, 362, 466, 388, 387, 386, 385, 384, 398)
+
+_FACE_MARGIN, _EYE_MARGIN = 1.5, 2.3  # the squares that the networks were trained on, times the tight box
+_FACE_SIZE, _EYE_SIZE = 192, 64
+
+
+@struct.dataclass
+class Landmarks:
+    """Landmarks of one face.
+
+    Attributes:
+      points: (468, 2) photo pixels; the eyes' contours are the iris network's, which sees them larger.
+      iris: (2, 5, 2) photo pixels, left eye then right eye: centre and four points on the rim.
+      score: the networks' belief that a face is there, in [0, 1].
+      face_count: how many faces the photo shows (1 when a known face was followed).
+    """
+
+    points: np.ndarray
+    iris: np.ndarray
+    score: float
+    face_count: int = 1
+
+    @property
+    def eye_distance(self) -> float:
+        """Distance between the eye centres (mid-points of the corners), the unit of landmark errors."""
+        return float(eye_distance(self.points))
+
+
+def eye_centres(points):
+    """(..., 468, 2) -> (..., 2, 2): mid-points of the eye corners, left eye then right eye."""
+    left = points[..., LEFT_EYE_CORNERS, :].mean(-2)
+    right = points[..., RIGHT_EYE_CORNERS, :].mean(-2)
+    return np.stack([left, right], axis=-2)
+
+
+def eye_distance(points):
+    """(..., 468, 2) -> (...,) distance between the eye centres."""
+    centres = eye_centres(points)
+    return np.linalg.norm(centres[..., 0, :] - centres[..., 1, :], axis=-1)
+
+
+class Landmarker:
+    """Holds the five networks; the only thing in this room with state. Not safe to share between threads."""
+
+    def __init__(self, threads: int = 2):
+        """threads: CPU threads a network."""
+        names = [*ANCHORS, "face_landmark", "iris_landmark"]
+        self._networks = {name: _load_network(name, threads) for name in names}
+
+    def detect(self, image: np.ndarray, previous: Landmarks | None = None) -> Landmarks | None:
+        """Landmarks of the largest face, or None if there is no face.
+
+        image: (H, W, 3) uint8. previous: the landmarks of the frame before; the face is then looked for
+        around them first, which is faster and keeps to the same person.
+        """
+        pyramid = PhotoPyramid(image)
+        if previous is not None:
+            followed = self._refine(pyramid, *_square_from_points(previous.points), passes=1)
+            if followed is not None:
+                return followed
+        faces = detect_faces(pyramid, self._networks)
+        for face in faces:
+            landmarks = self._refine(pyramid, *_square_from_face(face), passes=2)
+            if landmarks is not None:
+                return landmarks.replace(face_count=len(faces))
+        return None
+
+    def faces(self, image: np.ndarray) -> list[Face]:
+        """All faces, largest first, without landmarks. image: (H, W, 3) uint8."""
+        return detect_faces(PhotoPyramid(image), self._networks)
+
+    def _refine(self, pyramid, centre, side, angle, passes) -> Landmarks | None:
+        for _ in range(passes):
+            points, score = self._mesh(pyramid, centre, side, angle)
+            if score < PRESENCE:
+                return None
+            centre, side, angle = _square_from_points(points)
+        left, left_contour = self._iris(pyramid, points, LEFT_EYE_CORNERS, angle, flip=True)
+        right, right_contour = self._iris(pyramid, points, RIGHT_EYE_CORNERS, angle, flip=False)
+        points[list(LEFT_EYE_CONTOUR)] = left_contour
+        points[list(RIGHT_EYE_CONTOUR)] = right_contour
+        return Landmarks(points=points, iris=np.stack([left, right]), score=score)
+
+    def _mesh(self, pyramid, centre, side, angle) -> tuple[np.ndarray, float]:
+        matrix = square_matrix(centre, side, angle, _FACE_SIZE)
+        pixels = pyramid.sample(matrix, (_FACE_SIZE, _FACE_SIZE)).astype(np.float32) / 255
+        values, logit = sorted(self._networks["face_landmark"](pixels), key=lambda output: -output.size)
+        points = values.reshape(LANDMARKS, 3)[:, :2].astype(np.float64)
+        return apply_matrix(matrix, points), float(1 / (1 + np.exp(-logit.item())))
+
+    def _iris(self, pyramid, points, corners, angle, flip) -> tuple[np.ndarray, np.ndarray]:
+        """Iris (5, 2) and lid contour (16, 2) of one eye. The network knows right eyes; left ones are mirrored."""
+        outer, inner = points[list(corners)]
+        side = _EYE_MARGIN * max(abs(outer - inner))
+        matrix = square_matrix((outer + inner) / 2, side, angle, _EYE_SIZE, flip)
+        pixels = pyramid.sample(matrix, (_EYE_SIZE, _EYE_SIZE)).astype(np.float32) / 255
+        contour, iris = sorted(self._networks["iris_landmark"](pixels), key=lambda output: -output.size)
+        contour = contour.reshape(-1, 3)[:16, :2].astype(np.float64)
+        iris = iris.reshape(-1, 3)[:, :2].astype(np.float64)
+        return apply_matrix(matrix, iris), apply_matrix(matrix, contour)
+
+
+def detect_landmarks(image: np.ndarray, landmarker: Landmarker | None = None) -> Landmarks | None:
+    """Landmarks of the largest face of image (H, W, 3) uint8, or None."""
+    return (landmarker or Landmarker()).detect(image)
+
+
+def _load_network(name: str, threads: int):
+    """A LiteRT model as a function: (H, W, 3) float32 -> its outputs."""
+    from ai_edge_litert.interpreter import Interpreter  # heavy: only when a photo is captured
+
+    interpreter = Interpreter(model_path=str(assets.landmark_model(name)), num_threads=threads)
+    interpreter.allocate_tensors()
+    source = interpreter.get_input_details()[0]["index"]
+    sinks = [detail["index"] for detail in interpreter.get_output_details()]
+
+    def run(pixels: np.ndarray) -> tuple[np.ndarray, ...]:
+        interpreter.set_tensor(source, pixels[None])
+        interpreter.invoke()
+        return tuple(interpreter.get_tensor(sink) for sink in sinks)
+
+    return run
+
+
+def _square_from_face(face: Face) -> tuple[np.ndarray, float, float]:
+    """Centre, side and angle of the square that the mesh network wants, from a detection."""
+    right_eye, left_eye = face.keypoints[:2]
+    centre = (face.box[:2] + face.box[2:]) / 2
+    side = _FACE_MARGIN * max(face.box[2:] - face.box[:2])
+    return centre, side, _angle(left_eye - right_eye)
+
+
+def _square_from_points(points: np.ndarray) -> tuple[np.ndarray, float, float]:
+    """The same from the landmarks of an earlier pass or frame."""
+    angle = _angle(points[LEFT_EYE_CORNERS[0]] - points[RIGHT_EYE_CORNERS[0]])
+    cosine, sine = np.cos(angle), np.sin(angle)
+    upright = np.array([[cosine, -sine], [sine, cosine]])  # columns: the face's right and down
+    along = points @ upright
+    low, high = along.min(axis=0), along.max(axis=0)
+    return upright @ ((low + high) / 2), _FACE_MARGIN * max(high - low), angle
+
+
+def _angle(across: np.ndarray) -> float:
+    return float(np.arctan2(across[1], across[0]))
