@@ -1,0 +1,34 @@
+"""Rays through the pixel centres of a pinhole camera (SPEC sections 1 and 4).
+
+Rays are listed row by row, the top row first; directions have unit length, so that a depth along a ray is a
+distance in world units.
+"""
+
+from __future__ import annotations
+
+import jax.numpy as jnp
+
+from p4d_jax.types import Array, Camera
+
+
+def rays_through(camera: Camera, uv: Array) -> tuple[Array, Array]:
+    """World origins (..., 3) and unit directions (..., 3) of one camera's rays through `uv` (..., 2)."""
+    intrinsics = camera.intrinsics
+    x = (uv[..., 0] - intrinsics[0, 2]) / intrinsics[0, 0]
+    y = (intrinsics[1, 2] - uv[..., 1]) / intrinsics[1, 1]
+    local = jnp.stack([x, y, -jnp.ones_like(x)], axis=-1)
+    local = local / jnp.linalg.norm(local, axis=-1, keepdims=True)
+    directions = local @ camera.cam2world[:3, :3].T
+    return jnp.broadcast_to(camera.cam2world[:3, 3], directions.shape), directions
+
+
+def pixel_centres(resolution: int) -> Array:
+    """Image coordinates (R * R, 2) of the pixel centres, row-major, the top row first."""
+    centres = (jnp.arange(resolution) + 0.5) / resolution
+    v, u = jnp.meshgrid(centres, centres, indexing="ij")
+    return jnp.stack([u, v], axis=-1).reshape(-1, 2)
+
+
+def generate_rays(camera: Camera, resolution: int) -> tuple[Array, Array]:
+    """Origins and unit directions, each (R * R, 3), of one camera's R x R image."""
+    return rays_through(camera, pixel_centres(resolution))
