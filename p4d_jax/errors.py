@@ -1,0 +1,20 @@
+"""`UserError`: what the user can put right, said in one line.
+
+`main.py` prints its message without a traceback and exits with code 2. Everything else that is raised is
+our fault and keeps its traceback.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class UserError(ValueError):
+    """An input that cannot be used. The message names it, its value, what was expected and the way out."""
+
+
+def nearest(name: str, names: Iterable[str]) -> str:
+    """`; did you mean 'x'?` for the name closest to `name`, or an empty string."""
+    close = difflib.get_close_matches(name, list(names), n=1, cutoff=0.5)
+    return f"; did you mean {close[0]!r}?" if close else ""
