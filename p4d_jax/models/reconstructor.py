@@ -1,0 +1,409 @@
+"""Psi: one portrait and a motion vector in, the tri-plane of an animated head out.
+
+Letters: B batch, S image size, T = S/2 plane size, P plane upsampling, C plane channels, F feature channels.
+Networks are NHWC; images in [-1, 1]. Source: Portrait4D (arXiv 2311.18729, section 4.2 and appendix),
+SPEC section 7. All sizes come from `ReconstructorConfig`; its defaults are the paper's.
+
+    image ──E_global──┐                       ┌─E_detail── image (or the lifted image)
+                      Φ_de(source motion)     │
+                      Φ_re(driving motion) ──G_T──> tri-plane (3, P T, P T, C)
+    image ──background U-Net──> background features
+
+Everything before Φ_re does not know the driving motion, so `encode` is called once for a source and
+`animate` once a frame. Beyond the paper, off by default: see `ReconstructorConfig.source_lifting`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import struct
+
+from p4d_jax.models.field_decoder import FieldDecoder
+from p4d_jax.models.superresolution import SuperResolution
+from p4d_jax.nn.resnet import AtrousPyramid, ResNet
+from p4d_jax.nn.transformer import CrossBlock, OverlapPatchEmbed, SelfBlock, tokens_to_image
+from p4d_jax.types import Array
+
+conv_init = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
+
+
+@dataclasses.dataclass(frozen=True)
+class ReconstructorConfig:
+    """Sizes of Psi. The defaults are the released model's (225 M parameters).
+
+    Attributes:
+      image_size: S, side of the source image.
+      global_widths, global_depths: the ResNet of E_global.
+      pyramid_features, pyramid_rates: its atrous pyramid.
+      detail_features: output channels of E_detail's five convolutions.
+      motion_size: length of the motion vector (548 PD-FGC, 109 flame_motion).
+      motion_hidden, motion_grid: motion is mapped to `motion_hidden` and then to a grid of motion tokens.
+      token_dim, token_heads, blocks_de, blocks_re: the transformers Phi_de and Phi_re.
+      canonical_features: the three convolutions after them.
+      plane_token_dim, plane_heads, plane_reduction, plane_convs_before, plane_convs_after: G_T.
+      plane_channels: C of each of the three planes.
+      plane_upsample: 1 as in the paper; 2 doubles the planes' side by pixel shuffle.
+      background_widths: the U-Net's four widths.
+      background_size: side its input is resized to (its output has the same side).
+      decoder_hidden, feature_channels: the field decoder; F.
+      superresolution_size, superresolution_channels: side of the input of the first synthesis block and
+        channels of each block; each doubles the side.
+      style_dim: length of the stored style `w_avg`.
+      source_lifting: also give the source image resampled into the canonical frame (`render.lifting`):
+        fitted parameters say where every texel of the xy-plane is in the photo, so that input and output
+        are aligned and a small network learns quickly. Adds a learned mean tri-plane. Not in the paper.
+      lifted_size: side of that lifted image.
+      deformation: 'neck' (paper: the motion reaches the planes through cross-attention alone) or
+        'expression' (points are moved by the head model to its canonical expression before the planes are
+        read; cross-attention adds what the mesh cannot say). Not in the paper.
+    """
+
+    image_size: int = 512
+    global_widths: tuple[int, ...] = (64, 128, 256, 512)
+    global_depths: tuple[int, ...] = (3, 4, 6, 3)
+    pyramid_features: int = 256
+    pyramid_rates: tuple[int, ...] = (12, 24, 36)
+    detail_features: tuple[int, ...] = (64, 96, 96, 96, 96)
+    motion_size: int = 548
+    motion_hidden: int = 512
+    motion_grid: int = 8
+    token_dim: int = 1024
+    token_heads: int = 4
+    blocks_de: int = 4
+    blocks_re: int = 4
+    canonical_features: tuple[int, ...] = (128, 128, 96)
+    plane_token_dim: int = 1024
+    plane_heads: int = 2
+    plane_reduction: int = 2
+    plane_convs_before: tuple[int, ...] = (256, 128)
+    plane_convs_after: tuple[int, ...] = (256, 128, 128)
+    plane_channels: int = 32
+    plane_upsample: int = 1
+    background_widths: tuple[int, ...] = (64, 128, 256, 512)
+    background_size: int = 512
+    decoder_hidden: int = 64
+    feature_channels: int = 32
+    superresolution_size: int = 128
+    superresolution_channels: tuple[int, ...] = (256, 128)
+    style_dim: int = 512
+    source_lifting: bool = False
+    lifted_size: int = 512
+    deformation: str = "neck"
+
+    def __post_init__(self):
+        if self.deformation not in ("neck", "expression"):
+            raise ValueError(
+                f"deformation must be 'neck' or 'expression', got {self.deformation!r}"
+            )
+        if self.image_size % 16:
+            raise ValueError(f"image_size must be a multiple of 16, got {self.image_size}")
+        if self.source_lifting and self.lifted_size % self.image_size:
+            raise ValueError(
+                f"lifted_size must be a multiple of image_size {self.image_size}, got {self.lifted_size}"
+            )
+
+    @property
+    def plane_size(self) -> int:
+        """Side of the tri-plane."""
+        return self.image_size // 2 * self.plane_upsample
+
+    def to_dict(self) -> dict:
+        """A JSON-able dict; inverse of `from_dict`."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict) -> ReconstructorConfig:
+        """From `to_dict` (lists become tuples). Unknown fields raise."""
+        known = {field.name for field in dataclasses.fields(cls)}
+        unknown = sorted(set(values) - known)
+        if unknown:
+            raise ValueError(f"unknown fields of ReconstructorConfig: {unknown}; known: {sorted(known)}")
+        return cls(**{k: tuple(v) if isinstance(v, list | tuple) else v for k, v in values.items()})
+
+
+@struct.dataclass
+class SourceFeatures:
+    """What Psi keeps of a source, before any driving motion.
+
+    Attributes:
+      tokens: (B, N, D) canonicalised tokens, Phi_de's output.
+      detail: (B, T, T, d) E_detail's output.
+      lifted: (B, T, T, k) the lifted image folded to the plane's grid, k = 0 without source lifting.
+      background: (B, b, b, F) background features in [0, 1].
+    """
+
+    tokens: Array
+    detail: Array
+    lifted: Array
+    background: Array
+
+
+def add_coordinates(image: Array) -> Array:
+    """Appends x and y in [-1, 1] (corner pixels at the ends): (B, H, W, C) -> (B, H, W, C + 2)."""
+    batch, height, width, _ = image.shape
+    y, x = jnp.meshgrid(jnp.linspace(-1, 1, height), jnp.linspace(-1, 1, width), indexing="ij")
+    xy = jnp.broadcast_to(jnp.stack([x, y], -1), (batch, height, width, 2))
+    return jnp.concatenate([image, xy.astype(image.dtype)], axis=-1)
+
+
+def pixel_shuffle(x: Array, factor: int) -> Array:
+    """(B, H, W, C f²) -> (B, H f, W f, C), channels ordered as PyTorch's PixelShuffle (C, f, f)."""
+    batch, height, width, channels = x.shape
+    x = x.reshape(batch, height, width, channels // factor**2, factor, factor)
+    return x.transpose(0, 1, 4, 2, 5, 3).reshape(batch, height * factor, width * factor, -1)
+
+
+def pixel_unshuffle(x: Array, factor: int) -> Array:
+    """Inverse of `pixel_shuffle`: (B, H f, W f, C) -> (B, H, W, C f²)."""
+    batch, height, width, channels = x.shape
+    x = x.reshape(batch, height // factor, factor, width // factor, factor, channels)
+    return x.transpose(0, 1, 3, 5, 2, 4).reshape(batch, height // factor, width // factor, -1)
+
+
+def upsample_aligned(x: Array, factor: int = 2) -> Array:
+    """Bilinear upsampling whose corner pixels stay corners (align_corners): (B, H, W, C) -> (B, fH, fW, C)."""
+
+    def matrix(size: int) -> np.ndarray:
+        place = np.arange(size * factor) * (size - 1) / (size * factor - 1)
+        low = np.minimum(place.astype(int), size - 2)
+        weights = np.zeros((size * factor, size), np.float32)
+        weights[np.arange(size * factor), low] = 1 - (place - low)
+        weights[np.arange(size * factor), low + 1] = place - low
+        return weights
+
+    x = jnp.einsum("yh,bhwc->bywc", matrix(x.shape[1]), x)
+    return jnp.einsum("xw,bywc->byxc", matrix(x.shape[2]), x)
+
+
+def conv3(features: int, stride: int = 1, kernel: int = 3, name: str | None = None, init=conv_init) -> nn.Conv:
+    """Convolution with bias and symmetric zero padding."""
+    pad = kernel // 2
+    return nn.Conv(
+        features, (kernel, kernel), stride, [(pad, pad), (pad, pad)], kernel_init=init, name=name
+    )
+
+
+def leaky(x: Array) -> Array:
+    return nn.leaky_relu(x, 0.01)
+
+
+class EncoderGlobal(nn.Module):
+    """E_global: (B, S, S, 3) -> (B, S/8, S/8, pyramid_features)."""
+
+    config: ReconstructorConfig
+
+    @nn.compact
+    def __call__(self, image: Array) -> Array:
+        c = self.config
+        x = ResNet(c.global_widths, c.global_depths, name="encoder")(add_coordinates(image))
+        return AtrousPyramid(c.pyramid_features, c.pyramid_rates, name="decoder")(x)
+
+
+class EncoderDetail(nn.Module):
+    """E_detail: five convolutions, the first of stride 2: (B, S, S, k) -> (B, S/2, S/2, detail)."""
+
+    config: ReconstructorConfig
+
+    @nn.compact
+    def __call__(self, image: Array) -> Array:
+        x = add_coordinates(image)
+        for index, features in enumerate(self.config.detail_features):
+            first = index == 0
+            x = leaky(conv3(features, 2 if first else 1, 7 if first else 3, name=f"conv{index}")(x))
+        return x
+
+
+class MotionTokens(nn.Module):
+    """Motion vector (B, M) -> motion tokens (B, grid², token_dim)."""
+
+    config: ReconstructorConfig
+
+    @nn.compact
+    def __call__(self, motion: Array) -> Array:
+        c = self.config
+        dense = lambda n, name: nn.Dense(n, kernel_init=nn.initializers.truncated_normal(0.02), name=name)  # noqa: E731
+        x = leaky(dense(c.motion_hidden, "map0")(motion))
+        x = leaky(dense(c.motion_hidden, "map1")(x))
+        x = dense(c.motion_grid**2 * c.token_dim, "proj")(x)
+        return x.reshape(x.shape[0], c.motion_grid**2, c.token_dim)
+
+
+class Canonicalizer(nn.Module):
+    """Phi_de: global features and the source's motion -> tokens of a head at rest."""
+
+    config: ReconstructorConfig
+
+    @nn.compact
+    def __call__(self, features: Array, motion_source: Array, scale: Array) -> Array:
+        c = self.config
+        x, grid = OverlapPatchEmbed(c.token_dim, name="patch_embed")(features)
+        motion_tokens = MotionTokens(c, name="motion")(motion_source)
+        for index in range(c.blocks_de):
+            x = CrossBlock(c.token_heads, name=f"block{index}")(x, motion_tokens, grid, scale)
+        return x
+
+
+class Reenactor(nn.Module):
+    """Phi_re: tokens of the head at rest and the driving motion -> (B, S/2, S/2, canonical_features[-1])."""
+
+    config: ReconstructorConfig
+
+    @nn.compact
+    def __call__(self, tokens: Array, motion_driving: Array, scale: Array) -> Array:
+        c = self.config
+        side = c.image_size // 16
+        x = tokens
+        motion_tokens = MotionTokens(c, name="motion")(motion_driving)
+        for index in range(c.blocks_re):
+            x = CrossBlock(c.token_heads, name=f"block{index}")(x, motion_tokens, (side, side), scale)
+        x = pixel_shuffle(tokens_to_image(x, side, side), 2)
+        x = nn.relu(conv3(c.canonical_features[0], name="conv0")(upsample_aligned(x)))
+        x = nn.relu(conv3(c.canonical_features[1], name="conv1")(upsample_aligned(x)))
+        return conv3(c.canonical_features[2], name="conv2")(x)
+
+
+class TriplaneGenerator(nn.Module):
+    """G_T: canonical features, detail and lifted features (all (B, T, T, .)) -> (B, 3, P T, P T, C)."""
+
+    config: ReconstructorConfig
+
+    @nn.compact
+    def __call__(self, canonical: Array, detail: Array, lifted: Array) -> Array:
+        c = self.config
+        x = jnp.concatenate([canonical, detail], axis=-1)
+        for index, features in enumerate(c.plane_convs_before):
+            x = leaky(conv3(features, name=f"before{index}")(x))
+        x, grid = OverlapPatchEmbed(c.plane_token_dim, name="patch_embed")(x)
+        x = SelfBlock(c.plane_heads, reduction=c.plane_reduction, name="block0")(x, grid)
+        x = pixel_shuffle(tokens_to_image(x, *grid), 2)
+        x = jnp.concatenate([x, canonical], axis=-1)
+        if c.source_lifting:
+            x = jnp.concatenate([x, detail], axis=-1)
+        for index, features in enumerate(c.plane_convs_after):
+            x = leaky(conv3(features, name=f"after{index}")(x))
+        return self.to_planes(x, lifted)
+
+    def to_planes(self, x: Array, lifted: Array) -> Array:
+        """Features on the plane's grid -> tri-plane; upsampled planes get the frontal plane's detail by
+        pixel shuffle, the other two (which no pixel of the photo is aligned with) by interpolation."""
+        c = self.config
+        init = nn.initializers.normal(0.15 / np.sqrt(max(1, 128 / x.shape[-1])))
+        if c.source_lifting:
+            init = nn.initializers.variance_scaling(0.5, "fan_in", "normal")
+        planes = conv3(3 * c.plane_channels, name="last", init=init)(x)
+        if c.source_lifting:
+            mean = self.param(
+                "mean_planes", nn.initializers.normal(0.3), (*planes.shape[1:3], 3 * c.plane_channels)
+            )
+            planes = planes + mean
+        if c.plane_upsample > 1:
+            batch, side, _, _ = planes.shape
+            size = side * c.plane_upsample
+            planes = jax.image.resize(planes, (batch, size, size, planes.shape[-1]), "bilinear")
+            fine = conv3(c.plane_channels * c.plane_upsample**2, name="last_fine", init=init)(
+                jnp.concatenate([x, lifted], axis=-1)
+            )
+            planes = planes.at[..., : c.plane_channels].add(pixel_shuffle(fine, c.plane_upsample))
+        batch, height, width, _ = planes.shape
+        return planes.reshape(batch, height, width, 3, c.plane_channels).transpose(0, 3, 1, 2, 4)
+
+
+class BackgroundEncoder(nn.Module):
+    """Shallow U-Net: (B, b, b, 3) -> (B, b, b, F) features before the sigmoid."""
+
+    config: ReconstructorConfig
+
+    @nn.compact
+    def __call__(self, image: Array) -> Array:
+        w = self.config.background_widths
+        grow = lambda x: jnp.repeat(jnp.repeat(x, 2, axis=1), 2, axis=2)  # noqa: E731
+        h1 = leaky(conv3(w[0], 2, name="input")(add_coordinates(image)))
+        skips = [h1]
+        for index in range(3):
+            x = leaky(conv3(w[index], name=f"down{index}")(skips[-1]))
+            skips.append(conv3(w[index + 1], 2, name=f"down{index}_stride")(x))
+        x = leaky(conv3(w[3], name="middle")(skips[-1]))
+        for index, features in enumerate((w[2], w[1], w[0], w[0])):
+            x = leaky(conv3(features, name=f"up{index}")(jnp.concatenate([x, skips.pop()], axis=-1)))
+            x = conv3(features, name=f"up{index}_conv")(grow(x))
+        return conv3(self.config.feature_channels, name="out")(x)
+
+
+class Reconstructor(nn.Module):
+    """Psi. Call `encode` once a source, `animate` once a frame, `decode` at points, `upscale` on images."""
+
+    config: ReconstructorConfig
+
+    def setup(self):
+        c = self.config
+        self.encoder_global = EncoderGlobal(c)
+        self.encoder_detail = EncoderDetail(c)
+        self.canonicalizer = Canonicalizer(c)
+        self.reenactor = Reenactor(c)
+        self.generator_triplane = TriplaneGenerator(c)
+        self.background = BackgroundEncoder(c)
+        self.decoder = FieldDecoder(
+            hidden_features=c.decoder_hidden, output_features=c.feature_channels
+        )
+        self.superresolution = SuperResolution(
+            channels=c.superresolution_channels, input_size=c.superresolution_size
+        )
+        self.w_avg = self.variable("buffers", "w_avg", jnp.ones, (c.style_dim,))
+
+    def encode(self, image: Array, motion_source: Array, lifted: Array | None, scale: Array) -> SourceFeatures:
+        """The part that knows only the source.
+
+        Args:
+          image: (B, S, S, 3).
+          motion_source: (B, M).
+          lifted: (B, L, L, 4) lifted image and visibility, or None without source lifting.
+          scale: (B,) multiplies every cross-attention's output; 0 for static samples.
+        """
+        c = self.config
+        if image.shape[1:] != (c.image_size, c.image_size, 3):
+            raise ValueError(
+                f"image: expected (B, {c.image_size}, {c.image_size}, 3) for this model, got {image.shape}"
+            )
+        if c.source_lifting == (lifted is None):
+            raise ValueError(
+                f"lifted: source_lifting is {c.source_lifting}, got {'None' if lifted is None else lifted.shape}"
+            )
+        tokens = self.canonicalizer(self.encoder_global(image), motion_source, scale)
+        side = c.image_size // 2
+        if lifted is None:
+            detail, folded = self.encoder_detail(image), jnp.zeros((image.shape[0], side, side, 0))
+        else:
+            detail = self.encoder_detail(pixel_unshuffle(lifted, c.lifted_size // c.image_size))
+            folded = pixel_unshuffle(lifted, c.lifted_size // side)
+        size = (image.shape[0], c.background_size, c.background_size, 3)
+        background = nn.sigmoid(self.background(jax.image.resize(image, size, "bilinear")))
+        return SourceFeatures(tokens, detail, folded, background)
+
+    def animate(self, source: SourceFeatures, motion_driving: Array, scale: Array) -> Array:
+        """(B, M) driving motion -> tri-planes (B, 3, PT, PT, C)."""
+        canonical = self.reenactor(source.tokens, motion_driving, scale)
+        return self.generator_triplane(canonical, source.detail, source.lifted)
+
+    def decode(self, plane_features: Array) -> tuple[Array, Array]:
+        """(3, P, C) -> density (P, 1), features (P, F) in [0, 1]."""
+        return self.decoder(plane_features)
+
+    def upscale(self, features: Array) -> Array:
+        """(B, R, R, F) features in [-1, 1] -> (B, kR, kR, 3) image, k = 2 a synthesis block."""
+        style = jnp.broadcast_to(self.w_avg.value, (features.shape[0], self.config.style_dim))
+        return self.superresolution(features, style)
+
+    def __call__(self, image: Array, motion_source: Array, motion_driving: Array, lifted: Array | None):
+        """Touches every part once, for initialisation; returns the tri-planes."""
+        one = jnp.ones(image.shape[0])
+        source = self.encode(image, motion_source, lifted, one)
+        planes = self.animate(source, motion_driving, one)
+        self.decode(planes[0, :, 0])
+        size = self.config.superresolution_size // (2 if len(self.config.superresolution_channels) > 1 else 1)
+        self.upscale(jnp.zeros((image.shape[0], size, size, self.config.feature_channels)))
+        return planes

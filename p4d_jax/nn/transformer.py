@@ -1,0 +1,143 @@
+"""Transformer layers over an image's tokens, as in SegFormer (arXiv 2105.15203).
+
+Letters: B batch, N = H W tokens of an image (row-major), M tokens attended to, D channels. Tokens are
+(B, N, D); images are NHWC. The cross-attention block is Portrait4D's (arXiv 2311.18729, section 4.2):
+image tokens ask, motion tokens answer, and a scale (1, or 0 for a static sample) multiplies the answer.
+"""
+
+from __future__ import annotations
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from p4d_jax.types import Array
+
+dense_init = nn.initializers.truncated_normal(0.02)
+conv_init = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
+
+
+def tokens_to_image(tokens: Array, height: int, width: int) -> Array:
+    """(B, H*W, D) -> (B, H, W, D)."""
+    return tokens.reshape(tokens.shape[0], height, width, tokens.shape[-1])
+
+
+def image_to_tokens(image: Array) -> Array:
+    """(B, H, W, D) -> (B, H*W, D)."""
+    return image.reshape(image.shape[0], -1, image.shape[-1])
+
+
+def attend(query: Array, key: Array, value: Array, heads: int) -> Array:
+    """Scaled dot-product attention: query (B, N, D), key and value (B, M, D) -> (B, N, D)."""
+    split = lambda x: x.reshape(x.shape[0], x.shape[1], heads, -1)  # noqa: E731
+    q, k, v = split(query), split(key), split(value)
+    logits = jnp.einsum("bnhd,bmhd->bhnm", q, k) * q.shape[-1] ** -0.5
+    mixed = jnp.einsum("bhnm,bmhd->bnhd", jax.nn.softmax(logits, axis=-1), v)
+    return mixed.reshape(query.shape)
+
+
+class OverlapPatchEmbed(nn.Module):
+    """Overlapping patches to tokens: (B, H, W, C) -> (B, (H/stride) (W/stride), dim)."""
+
+    dim: int
+    patch: int = 3
+    stride: int = 2
+
+    @nn.compact
+    def __call__(self, image: Array) -> tuple[Array, tuple[int, int]]:
+        pad = self.patch // 2
+        x = nn.Conv(
+            self.dim,
+            (self.patch, self.patch),
+            self.stride,
+            [(pad, pad), (pad, pad)],
+            kernel_init=conv_init,
+            name="proj",
+        )(image)
+        grid = x.shape[1:3]
+        return nn.LayerNorm(epsilon=1e-5, name="norm")(image_to_tokens(x)), grid
+
+
+class SelfAttention(nn.Module):
+    """Self-attention; `reduction` > 1 shrinks keys and values by a strided convolution."""
+
+    heads: int
+    reduction: int = 1
+
+    @nn.compact
+    def __call__(self, tokens: Array, grid: tuple[int, int]) -> Array:
+        dim = tokens.shape[-1]
+        query = nn.Dense(dim, kernel_init=dense_init, name="q")(tokens)
+        context = tokens
+        if self.reduction > 1:
+            window = (self.reduction, self.reduction)
+            context = nn.Conv(dim, window, window, "VALID", kernel_init=conv_init, name="sr")(
+                tokens_to_image(tokens, *grid)
+            )
+            context = nn.LayerNorm(epsilon=1e-5, name="norm")(image_to_tokens(context))
+        key, value = jnp.split(nn.Dense(2 * dim, kernel_init=dense_init, name="kv")(context), 2, axis=-1)
+        return nn.Dense(dim, kernel_init=dense_init, name="proj")(attend(query, key, value, self.heads))
+
+
+class CrossAttention(nn.Module):
+    """Image tokens (B, N, D) attend to motion tokens (B, M, D). Starts at zero, so that a network that
+    knows nothing of motion is where training begins."""
+
+    heads: int
+
+    @nn.compact
+    def __call__(self, tokens: Array, motion_tokens: Array) -> Array:
+        dim = tokens.shape[-1]
+        query = nn.Dense(dim, kernel_init=dense_init, name="q")(tokens)
+        key, value = jnp.split(nn.Dense(2 * dim, kernel_init=dense_init, name="kv")(motion_tokens), 2, axis=-1)
+        return nn.Dense(dim, kernel_init=nn.initializers.zeros, name="proj")(
+            attend(query, key, value, self.heads)
+        )
+
+
+class MixFFN(nn.Module):
+    """Feed-forward with a 3x3 depthwise convolution, which also tells tokens where they are."""
+
+    ratio: int = 2
+
+    @nn.compact
+    def __call__(self, tokens: Array, grid: tuple[int, int]) -> Array:
+        dim = tokens.shape[-1]
+        hidden = dim * self.ratio
+        x = nn.Dense(hidden, kernel_init=dense_init, name="fc1")(tokens)
+        x = nn.Conv(
+            hidden, (3, 3), feature_group_count=hidden, kernel_init=conv_init, padding=1, name="dwconv"
+        )(tokens_to_image(x, *grid))
+        x = nn.gelu(image_to_tokens(x), approximate=False)
+        return nn.Dense(dim, kernel_init=dense_init, name="fc2")(x)
+
+
+class SelfBlock(nn.Module):
+    """Pre-norm transformer block: self-attention, Mix-FFN."""
+
+    heads: int
+    ratio: int = 2
+    reduction: int = 1
+
+    @nn.compact
+    def __call__(self, tokens: Array, grid: tuple[int, int]) -> Array:
+        norm = lambda name: nn.LayerNorm(epsilon=1e-5, name=name)  # noqa: E731
+        x = tokens
+        x = x + SelfAttention(self.heads, self.reduction, name="attn")(norm("norm1")(x), grid)
+        return x + MixFFN(self.ratio, name="mlp")(norm("norm2")(x), grid)
+
+
+class CrossBlock(nn.Module):
+    """Cross-attention to the motion (times `scale` (B,)), self-attention, Mix-FFN."""
+
+    heads: int
+    ratio: int = 2
+
+    @nn.compact
+    def __call__(self, tokens: Array, motion_tokens: Array, grid: tuple[int, int], scale: Array) -> Array:
+        norm = lambda name: nn.LayerNorm(epsilon=1e-5, name=name)  # noqa: E731
+        x = tokens
+        answer = CrossAttention(self.heads, name="attn2")(norm("norm2")(x), motion_tokens)
+        x = x + answer * scale[:, None, None]
+        x = x + SelfAttention(self.heads, name="attn1")(norm("norm1")(x), grid)
+        return x + MixFFN(self.ratio, name="mlp")(norm("norm3")(x), grid)

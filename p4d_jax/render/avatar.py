@@ -1,0 +1,269 @@
+"""An avatar: one source portrait, encoded once, rendered under any motion and camera.
+
+`encode_source` -> `Avatar`; `animate_avatar` -> tri-plane of a driving motion; `render_frame` -> picture.
+`shade_rays` is the inner part that training shares: rays of one view through one tri-plane.
+Images are float32 in [-1, 1], row 0 on top; R rays a side, S pixels a side, F feature channels.
+"""
+
+from __future__ import annotations
+
+import functools
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+
+from p4d_jax.head.model import HeadModel
+from p4d_jax.head.skinning import head_vertices
+from p4d_jax.models.reconstructor import Reconstructor, SourceFeatures
+from p4d_jax.render.lifting import (
+    CanonicalFrame,
+    ExpressionField,
+    apply_expression_field,
+    build_canonical_frame,
+    build_expression_field,
+    lift_image,
+)
+from p4d_jax.render.raster import rasterize
+from p4d_jax.render.rays import generate_rays
+from p4d_jax.render.triplane import sample_planes
+from p4d_jax.render.volume import depth_range, render_rays
+from p4d_jax.types import Array, Camera, FrameParams
+
+DEPTH_EXTENT = 1.1  # world units of a ray that are marched; every head fits in
+VISIBILITY_SIZE = 128  # side of the depth buffer that decides what the source camera sees
+
+
+@struct.dataclass
+class Avatar:
+    """All of a source that no driving motion changes.
+
+    Attributes:
+      features: Psi's `SourceFeatures` with batch axis 1.
+      frame: constants of the head model.
+    """
+
+    features: SourceFeatures
+    frame: CanonicalFrame
+
+
+@struct.dataclass
+class Shaded:
+    """What N rays see, before super-resolution.
+
+    Attributes:
+      features: (N, F) foreground, in [0, 1], premultiplied by opacity.
+      depth: (N, 1) expected distance along the ray.
+      transmittance: (N, 1) share of the background.
+    """
+
+    features: Array
+    depth: Array
+    transmittance: Array
+
+
+@struct.dataclass
+class Frame:
+    """One rendered view.
+
+    Attributes:
+      image: (S, S, 3) after super-resolution.
+      raw: (R, R, 3) the volume renderer's colours.
+      depth: (R, R) distance along the ray, world units; the far end where nothing is.
+      opacity: (R, R) in [0, 1].
+    """
+
+    image: Array
+    raw: Array
+    depth: Array
+    opacity: Array
+
+
+@functools.lru_cache(maxsize=4)
+def _cached_frame(key: int, holder, lifted_size: int) -> CanonicalFrame:
+    return build_canonical_frame(holder.head, lifted_size)
+
+
+class _Holder:
+    """Keeps a head alive (and hashable by identity) for the cache."""
+
+    def __init__(self, head: HeadModel):
+        self.head = head
+
+    def __eq__(self, other):
+        return self.head is other.head
+
+    def __hash__(self):
+        return id(self.head)
+
+
+def canonical_frame(head: HeadModel, lifted_size: int) -> CanonicalFrame:
+    """`build_canonical_frame`, kept for the heads used last."""
+    return _cached_frame(id(head), _Holder(head), lifted_size)
+
+
+def posed_vertices(head: HeadModel, shape: Array, driving: FrameParams) -> Array:
+    """(V, 3) the mesh of identity `shape` with the driving frame's expression, pose and gaze."""
+    return head_vertices(head, shape, driving.expression, driving.pose, driving.eyes)
+
+
+def lift_source(image: Array, frame: CanonicalFrame, posed: Array, camera: Camera) -> Array:
+    """`lift_image` with the visibility of the posed mesh in the source view: (L, L, 4)."""
+    depth = rasterize(posed, frame.faces, camera, VISIBILITY_SIZE, False).depth
+    return lift_image(image, frame, posed, camera, depth)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _encode(reconstructor, variables, image, params, head, frame) -> SourceFeatures:
+    lifted = None
+    if reconstructor.config.source_lifting:
+        posed = posed_vertices(head, params.shape, params)
+        lifted = lift_source(image, frame, posed, params.camera)[None]
+    motion, one = params.motion()[None], jnp.ones(1)
+    return reconstructor.apply(variables, image[None], motion, lifted, one, method="encode")
+
+
+def encode_source(
+    reconstructor: Reconstructor, variables: dict, image: Array, params: FrameParams, head: HeadModel
+) -> Avatar:
+    """Encodes a source.
+
+    Args:
+      reconstructor, variables: from `models.checkpoint.load_reconstructor`.
+      image: (S, S, 3) in [-1, 1] with S = `reconstructor.config.image_size`, in the standard crop.
+      params: fitted parameters of the image.
+      head: the head model they belong to.
+    """
+    size = reconstructor.config.image_size
+    if image.shape != (size, size, 3):
+        raise ValueError(f"image: this model takes ({size}, {size}, 3) in [-1, 1], got {image.shape}")
+    frame = canonical_frame(head, reconstructor.config.lifted_size)
+    return Avatar(_encode(reconstructor, variables, image, params, head, frame), frame)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def animate_avatar(reconstructor: Reconstructor, variables: dict, avatar: Avatar, motion: Array) -> Array:
+    """Tri-plane (3, PT, PT, C) of a driving motion (109,)."""
+    return reconstructor.apply(variables, avatar.features, motion[None], jnp.ones(1), method="animate")[0]
+
+
+def shade_rays(
+    reconstructor: Reconstructor,
+    variables: dict,
+    planes: Array,
+    field: ExpressionField | None,
+    origins: Array,
+    directions: Array,
+    camera: Camera,
+    samples: tuple[int, int],
+    key: Array | None = None,
+) -> Shaded:
+    """Marches N rays of one view through one tri-plane.
+
+    Args:
+      planes: (3, H, W, C).
+      field: observed -> canonical, or None where observed and canonical space are the same.
+      origins, directions: (N, 3).
+      camera: of the view, for the depth range.
+      samples: coarse and fine samples a ray.
+      key: randomises the samples; None is deterministic.
+    """
+
+    def density_and_features(points: Array) -> tuple[Array, Array]:
+        canonical = points if field is None else apply_expression_field(field, points)
+        return reconstructor.apply(variables, sample_planes(planes, canonical), method="decode")
+
+    near, far = depth_range(camera, DEPTH_EXTENT)
+    out = render_rays(
+        density_and_features,
+        origins,
+        directions,
+        near=near,
+        far=far,
+        coarse_samples=samples[0],
+        fine_samples=samples[1],
+        key=key,
+    )
+    return Shaded(out.features, out.depth, out.transmittance)
+
+
+def compose(foreground: Array, transmittance: Array, background: Array) -> Array:
+    """Feature image in [-1, 1] from premultiplied foreground and background features in [0, 1]."""
+    return 2.0 * (foreground + transmittance * background) - 1.0
+
+
+@functools.partial(jax.jit, static_argnames=("reconstructor", "resolution", "samples", "with_background"))
+def render_planes(
+    reconstructor: Reconstructor,
+    variables: dict,
+    planes: Array,
+    background: Array,
+    frame: CanonicalFrame,
+    posed: Array,
+    camera: Camera,
+    *,
+    resolution: int,
+    samples: tuple[int, int],
+    with_background: bool = True,
+) -> Frame:
+    """One view of a tri-plane whose observed mesh is `posed`; the picture has 2 R pixels a side for each
+    synthesis block of the super-resolution. Without background the head stands before black."""
+    field = None
+    if reconstructor.config.deformation == "expression":
+        field = build_expression_field(frame, posed, camera, resolution)
+    origins, directions = generate_rays(camera, resolution)
+    shaded = shade_rays(reconstructor, variables, planes, field, origins, directions, camera, samples)
+    square = lambda x: x.reshape(resolution, resolution, -1)  # noqa: E731
+    if not with_background:
+        background = jnp.zeros_like(background)
+    behind = jax.image.resize(
+        background, (resolution, resolution, background.shape[-1]), "bilinear", antialias=False
+    )
+    features = compose(square(shaded.features), square(shaded.transmittance), behind)
+    image = reconstructor.apply(variables, features[None], method="upscale")[0]
+    opacity = 1.0 - square(shaded.transmittance)[..., 0]
+    return Frame(image, features[..., :3], square(shaded.depth)[..., 0], opacity)
+
+
+def render_frame(
+    reconstructor: Reconstructor,
+    variables: dict,
+    avatar: Avatar,
+    head: HeadModel,
+    source_params: FrameParams,
+    driving: FrameParams,
+    *,
+    resolution: int = 64,
+    samples: tuple[int, int] = (16, 16),
+    plane_offset: Array | None = None,
+    with_background: bool = True,
+) -> Frame:
+    """The avatar with the driving frame's expression, pose, gaze and camera, and its own identity.
+
+    Args:
+      reconstructor, variables: from `load_reconstructor`, or with `Personalised.variables`.
+      avatar: from `encode_source`.
+      head: the head model of all parameters.
+      source_params: of the source; its shape is the identity.
+      driving: whose expression, pose, eyes and camera are shown; its shape is ignored.
+      resolution: R, rays a side; the image has twice as many pixels a side for each synthesis block.
+      samples: coarse and fine samples a ray.
+      plane_offset: (3, PT, PT, C) added to the tri-plane (`train.personalise`), or None.
+      with_background: False shows the head before black.
+    """
+    planes = animate_avatar(reconstructor, variables, avatar, driving.motion())
+    if plane_offset is not None:
+        planes = planes + plane_offset
+    posed = jax.jit(posed_vertices)(head, source_params.shape, driving)
+    return render_planes(
+        reconstructor,
+        variables,
+        planes,
+        avatar.features.background[0],
+        avatar.frame,
+        posed,
+        driving.camera,
+        resolution=resolution,
+        samples=samples,
+        with_background=with_background,
+    )
