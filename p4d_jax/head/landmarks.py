@@ -1,0 +1,70 @@
+"""Landmarks of a posed head: fixed barycentric points of the mesh, the contour chosen by the head's yaw.
+
+`landmarks70`: the 68 iBUG points (0..16 the face contour) and the two eye centres (68 the head's left eye,
+69 its right). A jaw-line point that a person marks in an image is the silhouette, not a fixed place of the
+skin, so the contour has one set of 17 points a degree of yaw (FLAME's dynamic landmarks, rows -39..39).
+
+Yaw, in degrees: the head's rotation about y relative to the camera, positive when the head, seen from the
+camera, turns towards its own left (its face normal then points to the viewer's right, +x of the camera). Its
+row is round(yaw) + 39. Source: FLAME / RingNet's dynamic contour; SPEC section 2.
+"""
+
+from __future__ import annotations
+
+import jax.numpy as jnp
+
+from p4d_jax.head.model import HeadModel
+from p4d_jax.types import Array
+
+YAW_LIMIT = 39  # degrees: rows of the contour table on either side of the frontal one
+CONTOUR = 17  # iBUG points 0..16
+
+
+def barycentric_points(vertices: Array, triangles: Array, barycentric: Array) -> Array:
+    """Points (N, 3) on the mesh: vertices (V, 3), triangles (N, 3) of vertex indices, weights (N, 3)."""
+    return jnp.einsum("nka,nk->na", vertices[triangles], barycentric)
+
+
+def landmarks70(model: HeadModel, vertices: Array, yaw: Array | float) -> Array:
+    """The 68 iBUG landmarks and the two eye centres of a posed head.
+
+    Args:
+      model: the head.
+      vertices: (V, 3) posed vertices, any units.
+      yaw: degrees, see the file's docstring; beyond +-39 the last row is kept.
+
+    Returns:
+      (70, 3) in the units of `vertices`.
+    """
+    _require(model.landmark_triangles.shape[0] == 68, model, "the 68 landmarks")
+    _require(model.contour_triangles.shape[0] == 2 * YAW_LIMIT + 1, model, "the contour landmarks")
+    static = barycentric_points(vertices, model.landmark_triangles, model.landmark_barycentric)
+    row = jnp.clip(jnp.round(yaw), -YAW_LIMIT, YAW_LIMIT).astype(jnp.int32) + YAW_LIMIT
+    contour = barycentric_points(vertices, model.contour_triangles[row], model.contour_barycentric[row])
+    return jnp.concatenate([contour, static[CONTOUR:], eye_centres(model, vertices)])
+
+
+def eye_centres(model: HeadModel, vertices: Array) -> Array:
+    """(2, 3): the middle of the left and of the right eyeball's bounding box.
+
+    The box, and not the mean, because an eyeball's mesh is denser at the iris.
+    """
+    centres = []
+    for region in ("left_eyeball", "right_eyeball"):
+        ball = vertices[model.regions[region]]
+        centres.append(0.5 * (ball.min(axis=0) + ball.max(axis=0)))
+    return jnp.stack(centres)
+
+
+def mediapipe_landmarks(model: HeadModel, vertices: Array) -> Array:
+    """Those of MediaPipe's 468 points that the mesh defines, (M, 3); which: `model.mediapipe_indices`."""
+    _require(model.mediapipe_indices.shape[0] > 0, model, "the MediaPipe landmarks")
+    return barycentric_points(vertices, model.mediapipe_triangles, model.mediapipe_barycentric)
+
+
+def _require(present: bool, model: HeadModel, what: str) -> None:
+    if not present:
+        raise ValueError(
+            f"model: the head '{model.name}' carries no embedding of {what}; load it with its landmark"
+            " files (convert.flame.load_flame), or use the embedded head 'openhead'"
+        )
