@@ -1,0 +1,46 @@
+"""Features of 3D points read from three axis-aligned planes (EG3D, arXiv 2112.07945; SPEC section 1).
+
+Planes come in the order xy, yz, zx. The first named axis runs along the columns of a plane and the second
+along its rows, both from -box_warp / 2 at the outer edge of the first pixel to box_warp / 2 at that of the
+last. Reading is bilinear between pixel centres, with zeros outside.
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+
+from p4d_jax.types import Array
+
+AXES = ((0, 1), (1, 2), (2, 0))  # xy, yz, zx
+
+
+def sample_plane(plane: Array, column: Array, row: Array) -> Array:
+    """`plane` (H, W, C) read bilinearly at pixel coordinates (P,), zero outside: (P, C).
+
+    Whole numbers are pixel centres.
+    """
+    height, width, channels = plane.shape
+    table = plane.reshape(height * width, channels)
+    left, top = jnp.floor(column), jnp.floor(row)
+    result = jnp.zeros((column.shape[0], channels), plane.dtype)
+    for j, i in ((left, top), (left + 1, top), (left, top + 1), (left + 1, top + 1)):
+        inside = (j >= 0) & (j < width) & (i >= 0) & (i < height)
+        weight = (1 - jnp.abs(column - j)) * (1 - jnp.abs(row - i)) * inside
+        index = jnp.clip(i, 0, height - 1) * width + jnp.clip(j, 0, width - 1)
+        result = result + weight[:, None].astype(plane.dtype) * table[index.astype(jnp.int32)]
+    return result
+
+
+def sample_planes(planes: Array, points: Array, box_warp: float = 1.3) -> Array:
+    """`planes` (3, H, W, C) read at world `points` (P, 3): (3, P, C)."""
+    if planes.ndim != 4 or planes.shape[0] != 3:
+        raise ValueError(f"planes: expected shape (3, H, W, C), got {planes.shape}")
+    if points.ndim != 2 or points.shape[1] != 3:
+        raise ValueError(f"points: expected shape (P, 3), got {points.shape}")
+    _, height, width, _ = planes.shape
+    unit = points / box_warp + 0.5  # [0, 1] across the box
+    axes = jnp.array(AXES)
+    columns = unit[:, axes[:, 0]].T * width - 0.5
+    rows = unit[:, axes[:, 1]].T * height - 0.5
+    return jax.vmap(sample_plane)(planes, columns, rows)

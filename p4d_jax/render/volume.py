@@ -1,0 +1,250 @@
+"""Volume rendering of one ray, and of many by `vmap` (SPEC section 4; EG3D, arXiv 2112.07945; NeRF).
+
+Letters: S samples along a ray, N rays, C feature channels. Depths are distances along the ray in world units,
+ascending. A field maps points (P, 3) to densities (P, 1), before their softplus, and features (P, C).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+
+from p4d_jax.geometry import world_to_camera
+from p4d_jax.render.rays import generate_rays
+from p4d_jax.types import Array, Camera, RenderOutput
+
+Field = Callable[[Array], tuple[Array, Array]]
+
+
+@struct.dataclass
+class March:
+    """What marching one ray gives.
+
+    Attributes:
+      features: (C,) expected feature.
+      depth: () expected distance along the ray, within the range of the samples.
+      transmittance: () what is left of the background, in [0, 1].
+      weights: (S - 1,) probability that the ray ends in each interval.
+    """
+
+    features: Array
+    depth: Array
+    transmittance: Array
+    weights: Array
+
+
+def interval_optical_depths(densities: Array, depths: Array) -> Array:
+    """Optical depth (S - 1,) of each interval between samples with raw densities (S,) at depths (S,)."""
+    middle = 0.5 * (densities[:-1] + densities[1:])
+    return jax.nn.softplus(middle - 1) * jnp.diff(depths)
+
+
+def compute_alpha_weights(optical_depths: Array) -> Array:
+    """Probability (S,) that a ray ends in each interval of optical depth (S,): alpha times transmittance.
+
+    The product of (1 - alpha) of the intervals in front is written as the exponential of a sum. With the
+    transmittance behind the last interval, the weights sum to one.
+    """
+    size = optical_depths.shape[0]
+    # A product with a triangle of ones is the fastest short cumulative sum on every device.
+    before = jnp.triu(jnp.ones((size, size), optical_depths.dtype), k=1)
+    in_front = jnp.matmul(optical_depths, before, precision=jax.lax.Precision.HIGHEST)
+    return -jnp.expm1(-optical_depths) * jnp.exp(-in_front)
+
+
+def sample_weights(weights: Array) -> Array:
+    """Weights (S,) of the samples from those of the intervals (S - 1,): half of each neighbour.
+
+    An interval's colour is the mean of its ends', so that the expected colour is a sum over samples.
+    """
+    return 0.5 * (jnp.pad(weights, (0, 1)) + jnp.pad(weights, (1, 0)))
+
+
+def expected_depth(weights: Array, depths: Array) -> Array:
+    """Mean depth of the intervals' middles by weights (S - 1,), within the range of depths (S,).
+
+    A ray that ends nowhere has the last depth.
+    """
+    total = weights.sum()
+    middle = 0.5 * (depths[:-1] + depths[1:])
+    empty = total < 1e-30
+    mean = jnp.sum(weights * middle) / jnp.where(empty, 1.0, total)
+    return jnp.clip(jnp.where(empty, depths[-1], mean), depths[0], depths[-1])
+
+
+def march_rays(densities: Array, features: Array, depths: Array) -> March:
+    """Integrates one ray: raw densities (S,), features (S, C), at ascending depths (S,)."""
+    weights = compute_alpha_weights(interval_optical_depths(densities, depths))
+    return March(
+        features=sample_weights(weights) @ features,
+        depth=expected_depth(weights, depths),
+        transmittance=jnp.maximum(1 - weights.sum(), 0.0),
+        weights=weights,
+    )
+
+
+def stratified_depths(near: Array, far: Array, samples: int, key: Array | None = None) -> Array:
+    """One depth (samples,) in each step of a ladder from `near` to `far`.
+
+    The steps are (far - near) / (samples - 1) long and the last begins at `far`, as in EG3D. Without a key
+    the depths are the middles of the steps.
+    """
+    step = (far - near) / (samples - 1)
+    jitter = 0.5 if key is None else jax.random.uniform(key, (samples,))
+    return near + step * (jnp.arange(samples) + jitter)
+
+
+def smooth_weights(weights: Array) -> Array:
+    """Interval weights (S,) widened by a maximum and a mean over neighbours, plus 0.01: (S,)."""
+    padded = jnp.pad(weights, 1)
+    peaks = jnp.maximum(padded[:-1], padded[1:])
+    return 0.5 * (peaks[:-1] + peaks[1:]) + 0.01
+
+
+def invert_cdf(u: Array, edges: Array, weights: Array) -> Array:
+    """Where the cumulative distribution of a histogram reaches `u`.
+
+    The inverse is piecewise linear, hence a sum of clipped ramps, one a bin: no search and no gather.
+
+    Args:
+      u: (M,) in [0, 1].
+      edges: (B + 1,) ascending edges of the bins.
+      weights: (B,) positive weights of the bins, not normalised.
+
+    Returns:
+      (M,) in [edges[0], edges[-1]], ascending where u is.
+    """
+    weights = weights + 1e-5
+    mass = weights / weights.sum()
+    start = jnp.cumsum(mass) - mass
+    ramps = jnp.clip((u[:, None] - start) / mass, 0.0, 1.0)
+    return edges[0] + jnp.sum(ramps * jnp.diff(edges), axis=1)
+
+
+def importance_depths(depths: Array, weights: Array, u: Array) -> Array:
+    """New depths (M,) where a ray's coarse pass ends: inverse CDF at `u` (M,). Carries no gradient.
+
+    As in EG3D, the weight of an interval belongs to the bin that ends at its middle, and the first and last
+    weights are left out.
+
+    Args:
+      depths: (S,) of the coarse pass.
+      weights: (S - 1,) of its intervals.
+      u: (M,) in [0, 1].
+    """
+    middles = 0.5 * (depths[:-1] + depths[1:])
+    fine = invert_cdf(u, middles[:-1], smooth_weights(weights)[1:-1])
+    return jax.lax.stop_gradient(fine)
+
+
+def depth_range(camera: Camera, box_warp: float = 1.3) -> tuple[Array, Array]:
+    """Depths between which one camera's rays are sampled: |z of the world's origin| -+ box_warp / 2."""
+    distance = jnp.abs(world_to_camera(camera, jnp.zeros(3))[2])
+    return distance - box_warp / 2, distance + box_warp / 2
+
+
+def _merge_and_march(coarse: tuple[Array, Array, Array], fine: tuple[Array, Array, Array]) -> March:
+    """Marches one ray over two sets of (densities (S,), features (S, C), depths (S,)).
+
+    Only scalars are sorted by depth: weights go back to the order of the features, which stay in place.
+    """
+    densities = jnp.concatenate([coarse[0], fine[0]])
+    depths = jnp.concatenate([coarse[2], fine[2]])
+    order = jnp.argsort(depths)
+    depths = depths[order]
+    weights = compute_alpha_weights(interval_optical_depths(densities[order], depths))
+    unsorted = jnp.zeros_like(densities).at[order].set(sample_weights(weights), unique_indices=True)
+    count = coarse[0].shape[0]
+    return March(
+        features=unsorted[:count] @ coarse[1] + unsorted[count:] @ fine[1],
+        depth=expected_depth(weights, depths),
+        transmittance=jnp.maximum(1 - weights.sum(), 0.0),
+        weights=weights,
+    )
+
+
+def render_rays(
+    field: Field,
+    origins: Array,
+    directions: Array,
+    *,
+    near: Array,
+    far: Array,
+    coarse_samples: int,
+    fine_samples: int,
+    key: Array | None = None,
+) -> RenderOutput:
+    """Renders N rays: a stratified pass, then importance samples where it ended.
+
+    Args:
+      field: points (P, 3) -> densities (P, 1), before softplus, and features (P, C).
+      origins, directions: (N, 3) world units; directions of unit length.
+      near, far: () depths between which to sample, see `depth_range`.
+      coarse_samples: stratified samples a ray, at least 4.
+      fine_samples: importance samples a ray; 0 leaves the second pass out.
+      key: for both passes; without it, samples are the middles of their strata.
+
+    Returns:
+      RenderOutput with one leading axis N in place of the image's two.
+    """
+    if coarse_samples < 4:
+        raise ValueError(f"coarse_samples: at least 4, got {coarse_samples}")
+    rays = origins.shape[0]
+    coarse_key, fine_key = (None, None) if key is None else jax.random.split(key)
+
+    def evaluate(depths: Array) -> tuple[Array, Array, Array]:
+        points = origins[:, None] + depths[..., None] * directions[:, None]
+        densities, features = field(points.reshape(-1, 3))
+        return (
+            densities.reshape(depths.shape).astype(jnp.float32),
+            features.reshape(*depths.shape, -1).astype(jnp.float32),
+            depths,
+        )
+
+    if coarse_key is None:
+        ladder = stratified_depths(near, far, coarse_samples)
+        coarse_depths = jnp.broadcast_to(ladder, (rays, coarse_samples))
+    else:
+        keys = jax.random.split(coarse_key, rays)
+        coarse_depths = jax.vmap(lambda k: stratified_depths(near, far, coarse_samples, k))(keys)
+    coarse = evaluate(coarse_depths)
+
+    if fine_samples == 0:
+        march = jax.vmap(march_rays)(*coarse)
+    else:
+        u = (jnp.arange(fine_samples) + 0.5) / fine_samples
+        u = jnp.broadcast_to(u, (rays, fine_samples))
+        if fine_key is not None:
+            u = jax.random.uniform(fine_key, (rays, fine_samples))
+        optical = jax.vmap(interval_optical_depths)(coarse[0], coarse[2])
+        weights = jax.lax.stop_gradient(jax.vmap(compute_alpha_weights)(optical))
+        fine = evaluate(jax.vmap(importance_depths)(coarse_depths, weights, u))
+        march = jax.vmap(_merge_and_march)(coarse, fine)
+    return RenderOutput(march.features, march.depth[:, None], march.transmittance[:, None])
+
+
+def render_image(
+    field: Field,
+    camera: Camera,
+    resolution: int,
+    *,
+    coarse_samples: int,
+    fine_samples: int,
+    box_warp: float = 1.3,
+    key: Array | None = None,
+) -> RenderOutput:
+    """Renders the R x R image that one camera sees of `field`; see `render_rays`."""
+    near, far = depth_range(camera, box_warp)
+    rays = render_rays(
+        field,
+        *generate_rays(camera, resolution),
+        near=near,
+        far=far,
+        coarse_samples=coarse_samples,
+        fine_samples=fine_samples,
+        key=key,
+    )
+    return jax.tree.map(lambda x: x.reshape(resolution, resolution, -1), rays)
