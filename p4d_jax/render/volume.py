@@ -86,15 +86,13 @@ def march_rays(densities: Array, features: Array, depths: Array) -> March:
     )
 
 
-def stratified_depths(near: Array, far: Array, samples: int, key: Array | None = None) -> Array:
-    """One depth (samples,) in each step of a ladder from `near` to `far`.
+def stratified_depths(near: Array, far: Array, jitter: Array) -> Array:
+    """One depth (S,) in each step of a ladder from `near` to `far`, at `jitter` (S,) in [0, 1] of the step.
 
-    The steps are (far - near) / (samples - 1) long and the last begins at `far`, as in EG3D. Without a key
-    the depths are the middles of the steps.
+    The steps are (far - near) / (S - 1) long and the last begins at `far`, as in EG3D.
     """
-    step = (far - near) / (samples - 1)
-    jitter = 0.5 if key is None else jax.random.uniform(key, (samples,))
-    return near + step * (jnp.arange(samples) + jitter)
+    samples = jitter.shape[0]
+    return near + (far - near) / (samples - 1) * (jnp.arange(samples) + jitter)
 
 
 def smooth_weights(weights: Array) -> Array:
@@ -192,8 +190,12 @@ def render_rays(
     """
     if coarse_samples < 4:
         raise ValueError(f"coarse_samples: at least 4, got {coarse_samples}")
-    rays = origins.shape[0]
-    coarse_key, fine_key = (None, None) if key is None else jax.random.split(key)
+    jitter = jnp.full((origins.shape[0], coarse_samples), 0.5)
+    u = jnp.broadcast_to((jnp.arange(fine_samples) + 0.5) / max(fine_samples, 1), (len(jitter), fine_samples))
+    if key is not None:
+        coarse_key, fine_key = jax.random.split(key)
+        jitter = jax.random.uniform(coarse_key, jitter.shape)
+        u = jax.random.uniform(fine_key, u.shape)
 
     def evaluate(depths: Array) -> tuple[Array, Array, Array]:
         points = origins[:, None] + depths[..., None] * directions[:, None]
@@ -204,24 +206,14 @@ def render_rays(
             depths,
         )
 
-    if coarse_key is None:
-        ladder = stratified_depths(near, far, coarse_samples)
-        coarse_depths = jnp.broadcast_to(ladder, (rays, coarse_samples))
-    else:
-        keys = jax.random.split(coarse_key, rays)
-        coarse_depths = jax.vmap(lambda k: stratified_depths(near, far, coarse_samples, k))(keys)
-    coarse = evaluate(coarse_depths)
+    coarse = evaluate(jax.vmap(stratified_depths, (None, None, 0))(near, far, jitter))
 
     if fine_samples == 0:
         march = jax.vmap(march_rays)(*coarse)
     else:
-        u = (jnp.arange(fine_samples) + 0.5) / fine_samples
-        u = jnp.broadcast_to(u, (rays, fine_samples))
-        if fine_key is not None:
-            u = jax.random.uniform(fine_key, (rays, fine_samples))
         optical = jax.vmap(interval_optical_depths)(coarse[0], coarse[2])
         weights = jax.lax.stop_gradient(jax.vmap(compute_alpha_weights)(optical))
-        fine = evaluate(jax.vmap(importance_depths)(coarse_depths, weights, u))
+        fine = evaluate(jax.vmap(importance_depths)(coarse[2], weights, u))
         march = jax.vmap(_merge_and_march)(coarse, fine)
     return RenderOutput(march.features, march.depth[:, None], march.transmittance[:, None])
 
