@@ -1,0 +1,28 @@
+"""Brings a photo to life: --config.source=me.jpg --config.driving=clip.mp4."""
+
+from ml_collections import ConfigDict
+
+from configs.base import common
+
+
+def get_config() -> ConfigDict:
+    config = common.get_config()
+    config.job = "reenact"
+    # What goes in
+    config.source = "astronaut"  # a photo: a path, or the example 'astronaut'
+    config.driving = "motion_talk"  # film, photo, folder of photos, motion .npz, or an embedded motion's name
+    config.max_frames = 240  # of the driving; the rest is left out
+    config.fps = 0.0  # of the film; 0: the driving's own, 25 for a folder
+    # The avatar
+    config.weights = "reenact_demo"  # of the reconstructor: an embedded name, or a path
+    config.personalise_steps = 200  # optimisation of the tri-planes for this photo; 0 turns it off
+    config.head_motion = "neck"  # 'neck': shoulders stay; 'camera': the view turns around the whole bust
+    config.copy_expression = "relative"  # 'relative' to the driving's calmest frame, or 'absolute'
+    # What comes out
+    config.chunk = 4  # frames rendered by one call of the compiled program
+    config.panel = 384  # height and width of one picture of the film, in pixels
+    config.turntable_frames = 48  # of turntable.mp4
+    config.turntable_yaw = 35.0  # degrees to either side
+    config.mesh_resolution = 128  # cells of marching cubes along a side of the box
+    config.stills = 5  # PNG pictures taken from the film, evenly spaced
+    return config

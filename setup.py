@@ -1,0 +1,59 @@
+"""Install p4d_jax: `pip install .`, with extras train, test, cuda, tpu and bake."""
+
+import re
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+ROOT = Path(__file__).parent
+VERSION = re.search(r'__version__ = "(.+?)"', (ROOT / "p4d_jax/__init__.py").read_text()).group(1)
+
+INFERENCE = [
+    "jax>=0.10,<0.13",
+    "flax>=0.12",
+    "optax>=0.2.5",
+    "orbax-checkpoint>=0.11",
+    "numpy>=2.0",
+    "ml-collections>=1.0",
+    "absl-py>=2.0",
+    "imageio[ffmpeg]>=2.34",  # the wheel of imageio-ffmpeg carries the encoder
+    "scikit-image>=0.24",  # marching cubes, and the astronaut's photo
+    "pillow>=10.0",
+    "ai-edge-litert>=2.0",  # runs MediaPipe's landmark models, without tensorflow
+    "tqdm>=4.60",
+]
+TRAIN = [
+    "clu>=0.0.12",
+    "tensorflow-cpu>=2.18; platform_system != 'Darwin'",  # clu's metric writers need it
+    "tensorflow>=2.18; platform_system == 'Darwin'",
+    "tensorboard>=2.18",
+    "tensorflow-datasets>=4.9",
+    "grain>=0.2.10",
+]
+TEST = [
+    "pytest>=8.0",
+    "hypothesis>=6.100",
+    # A numeric reference for the layers. Pinned, so that a package index with a CPU build of this one
+    # version can serve it: the default Linux wheel of PyPI brings gigabytes of CUDA along (README).
+    "torch==2.13.0",
+    "ruff>=0.9",
+]
+
+setup(
+    name="p4d_jax",
+    version=VERSION,
+    description="Portrait4D in JAX and Flax: one photo and a motion in, a film of a 3D head out",
+    long_description=(ROOT / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    packages=find_packages(include=["p4d_jax", "p4d_jax.*"]),
+    package_data={"p4d_jax": ["embedded/*", "embedded/*/*"]},
+    python_requires=">=3.11",
+    install_requires=INFERENCE,
+    extras_require={
+        "train": TRAIN,
+        "test": TRAIN + TEST,
+        "cuda": ["jax[cuda13]>=0.10,<0.13"],
+        "tpu": ["jax[tpu]>=0.10,<0.13"],
+    },
+)
