@@ -1,0 +1,257 @@
+"""Motion of a head: random draws for training, and motion files.
+
+Expressions are driven by ARKit's 52 facial actions; a head whose expression basis names its components
+after them (OpenHead) takes the coefficients as they are. jawOpen also turns the jaw joint, eyeLook* the eye
+joints. Rotations are axis-angle in radians: jaw x positive opens, eye x positive looks down, eye y positive
+looks to the head's left (+x).
+
+A motion file (`save_motion`, `load_motion`) is an .npz without pickled objects:
+  format    the string "p4d_jax.motion.1"
+  head      name of the head model whose expression basis the coefficients speak of, e.g. "openhead"
+  fps       float32, frames a second
+  names     (E,) strings, names of the leading expression coefficients, or empty
+  frames    (T, 437) float32, `FrameParams.to_vector` of each frame: camera 25 (the head's rotation is
+            carried by the camera), shape 300, expression 100, pose 6, eyes 6
+The bundled clip embedded/motion_talk.npz is written by `python -m p4d_jax.data.motion_clip`.
+"""
+
+from __future__ import annotations
+
+import zipfile
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import struct
+
+from p4d_jax.types import EXPRESSION_SIZE, FRAME_VECTOR_SIZE, Array, FrameParams
+
+MOTION_FORMAT = "p4d_jax.motion.1"
+JAW_OPEN = 0.36  # radians of jaw rotation at jawOpen = 1
+GAZE_SIDE, GAZE_UP, GAZE_DOWN = 0.55, 0.40, 0.50  # radians of eye rotation at eyeLook* = 1
+
+ARKIT = (
+    "eyeBlinkLeft eyeLookDownLeft eyeLookInLeft eyeLookOutLeft eyeLookUpLeft eyeSquintLeft eyeWideLeft "
+    "eyeBlinkRight eyeLookDownRight eyeLookInRight eyeLookOutRight eyeLookUpRight eyeSquintRight eyeWideRight "
+    "jawForward jawLeft jawRight jawOpen mouthClose mouthFunnel mouthPucker mouthLeft mouthRight "
+    "mouthSmileLeft mouthSmileRight mouthFrownLeft mouthFrownRight mouthDimpleLeft mouthDimpleRight "
+    "mouthStretchLeft mouthStretchRight mouthRollLower mouthRollUpper mouthShrugLower mouthShrugUpper "
+    "mouthPressLeft mouthPressRight mouthLowerDownLeft mouthLowerDownRight mouthUpperUpLeft mouthUpperUpRight "
+    "browDownLeft browDownRight browInnerUp browOuterUpLeft browOuterUpRight cheekPuff cheekSquintLeft "
+    "cheekSquintRight noseSneerLeft noseSneerRight tongueOut"
+).split()
+
+# Mouth shapes of speech and faces of feeling. A name without a side means both sides.
+VISEMES = {
+    "rest": {},
+    "aa": {"jawOpen": 0.62, "mouthLowerDown": 0.35, "mouthUpperUp": 0.15},
+    "ee": {
+        "jawOpen": 0.18,
+        "mouthStretch": 0.45,
+        "mouthSmile": 0.25,
+        "mouthLowerDown": 0.35,
+        "mouthUpperUp": 0.2,
+    },
+    "oh": {"jawOpen": 0.42, "mouthFunnel": 0.65},
+    "oo": {"jawOpen": 0.14, "mouthPucker": 0.75, "mouthFunnel": 0.2},
+    "mm": {"mouthPress": 0.5, "mouthRollLower": 0.25, "mouthRollUpper": 0.25},
+    "ff": {"jawOpen": 0.08, "mouthRollLower": 0.55, "mouthUpperUp": 0.3},
+    "th": {"jawOpen": 0.24, "mouthLowerDown": 0.3, "mouthUpperUp": 0.1},
+    "ss": {"jawOpen": 0.08, "mouthStretch": 0.3, "mouthLowerDown": 0.4, "mouthUpperUp": 0.25},
+}
+FEELINGS = {
+    "neutral": {},
+    "smile": {"mouthSmile": 0.8, "cheekSquint": 0.5, "eyeSquint": 0.35, "mouthUpperUp": 0.15},
+    "laugh": {
+        "mouthSmile": 0.95,
+        "cheekSquint": 0.8,
+        "eyeSquint": 0.6,
+        "jawOpen": 0.4,
+        "mouthUpperUp": 0.4,
+        "mouthLowerDown": 0.3,
+    },
+    "surprise": {"browInnerUp": 0.9, "browOuterUp": 0.8, "eyeWide": 0.8, "jawOpen": 0.45},
+    "anger": {"browDown": 0.9, "eyeSquint": 0.4, "noseSneer": 0.5, "mouthPress": 0.4, "mouthFrown": 0.4},
+    "sadness": {"browInnerUp": 0.8, "mouthFrown": 0.7, "mouthShrugLower": 0.5},
+    "disgust": {"noseSneer": 0.9, "mouthUpperUp": 0.5, "browDown": 0.5, "eyeSquint": 0.4},
+    "doubt": {"mouthShrugLower": 0.6, "mouthShrugUpper": 0.3, "browOuterUpLeft": 0.6, "browDownRight": 0.4},
+    "pout": {"mouthPucker": 0.6, "browInnerUp": 0.3},
+    "puff": {"cheekPuff": 0.8, "mouthPress": 0.3},
+}
+
+
+@struct.dataclass
+class Motion:
+    """What moves in a head: expression (..., 100), pose (..., 6) neck and jaw, eyes (..., 6) left, right."""
+
+    expression: Array
+    pose: Array
+    eyes: Array
+
+
+def actions_table(shapes: dict[str, dict[str, float]]) -> np.ndarray:
+    """(len(shapes), 52) coefficients in `ARKIT` order; a name without a side fills both sides."""
+    table = np.zeros((len(shapes), len(ARKIT)), np.float32)
+    for row, shape in zip(table, shapes.values(), strict=True):
+        for name, value in shape.items():
+            hits = [i for i, known in enumerate(ARKIT) if known in (name, name + "Left", name + "Right")]
+            if not hits:
+                raise ValueError(f"shapes: unknown facial action '{name}'; known are ARKit's 52, `ARKIT`")
+            row[hits] = value
+    return table
+
+
+def action_columns(names: tuple[str, ...]) -> np.ndarray:
+    """(52,) the expression coefficient of each ARKit action on a head with these expression names."""
+    places = {name: i for i, name in enumerate(names)}
+    missing = [name for name in ARKIT if name not in places]
+    if missing:
+        raise ValueError(
+            f"names: the head's expression basis lacks the ARKit actions {missing[:4]} ({len(missing)} of 52);"
+            " random motion needs a head such as the embedded 'openhead'"
+        )
+    return np.array([places[name] for name in ARKIT])
+
+
+def compose_motion(actions: Array, gaze: Array, neck: Array, names: tuple[str, ...]) -> Motion:
+    """ARKit actions, gaze and neck -> motion parameters.
+
+    Args:
+      actions: (..., 52) in [0, 1], `ARKIT` order; eyeLook* are overwritten by the gaze.
+      gaze: (..., 2) radians, to the head's left and up.
+      neck: (..., 3) axis-angle.
+      names: the head's expression names.
+    """
+    left, up = gaze[..., 0], gaze[..., 1]
+    look = {
+        "eyeLookOutLeft": left / GAZE_SIDE,
+        "eyeLookInRight": left / GAZE_SIDE,
+        "eyeLookInLeft": -left / GAZE_SIDE,
+        "eyeLookOutRight": -left / GAZE_SIDE,
+        "eyeLookUpLeft": up / GAZE_UP,
+        "eyeLookUpRight": up / GAZE_UP,
+        "eyeLookDownLeft": -up / GAZE_DOWN,
+        "eyeLookDownRight": -up / GAZE_DOWN,
+    }
+    for name, value in look.items():
+        actions = actions.at[..., ARKIT.index(name)].set(jnp.clip(value, 0.0, 1.0))
+    batch = actions.shape[:-1]
+    expression = jnp.zeros((*batch, EXPRESSION_SIZE)).at[..., action_columns(names)].set(actions)
+    zero = jnp.zeros(batch)
+    side = actions[..., ARKIT.index("jawLeft")] - actions[..., ARKIT.index("jawRight")]
+    jaw = jnp.stack([JAW_OPEN * actions[..., ARKIT.index("jawOpen")], 0.08 * side, zero], -1)
+    eye = jnp.stack([-up, left, zero], -1)
+    return Motion(expression, jnp.concatenate([neck, jaw], -1), jnp.concatenate([eye, eye], -1))
+
+
+def random_motion(key: Array, frames: int, names: tuple[str, ...]) -> Motion:
+    """Independent motions of one person, (frames, ...): speech, feelings, blinks, brows, gaze, jaw, neck.
+
+    Args:
+      frames: how many. names: the head's expression names.
+    """
+    actions, gaze, neck = jax.vmap(_random_actions)(jax.random.split(key, frames))
+    return compose_motion(actions, gaze, neck, names)
+
+
+def _random_actions(key: Array) -> tuple[Array, Array, Array]:
+    """One frame: actions (52,), gaze (2,), neck (3,)."""
+    k = jax.random.split(key, 14)
+    visemes, feelings = jnp.asarray(actions_table(VISEMES)), jnp.asarray(actions_table(FEELINGS))
+    pair = jax.random.randint(k[0], (2,), 0, len(VISEMES))
+    blend = jax.random.uniform(k[1])
+    speech = visemes[pair[0]] * blend + visemes[pair[1]] * (1 - blend)
+    speech *= jax.random.uniform(k[2], minval=0.3, maxval=1.3)
+    feeling = feelings[jax.random.randint(k[3], (), 0, len(FEELINGS))]
+    feeling = feeling * jax.random.beta(k[4], 1.0, 1.0) * 1.15
+    loose = jax.random.uniform(k[5], (len(ARKIT),)) ** 1.5 * (jax.random.uniform(k[6], (len(ARKIT),)) < 0.06)
+    talks = (jax.random.uniform(k[7]) < 0.65).astype(jnp.float32)
+    actions = speech * talks + feeling * (1.0 - 0.35 * talks) + 0.8 * loose
+    actions *= 1.0 + 0.12 * jax.random.normal(k[8], (len(ARKIT),))  # faces are a little asymmetric
+    lids = jax.random.uniform(k[9], (3,))
+    close = jnp.where(lids[0] < 0.14, 1.0, jnp.where(lids[0] < 0.42, lids[1], 0.12 * lids[1]))
+    sides = jnp.where(
+        lids[2] < 0.04, jnp.array([1.0, 0.1]), jnp.where(lids[2] > 0.96, jnp.array([0.1, 1.0]), 1.0)
+    )
+    blinks = jnp.array([ARKIT.index("eyeBlinkLeft"), ARKIT.index("eyeBlinkRight")])
+    squints = jnp.array([ARKIT.index("eyeSquintLeft"), ARKIT.index("eyeSquintRight")])
+    wides = jnp.array([ARKIT.index("eyeWideLeft"), ARKIT.index("eyeWideRight")])
+    closed = close * sides
+    actions = actions.at[blinks].set(closed)
+    actions = actions.at[wides].multiply(1 - closed).at[squints].multiply(1 - 0.8 * closed)
+    actions = actions.at[ARKIT.index("mouthClose")].set(0.0).at[ARKIT.index("tongueOut")].multiply(0.3)
+    gaze = jax.random.truncated_normal(k[10], -2.0, 2.0, (2,)) * jnp.array([0.20, 0.12])
+    turned = (jax.random.uniform(k[11]) < 0.25).astype(jnp.float32)
+    neck = turned * jax.random.truncated_normal(k[12], -2.0, 2.0, (3,)) * jnp.array([0.10, 0.14, 0.07])
+    return jnp.clip(actions, 0.0, 1.0), gaze, neck
+
+
+def save_motion(
+    path: str | Path, params: FrameParams, fps: float, head: str, names: tuple[str, ...] = ()
+) -> None:
+    """Writes a motion file; the format is in the file's docstring. `params` has one leading axis (T,)."""
+    frames = np.asarray(params.to_vector(), np.float32)
+    np.savez_compressed(
+        path,
+        format=np.array(MOTION_FORMAT),
+        head=np.array(head),
+        fps=np.float32(fps),
+        names=np.array(names, dtype=np.str_),
+        frames=frames,
+    )
+
+
+@struct.dataclass
+class MotionFile:
+    """A motion file's contents: `params` with leading axis (T,), and the header."""
+
+    params: FrameParams
+    fps: float = struct.field(pytree_node=False)
+    head: str = struct.field(pytree_node=False)
+    names: tuple[str, ...] = struct.field(pytree_node=False)
+
+
+def load_motion(path: str | Path) -> MotionFile:
+    """Reads and checks a motion file. Raises ValueError with what is wrong and how such files are made."""
+    path = Path(path)
+    if not path.is_file():
+        raise ValueError(
+            f"motion: no file {path}; expected an .npz written by p4d_jax.data.motion.save_motion"
+        )
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            content = {name: archive[name] for name in archive.files}
+    except (ValueError, OSError, EOFError, KeyError, AttributeError, zipfile.BadZipFile) as error:
+        raise ValueError(
+            f"motion: {path} cannot be read as a motion .npz without pickles ({error})"
+        ) from error
+    missing = {"format", "head", "fps", "names", "frames"} - set(content)
+    if missing:
+        raise ValueError(f"motion: {path} lacks {sorted(missing)}; expected a file written by save_motion")
+    if str(content["format"]) != MOTION_FORMAT:
+        raise ValueError(f"motion: {path} has format '{content['format']}', expected '{MOTION_FORMAT}'")
+    return _checked(path, content)
+
+
+def _checked(path: Path, content: dict[str, np.ndarray]) -> MotionFile:
+    frames, fps = content["frames"], content["fps"]
+    if (
+        frames.ndim != 2
+        or frames.shape[1] != FRAME_VECTOR_SIZE
+        or len(frames) == 0
+        or frames.dtype.kind != "f"
+    ):
+        raise ValueError(
+            f"motion: {path} has frames of shape {frames.shape} and type {frames.dtype},"
+            f" expected floats (T >= 1, {FRAME_VECTOR_SIZE})"
+        )
+    bad = ~np.isfinite(frames).all(axis=1)
+    if bad.any():
+        raise ValueError(
+            f"motion: {path} has numbers that are not finite, first in frame {int(bad.argmax())}"
+        )
+    if fps.shape != () or fps.dtype.kind not in "fiu" or not 1.0 <= float(fps) <= 1000.0:
+        raise ValueError(f"motion: {path} has fps {fps}, expected one number in [1, 1000]")
+    params = FrameParams.from_vector(jnp.asarray(frames, jnp.float32))
+    return MotionFile(params, float(fps), str(content["head"]), tuple(str(name) for name in content["names"]))
