@@ -43,10 +43,7 @@ def read_photo(path: str | Path) -> np.ndarray:
 
 def as_photo(image: np.ndarray | str | Path) -> np.ndarray:
     """A path, or an array (H, W), (H, W, 1), (H, W, 3), (H, W, 4) of uint8 or uint16 -> (H, W, 3) uint8."""
-    if isinstance(image, str | Path):
-        photo = read_photo(image)
-    else:
-        photo = _array_to_rgb(np.asarray(image))
+    photo = read_photo(image) if isinstance(image, str | Path) else _array_to_rgb(np.asarray(image))
     if min(photo.shape[:2]) < SMALLEST_SIDE:
         height, width = photo.shape[:2]
         raise UserError(f"photo: {width}x{height} pixels are too few to show a face; give a larger one")

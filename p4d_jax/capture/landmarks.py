@@ -112,7 +112,7 @@ class Landmarker:
         return apply_matrix(matrix, points), float(1 / (1 + np.exp(-logit.item())))
 
     def _iris(self, pyramid, points, corners, angle, flip) -> tuple[np.ndarray, np.ndarray]:
-        """Iris (5, 2) and lid contour (16, 2) of one eye. The network knows right eyes; left ones are mirrored."""
+        """Iris (5, 2) and lids (16, 2) of one eye; the network knows right eyes, left ones are mirrored."""
         outer, inner = points[list(corners)]
         side = _EYE_MARGIN * max(abs(outer - inner))
         matrix = square_matrix((outer + inner) / 2, side, angle, _EYE_SIZE, flip)

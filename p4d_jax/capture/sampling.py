@@ -24,21 +24,29 @@ class PhotoPyramid:
         self.height, self.width = photo.shape[:2]
         self._levels = [Image.fromarray(np.ascontiguousarray(photo))]
 
+    def level(self, step: float) -> tuple[Image.Image, int]:
+        """The level fit for sampling every `step` photo pixels, and how many photo pixels its pixels span."""
+        wanted = max(0, int(np.floor(np.log2(max(step, 1e-6)) + 0.5)))
+        while len(self._levels) <= wanted and min(self._levels[-1].size) >= 4:
+            self._levels.append(self._levels[-1].reduce(2))
+        index = min(wanted, len(self._levels) - 1)
+        return self._levels[index], 2**index
+
     def sample(self, matrix: np.ndarray, size: tuple[int, int]) -> np.ndarray:
         """Output image (height, width, 3) uint8 of `size` = (width, height); zeros outside the photo.
 
         matrix: (2, 3) output pixels -> photo pixels.
         """
-        step = np.sqrt(abs(np.linalg.det(matrix[:, :2])))
-        level = max(0, int(np.floor(np.log2(max(step, 1e-6)) + 0.5)))
-        while len(self._levels) <= level and min(self._levels[-1].size) >= 4:
-            self._levels.append(self._levels[-1].reduce(2))
-        level = min(level, len(self._levels) - 1)
-        coefficients = (np.asarray(matrix, np.float64) / 2**level).ravel()
-        sampled = self._levels[level].transform(
-            size, Image.Transform.AFFINE, tuple(coefficients), Image.Resampling.BILINEAR
+        level, scale = self.level(output_step(matrix))
+        coefficients = tuple((np.asarray(matrix, np.float64) / scale).ravel())
+        return np.asarray(
+            level.transform(size, Image.Transform.AFFINE, coefficients, Image.Resampling.BILINEAR)
         )
-        return np.asarray(sampled)
+
+
+def output_step(matrix: np.ndarray) -> float:
+    """Photo pixels between neighbouring output pixels of a (2, 3) similarity."""
+    return float(np.sqrt(abs(np.linalg.det(matrix[:, :2]))))
 
 
 def square_matrix(centre: np.ndarray, side: float, angle: float, size: int, flip: bool = False) -> np.ndarray:

@@ -1,0 +1,375 @@
+"""Fitting a parametric head to the landmarks of one photo, by Levenberg-Marquardt.
+
+A photo does not tell its focal length, and the crop is ours to choose; so the camera always has 12 degrees of
+view and stands `RADIUS` away, looking at the world's origin, and what is solved is where in the photo the
+square lies that this camera sees: its centre and its side. That leaves no ambiguity between size and
+distance. Frames: targets are in eye distances (the distance between the eye centres is 1), x right, y down,
+around the landmarks' mean; results are in photo pixels. Rotations are axis-angle in radians. The neck stays
+straight: landmarks of a face cannot tell it from the camera, which carries the head's pose.
+
+Only the vertices that carry landmarks enter (`landmark_head`), about a thousand instead of all, so a step
+costs milliseconds. Every function is for one photo; `vmap` for many. Source: SPEC section 9.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import struct
+from jax.flatten_util import ravel_pytree
+
+from p4d_jax.geometry import axis_angle_to_matrix, intrinsics_from_fov
+from p4d_jax.head.landmarks import mediapipe_landmarks
+from p4d_jax.head.model import LEFT_EYE, RIGHT_EYE, HeadModel
+from p4d_jax.head.skinning import head_vertices
+from p4d_jax.types import EXPRESSION_SIZE, SHAPE_SIZE, Array, Camera
+
+RADIUS = 4.05  # middle of the default camera's 3.65..4.45
+
+# fmt: off
+# Points of MediaPipe's face outline: they slide along the skin towards the silhouette as a head turns.
+OUTLINE = (
+    10, 338, 297, 332, 284, 251, 389, 356, 454, 323, 361, 288, 397, 365, 379, 378, 400, 377, 152,
+    148, 176, 149, 150, 136, 172, 58, 132, 93, 234, 127, 162, 21, 54, 103, 67, 109,
+)
+# Lids and lips carry the expression and move by little.
+EYELIDS = (
+    33, 7, 163, 144, 145, 153, 154, 155, 133, 246, 161, 160, 159, 158, 157, 173,
+    263, 249, 390, 373, 374, 380, 381, 382, 362, 466, 388, 387, 386, 385, 384, 398,
+)
+LIPS = (
+    61, 146, 91, 181, 84, 17, 314, 405, 321, 375, 291, 185, 40, 39, 37, 0, 267, 269, 270, 409,
+    78, 95, 88, 178, 87, 14, 317, 402, 318, 324, 308, 191, 80, 81, 82, 13, 312, 311, 310, 415,
+)
+# fmt: on
+
+
+@dataclasses.dataclass(frozen=True)
+class FitSettings:
+    """Standard deviations of what the fit believes, and how long it works.
+
+    Landmark noise is in eye distances, for `independent_points` points: neighbouring landmarks err together,
+    so many do not count as many.
+    """
+
+    iterations: int = 20
+    landmark_noise: float = 0.02
+    independent_points: float = 100.0
+    iris_noise: float = 0.015
+    outline_weight: float = 0.1
+    eyelid_weight: float = 2.0
+    lip_weight: float = 2.0
+    shape_spread: float = 1.0
+    expression_spread: float = 0.6
+    expression_bound: float = 0.03  # softness of the walls at 0 and 1 of ARKit coefficients
+    jaw_range: tuple[float, float] = (0.0, 0.45)
+    jaw_bound: float = 0.01
+    jaw_spread: tuple[float, float, float] = (0.3, 0.02, 0.02)
+    gaze_spread: tuple[float, float] = (0.3, 0.4)  # pitch, yaw
+    gaze_difference: tuple[float, float] = (0.03, 0.08)  # between the eyes
+
+
+PHOTO_SETTINGS = FitSettings()
+FRAME_SETTINGS = FitSettings(iterations=4)
+
+
+@struct.dataclass
+class Unknowns:
+    """What is solved for. S and E are the sizes of the head's bases (S = 0: the shape is baked in).
+
+    Attributes:
+      rotation: (3,) world to camera, axis-angle.
+      centre: (2,) where the world's origin is seen, eye distances.
+      log_side: () log of the side of the camera's square, eye distances.
+      shape: (S,), expression: (E,) coefficients.
+      jaw: (3,) axis-angle.
+      gaze: (2, 2) left eye, right eye: pitch (x) and yaw (y).
+    """
+
+    rotation: Array
+    centre: Array
+    log_side: Array
+    shape: Array
+    expression: Array
+    jaw: Array
+    gaze: Array
+
+
+@struct.dataclass
+class Targets:
+    """Landmarks brought to eye distances around their mean, to be hit by the model.
+
+    Attributes:
+      points: (M, 2) those of MediaPipe's points that the head defines.
+      iris: (2, 2) iris centres, left eye then right eye.
+      origin: (2,) photo pixels of the frame's origin; unit: () photo pixels of one eye distance.
+      roll: () the face's roll in the photo, radians clockwise.
+    """
+
+    points: Array
+    iris: Array
+    origin: Array
+    unit: Array
+    roll: Array
+
+
+@struct.dataclass
+class Fit:
+    """A fitted head.
+
+    Attributes:
+      unknowns: as solved, in eye distances (to start the next frame from).
+      rotation: (3,) world to camera, axis-angle.
+      centre: (2,) photo pixels where the world's origin is seen.
+      side: () photo pixels of the side of the camera's square.
+      shape: (300,), expression: (100,), jaw: (3,), eyes: (6,) padded with zeros to the public layout.
+      points: (M, 2) the model's landmarks in photo pixels; iris: (2, 2) its pupils.
+      error: () mean distance of landmarks and model, in eye distances.
+    """
+
+    unknowns: Unknowns
+    rotation: Array
+    centre: Array
+    side: Array
+    shape: Array
+    expression: Array
+    jaw: Array
+    eyes: Array
+    points: Array
+    iris: Array
+    error: Array
+
+
+# The head, reduced to its landmarks -----------------------------------------------------------------------
+
+
+def landmark_head(head: HeadModel) -> HeadModel:
+    """A `HeadModel` of only the vertices that carry MediaPipe landmarks, the five joints and the two pupils.
+
+    Joints become vertices that follow the identity and nothing else, and the regressor picks them: skinning
+    then gives the very positions that the full head gives. Its last two vertices are the pupils: the joint
+    of the eye, moved forward by the eyeball's radius and turning with the eye.
+    """
+    triangles = np.asarray(head.mediapipe_triangles)
+    if triangles.size == 0:
+        raise ValueError(f"head: {head.name!r} defines no MediaPipe landmarks; use 'openhead'")
+    used, local = np.unique(triangles, return_inverse=True)
+    regressor = np.asarray(head.joint_regressor)
+    eyes = [LEFT_EYE, RIGHT_EYE]
+    joints = regressor @ np.asarray(head.template)
+    balls = [np.asarray(head.regions[name]) for name in ("left_eyeball", "right_eyeball")]
+    reach = [
+        np.asarray(head.template)[ball, 2].max() - joints[eye, 2]
+        for ball, eye in zip(balls, eyes, strict=True)
+    ]
+    pupils = joints[eyes] + np.array([[0, 0, 1]]) * np.array(reach)[:, None]
+
+    def gather(basis, follow=True):
+        basis = np.asarray(basis)
+        moved = np.einsum("jv,vak->jak", regressor, basis) * follow
+        return jnp.asarray(np.concatenate([basis[used], moved, moved[eyes]]), jnp.float32)
+
+    count = len(used) + 7
+    weights, one_hot = np.asarray(head.skinning_weights), np.eye(5)[[0, 1, 2, 3, 4, *eyes]]
+    picks = np.zeros((5, count))
+    picks[np.arange(5), len(used) + np.arange(5)] = 1
+    return head.replace(
+        template=jnp.asarray(np.concatenate([np.asarray(head.template)[used], joints, pupils]), jnp.float32),
+        shape_basis=gather(head.shape_basis),
+        expression_basis=gather(head.expression_basis),
+        pose_basis=gather(head.pose_basis, follow=False),
+        joint_regressor=jnp.asarray(picks, jnp.float32),
+        skinning_weights=jnp.asarray(np.concatenate([weights[used], one_hot]), jnp.float32),
+        mediapipe_triangles=jnp.asarray(local.reshape(triangles.shape), jnp.int32),
+        # what the fit has no use for, and which would name vertices that are gone
+        faces=jnp.zeros((0, 3), jnp.int32),
+        landmark_triangles=jnp.zeros((0, 3), jnp.int32),
+        landmark_barycentric=jnp.zeros((0, 3)),
+        contour_triangles=jnp.zeros((0, 17, 3), jnp.int32),
+        contour_barycentric=jnp.zeros((0, 17, 3)),
+        regions={},
+        neighbours=jnp.zeros((0, 10), jnp.int32),
+        decimated_faces=jnp.zeros((0, 3), jnp.int32),
+        decimated_triangles=jnp.zeros((0, 3), jnp.int32),
+        decimated_barycentric=jnp.zeros((0, 3)),
+        uv=jnp.zeros((0, 2)),
+    )
+
+
+def bake_shape(small: HeadModel, shape: Array) -> HeadModel:
+    """The head of one person: `shape` (>= S,) goes into the template and its basis becomes empty."""
+    template = small.template + small.shape_basis @ shape[: small.shape_basis.shape[-1]]
+    return small.replace(template=template, shape_basis=jnp.zeros((*template.shape, 0)))
+
+
+# The model's prediction -----------------------------------------------------------------------------------
+
+
+def head_camera(rotation: Array, radius: float = RADIUS) -> Camera:
+    """The camera looking at the world's origin from `radius`; rotation: (3,) world to camera, axis-angle."""
+    to_camera = axis_angle_to_matrix(rotation)
+    cam2world = jnp.eye(4).at[:3, :3].set(to_camera.T).at[:3, 3].set(to_camera.T[:, 2] * radius)
+    return Camera(cam2world, intrinsics_from_fov())
+
+
+def gaze_to_eyes(gaze: Array) -> Array:
+    """(2, 2) pitch and yaw of left and right eye -> (6,) axis-angle."""
+    return jnp.concatenate([gaze, jnp.zeros((2, 1))], axis=1).reshape(6)
+
+
+def predict(small: HeadModel, unknowns: Unknowns) -> tuple[Array, Array]:
+    """Where the head's landmarks (M, 2) and pupils (2, 2) appear, in eye distances."""
+    pose = jnp.concatenate([jnp.zeros(3), unknowns.jaw])
+    vertices = head_vertices(small, unknowns.shape, unknowns.expression, pose, gaze_to_eyes(unknowns.gaze))
+    points = jnp.concatenate([mediapipe_landmarks(small, vertices), vertices[-2:]])
+    local = points @ axis_angle_to_matrix(unknowns.rotation).T
+    focal = intrinsics_from_fov()[0, 0]
+    seen = focal * local[:, :2] * jnp.array([1.0, -1.0]) / (RADIUS - local[:, 2:])
+    placed = unknowns.centre + jnp.exp(unknowns.log_side) * seen
+    return placed[:-2], placed[-2:]
+
+
+def make_targets(small: HeadModel, points: Array, iris: Array) -> Targets:
+    """Landmarks (468, 2) and iris centres (2, 2), photo pixels -> `Targets`."""
+    left = points[jnp.array((263, 362))].mean(0)
+    right = points[jnp.array((33, 133))].mean(0)
+    across = left - right
+    unit = jnp.linalg.norm(across)
+    origin = points.mean(0)
+    return Targets(
+        points=(points[small.mediapipe_indices] - origin) / unit,
+        iris=(iris - origin) / unit,
+        origin=origin,
+        unit=unit,
+        roll=jnp.arctan2(across[1], across[0]),
+    )
+
+
+def point_weights(small: HeadModel, settings: FitSettings) -> Array:
+    """(M,) how much each landmark counts, summing to `independent_points`."""
+    weights = np.ones(468)
+    weights[list(EYELIDS)] = settings.eyelid_weight
+    weights[list(LIPS)] = settings.lip_weight
+    weights[list(OUTLINE)] = settings.outline_weight
+    chosen = jnp.asarray(weights, jnp.float32)[small.mediapipe_indices]
+    return chosen * settings.independent_points / chosen.sum()
+
+
+def residuals(small: HeadModel, targets: Targets, unknowns: Unknowns, settings: FitSettings) -> Array:
+    """All that should be zero, in standard deviations: landmarks, irises, then the priors."""
+    points, iris = predict(small, unknowns)
+    weights = jnp.sqrt(point_weights(small, settings))[:, None] / settings.landmark_noise
+    low, high = settings.jaw_range
+    opening = unknowns.jaw[0]
+    parts = [
+        weights * (points - targets.points),
+        (iris - targets.iris) / settings.iris_noise,
+        unknowns.shape / settings.shape_spread,
+        unknowns.expression / settings.expression_spread,
+        unknowns.jaw / jnp.array(settings.jaw_spread),
+        (jnp.maximum(low - opening, 0) + jnp.maximum(opening - high, 0)) / settings.jaw_bound,
+        unknowns.gaze / jnp.array(settings.gaze_spread),
+        (unknowns.gaze[0] - unknowns.gaze[1]) / jnp.array(settings.gaze_difference),
+    ]
+    if small.expression_names:  # ARKit coefficients live in [0, 1]
+        outside = jnp.maximum(-unknowns.expression, 0) + jnp.maximum(unknowns.expression - 1, 0)
+        parts.append(outside / settings.expression_bound)
+    return jnp.concatenate([part.reshape(-1) for part in parts])
+
+
+# The solver -----------------------------------------------------------------------------------------------
+
+
+def levenberg_marquardt(function: Callable[[Array], Array], start: Array, iterations: int) -> Array:
+    """Minimise |function(x)|^2 from `start` (n,) in so many steps; a step that makes it worse is not taken.
+
+    Damping: Marquardt's, relative to the diagonal of J^T J, divided by 5 after a good step and multiplied by
+    4 after a bad one (Nocedal and Wright, section 10.3).
+    """
+
+    def step(_, state):
+        x, damping = state
+        residual = function(x)
+        jacobian = jax.jacfwd(function)(x)
+        normal = jacobian.T @ jacobian
+        gradient = jacobian.T @ residual
+        diagonal = jnp.diagonal(normal)
+        damped = normal + jnp.diag(damping * diagonal + 1e-6 * diagonal.max())
+        candidate = x - jax.scipy.linalg.cho_solve(jax.scipy.linalg.cho_factor(damped), gradient)
+        better = jnp.sum(function(candidate) ** 2) < jnp.sum(residual**2)
+        return jnp.where(better, candidate, x), jnp.where(better, damping / 5, damping * 4)
+
+    return jax.lax.fori_loop(0, iterations, step, (start, jnp.asarray(1e-3)))[0]
+
+
+def first_guess(small: HeadModel, targets: Targets) -> Unknowns:
+    """A calm frontal head, rolled and placed as the photo's."""
+    unknowns = Unknowns(
+        rotation=jnp.array([0.0, 0.0, -1.0]) * targets.roll,
+        centre=jnp.zeros(2),
+        log_side=jnp.log(4.5),
+        shape=jnp.zeros(small.shape_basis.shape[-1]),
+        expression=jnp.zeros(small.expression_basis.shape[-1]),
+        jaw=jnp.array([0.05, 0.0, 0.0]),
+        gaze=jnp.zeros((2, 2)),
+    )
+    points = predict(small, unknowns)[0]
+    spread = jnp.sqrt(jnp.sum((targets.points - targets.points.mean(0)) ** 2))
+    side = spread / jnp.sqrt(jnp.sum((points - points.mean(0)) ** 2))
+    centre = targets.points.mean(0) - side * points.mean(0)
+    return unknowns.replace(centre=centre, log_side=unknowns.log_side + jnp.log(side))
+
+
+def fit_landmarks(
+    small: HeadModel,
+    points: Array,
+    iris: Array,
+    start: Unknowns | None = None,
+    settings: FitSettings = PHOTO_SETTINGS,
+) -> Fit:
+    """Fit one head to one face.
+
+    Args:
+      small: of `landmark_head`, or of `bake_shape` to keep the identity.
+      points: (468, 2) photo pixels, MediaPipe's order.
+      iris: (2, 2) photo pixels, centres of the left and of the right iris.
+      start: the solution of the frame before; None starts from a calm face.
+      settings: what to believe.
+    """
+    targets = make_targets(small, points, iris)
+    start = first_guess(small, targets) if start is None else start
+    flat, unravel = ravel_pytree(start)
+    solved = levenberg_marquardt(
+        lambda x: residuals(small, targets, unravel(x), settings), flat, settings.iterations
+    )
+    return finish_fit(small, targets, unravel(solved))
+
+
+def finish_fit(small: HeadModel, targets: Targets, unknowns: Unknowns) -> Fit:
+    """The solution in photo pixels and the public layout, with its error."""
+    points, iris = predict(small, unknowns)
+    return Fit(
+        unknowns=unknowns,
+        rotation=unknowns.rotation,
+        centre=targets.origin + targets.unit * unknowns.centre,
+        side=targets.unit * jnp.exp(unknowns.log_side),
+        shape=_pad(unknowns.shape, SHAPE_SIZE),
+        expression=_pad(unknowns.expression, EXPRESSION_SIZE),
+        jaw=unknowns.jaw,
+        eyes=gaze_to_eyes(unknowns.gaze),
+        points=targets.origin + targets.unit * points,
+        iris=targets.origin + targets.unit * iris,
+        error=jnp.linalg.norm(points - targets.points, axis=-1).mean(),
+    )
+
+
+def _pad(values: Array, size: int) -> Array:
+    return jnp.zeros(size).at[: values.shape[0]].set(values)
+
+
+fit_photo = jax.jit(fit_landmarks, static_argnames="settings")
+fit_photos = jax.jit(jax.vmap(fit_landmarks, in_axes=(None, 0, 0, None, None)), static_argnums=4)
