@@ -112,14 +112,15 @@ def matrix_to_axis_angle(matrix: Array) -> Array:
 # Cameras -------------------------------------------------------------------------------------------------
 
 
-def intrinsics_from_fov(fov_degrees: float = 12.0) -> Array:
+def intrinsics_from_fov(fov_degrees: Array | float = 12.0) -> Array:
     """Intrinsics (3, 3), normalised by image size, of a square image that spans `fov_degrees` edge to edge.
 
     EG3D's helper of the same purpose measures its angle along the image's diagonal: its focal length is the
     square root of two times longer.
     """
-    focal = 0.5 / math.tan(math.radians(fov_degrees) / 2)
-    return jnp.array([[focal, 0.0, 0.5], [0.0, focal, 0.5], [0.0, 0.0, 1.0]], dtype=jnp.float32)
+    focal = 0.5 / jnp.tan(jnp.asarray(fov_degrees, jnp.float32) * (math.pi / 360))
+    centre = jnp.array([[0.0, 0.0, 0.5], [0.0, 0.0, 0.5], [0.0, 0.0, 1.0]])
+    return centre + jnp.diag(jnp.array([1.0, 1.0, 0.0])) * focal
 
 
 def _normalize(vector: Array) -> Array:
@@ -132,7 +133,7 @@ def look_at_camera(
     radius: Array | float,
     roll: Array | float = 0.0,
     pivot: Array | tuple[float, float, float] = (0.0, 0.0, 0.0),
-    fov_degrees: float = 12.0,
+    fov_degrees: Array | float = 12.0,
 ) -> Camera:
     """A camera on a sphere around the world's origin that looks at `pivot`; yaw = pitch = 0 is frontal.
 
@@ -245,9 +246,12 @@ def warp_affine(image: Array, matrix: Array, size: int | tuple[int, int]) -> Arr
         raise ValueError(f"image must be (H, W, C) and matrix (2, 3), got {image.shape} and {matrix.shape}")
     height, width = (size, size) if isinstance(size, int) else size
     inverse = invert_affine(matrix)
-    y, x = jnp.meshgrid(jnp.arange(height), jnp.arange(width), indexing="ij")
-    source_x = inverse[0, 0] * x + inverse[0, 1] * y + inverse[0, 2]
-    source_y = inverse[1, 0] * x + inverse[1, 1] * y + inverse[1, 2]
+    # Coordinates about the target's centre: smaller numbers, less rounding.
+    centre = jnp.array([(width - 1) / 2, (height - 1) / 2])
+    middle = inverse[:, :2] @ (centre - matrix[:, 2])
+    y, x = jnp.meshgrid(jnp.arange(height) - centre[1], jnp.arange(width) - centre[0], indexing="ij")
+    source_x = inverse[0, 0] * x + inverse[0, 1] * y + middle[0]
+    source_y = inverse[1, 0] * x + inverse[1, 1] * y + middle[1]
     left, top = jnp.floor(source_x), jnp.floor(source_y)
     result = jnp.zeros((height, width, image.shape[-1]), image.dtype)
     for column, row in ((left, top), (left + 1, top), (left, top + 1), (left + 1, top + 1)):

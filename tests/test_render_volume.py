@@ -1,0 +1,319 @@
+"""Tri-planes against torch, the ray marcher against analysis and float64, sampling, surfaces."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from parity_cases import load_case
+
+from p4d_jax.geometry import look_at_camera
+from p4d_jax.models.field_decoder import FieldDecoder
+from p4d_jax.render import surface, volume
+from p4d_jax.render.triplane import sample_planes
+
+# Tri-planes -----------------------------------------------------------------------------------------------
+
+
+def _torch_sample_planes(planes, points, box_warp):
+    """`grid_sample` of the three planes: (3, H, W, C), (P, 3) -> (3, P, C)."""
+    scaled = points * (2 / box_warp)
+    grid = torch.stack([scaled[:, [0, 1]], scaled[:, [1, 2]], scaled[:, [2, 0]]])[:, None]
+    sampled = torch.nn.functional.grid_sample(
+        planes.permute(0, 3, 1, 2), grid, mode="bilinear", padding_mode="zeros", align_corners=False
+    )
+    return sampled[:, :, 0].transpose(1, 2)
+
+
+@pytest.mark.parametrize("box_warp", [1.3, 0.7])
+def test_planes_and_their_gradients_agree_with_torch(rng, box_warp):
+    planes = rng.standard_normal((3, 5, 7, 4)).astype(np.float32)
+    points = rng.uniform(-0.8, 0.8, (200, 3)).astype(np.float32)  # some outside the box, some at its edge
+    cotangent = rng.standard_normal((3, 200, 4)).astype(np.float32)
+
+    theirs = [torch.tensor(array, requires_grad=True) for array in (planes, points)]
+    expected = _torch_sample_planes(*theirs, box_warp)
+    (expected * torch.tensor(cotangent)).sum().backward()
+
+    @jax.jit
+    def both(planes, points):
+        value, pullback = jax.vjp(lambda *inputs: sample_planes(*inputs, box_warp), planes, points)
+        return value, pullback(jnp.asarray(cotangent))
+
+    value, gradients = both(planes, points)
+    np.testing.assert_allclose(value, expected.detach(), atol=1e-5)
+    for ours, their in zip(gradients, theirs, strict=True):
+        np.testing.assert_allclose(ours, their.grad, atol=2e-4)
+
+
+def test_planes_reference_case():
+    case = load_case("volume")
+    planes = jnp.asarray(case.inputs["planes"].transpose(0, 1, 3, 4, 2))
+    ours = jax.jit(jax.vmap(sample_planes))(planes, jnp.asarray(case.inputs["points"]))
+    assert case.error("plane_features", ours) < 1e-4
+
+
+def test_bad_plane_shapes_are_named():
+    with pytest.raises(ValueError, match="planes"):
+        sample_planes(jnp.zeros((2, 4, 4, 1)), jnp.zeros((1, 3)))
+    with pytest.raises(ValueError, match="points"):
+        sample_planes(jnp.zeros((3, 4, 4, 1)), jnp.zeros((1, 2)))
+
+
+# One ray --------------------------------------------------------------------------------------------------
+
+
+def test_march_reference_case():
+    case = load_case("volume")
+    inputs = {name: jnp.asarray(value) for name, value in case.inputs.items()}
+    march = jax.jit(jax.vmap(jax.vmap(volume.march_rays)))(
+        inputs["densities"][..., 0], inputs["colors"], inputs["depths"][..., 0]
+    )
+    assert case.error("rgb", march.features) < 1e-4
+    assert case.error("depth", march.depth[..., None]) < 1e-4
+    assert case.error("weights", march.weights[..., None]) < 1e-4
+    assert case.error("background", march.transmittance[..., None]) < 1e-4
+    fine = jax.jit(jax.vmap(volume.importance_depths))(
+        inputs["depths"].reshape(18, 48), jnp.asarray(case.outputs["weights"]).reshape(18, 47), inputs["u"]
+    )
+    assert case.error("fine_depths", fine.reshape(2, 9, 40, 1)) < 1e-4
+
+
+march = jax.jit(volume.march_rays)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 10_000), st.floats(0.1, 60.0))
+def test_weights_and_transmittance_share_one(seed, scale):
+    rng = np.random.default_rng(seed)
+    depths = np.sort(rng.uniform(3.3, 4.7, 16)).astype(np.float32)
+    densities = (rng.standard_normal(16) * scale).astype(np.float32)
+    result = march(densities, np.ones((16, 2), np.float32), depths)
+    assert (result.weights >= 0).all()
+    assert result.weights.sum() + result.transmittance == pytest.approx(1, abs=2e-6)
+    assert 0 <= result.transmittance <= 1
+    assert depths[0] <= result.depth <= depths[-1]
+    np.testing.assert_allclose(result.features, 1 - result.transmittance, atol=2e-6)
+
+
+@pytest.mark.parametrize("density", [0.5, 3.0, 20.0])
+def test_a_slab_of_constant_density_obeys_beer_and_lambert(density):
+    depths = jnp.linspace(3.5, 4.5, 400)
+    raw = np.log(np.expm1(density)) + 1  # softplus(raw - 1) = density
+    result = march(jnp.full(400, raw, jnp.float32), jnp.ones((400, 1)), depths)
+    assert result.transmittance == pytest.approx(np.exp(-density), abs=2e-5)
+    ends = 3.5 + 1 / density - np.exp(-density) / (1 - np.exp(-density))
+    assert result.depth == pytest.approx(ends, abs=1e-3)
+
+
+def test_an_empty_ray_is_background_with_finite_gradients():
+    depths = jnp.linspace(3.5, 4.5, 8)
+    features = jnp.ones((8, 2))
+    result = march(jnp.full(8, -1e4), features, depths)
+    assert result.transmittance == 1
+    assert result.depth == depths[-1]
+    gradient = jax.grad(lambda d: (lambda m: m.depth + m.features.sum())(march(d, features, depths)))
+    assert np.isfinite(gradient(jnp.full(8, -1e4))).all()
+
+
+def _march_in_float64(densities, features, depths):
+    middle = 0.5 * (densities[1:] + densities[:-1]) - 1
+    alpha = 1 - np.exp(-np.logaddexp(middle, 0) * np.diff(depths))
+    weights = alpha * np.cumprod(np.concatenate([[1], 1 - alpha[:-1] + 1e-10]))
+    depth = (weights * 0.5 * (depths[1:] + depths[:-1])).sum() / weights.sum()
+    return (weights @ (0.5 * (features[1:] + features[:-1]))).sum() + depth + 2 * (1 - weights.sum())
+
+
+def test_march_gradients_are_those_of_finite_differences(rng):
+    densities, features = rng.standard_normal(9) * 3 + 3, rng.standard_normal((9, 3))
+    depths = np.sort(rng.uniform(3.5, 4.5, 9))
+
+    def ours(densities, features):
+        result = volume.march_rays(densities, features, jnp.asarray(depths, jnp.float32))
+        return result.features.sum() + result.depth + 2 * result.transmittance
+
+    gradients = jax.jit(jax.grad(ours, (0, 1)))(
+        jnp.asarray(densities, jnp.float32), jnp.asarray(features, jnp.float32)
+    )
+    for index, array in enumerate((densities, features)):
+        finite = np.zeros_like(array)
+        for position in np.ndindex(array.shape):
+            ends = []
+            for step in (1e-5, -1e-5):
+                moved = [densities.copy(), features.copy()]
+                moved[index][position] += step
+                ends.append(_march_in_float64(*moved, depths))
+            finite[position] = (ends[0] - ends[1]) / 2e-5
+        np.testing.assert_allclose(gradients[index], finite, atol=1e-4)
+
+
+# Sampling -------------------------------------------------------------------------------------------------
+
+invert_cdf = jax.jit(volume.invert_cdf)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 10_000))
+def test_inverse_cdf_is_the_inverse(seed):
+    rng = np.random.default_rng(seed)
+    edges = np.sort(rng.uniform(3.3, 4.7, 13)).astype(np.float32)
+    weights = rng.uniform(0.01, 1, 12).astype(np.float32)
+    u = np.sort(rng.uniform(0, 1, 50)).astype(np.float32)
+    t = np.asarray(invert_cdf(u, edges, weights))
+    assert (np.diff(t) >= -1e-6).all()
+    assert edges[0] - 1e-6 <= t[0] and t[-1] <= edges[-1] + 1e-6
+    # Forwards again: the cumulative distribution in float64.
+    mass = (weights + 1e-5).astype(np.float64)
+    cdf = np.concatenate([[0], np.cumsum(mass / mass.sum())])
+    np.testing.assert_allclose(np.interp(t, edges, cdf), u, atol=2e-3)
+    np.testing.assert_allclose(t, np.interp(u, cdf, edges.astype(np.float64)), atol=2e-5)
+
+
+def test_stratified_depths_stay_in_their_steps(key):
+    depths = volume.stratified_depths(3.35, 4.65, jax.random.uniform(key, (48,)))
+    ladder = np.linspace(3.35, 4.65, 48)
+    assert (depths >= ladder - 1e-5).all()
+    assert (depths <= ladder + 1.3 / 47 + 1e-5).all()
+
+
+def test_importance_samples_gather_at_the_surface():
+    depths = jnp.linspace(3.5, 4.5, 48)
+    densities = jnp.where(depths > 4.0, 200.0, -20.0)
+    weights = volume.compute_alpha_weights(volume.interval_optical_depths(densities, depths))
+    fine = volume.importance_depths(depths, weights, (jnp.arange(48) + 0.5) / 48)
+    assert jnp.mean(jnp.abs(fine - 4.0) < 0.07) > 0.5
+    assert jax.grad(lambda w: volume.importance_depths(depths, w, jnp.array([0.3, 0.6])).sum())(
+        weights
+    ).max() == pytest.approx(0)
+
+
+# Many rays ------------------------------------------------------------------------------------------------
+
+RADIUS = 0.3
+GROWTH = 400.0
+# A ray towards the centre has passed the optical depth GROWTH s^2 / 2 at s behind the surface: its mean s is
+DEPTH_INSIDE = np.sqrt(np.pi / (2 * GROWTH))
+
+
+def _ball(points):
+    """A ball about the origin whose density grows inwards, coloured by position."""
+    distance = jnp.linalg.norm(points, axis=-1, keepdims=True)
+    return GROWTH * (RADIUS - distance), points + 0.5
+
+
+@pytest.mark.parametrize("fine_samples", [0, 24])
+@pytest.mark.parametrize("seed", [None, 3])
+def test_a_ball_is_seen_where_it_is(fine_samples, seed):
+    camera = look_at_camera(0.4, 0.2, 4.0)
+    key = None if seed is None else jax.random.key(seed)
+    render = jax.jit(
+        lambda key: volume.render_image(
+            _ball, camera, 17, coarse_samples=24, fine_samples=fine_samples, key=key
+        )
+    )
+    image = render(key)
+    centre = 8
+    assert image.features.shape == (17, 17, 3)
+    assert image.transmittance[centre, centre, 0] < 1e-3
+    assert image.transmittance[0, 0, 0] > 0.999
+    tolerance = 0.02 if fine_samples == 0 else 0.005
+    assert image.depth[centre, centre, 0] == pytest.approx(4 - RADIUS + DEPTH_INSIDE, abs=tolerance)
+    end = (RADIUS - DEPTH_INSIDE) * camera.cam2world[:3, 3] / 4
+    np.testing.assert_allclose(image.features[centre, centre], end + 0.5, atol=tolerance)
+    if seed is None:
+        assert (render(None).features == image.features).all()
+
+
+def test_merging_by_sorted_scalars_equals_marching_sorted_samples(rng):
+    """The reference sorts features as well; ours leaves them where they are."""
+    make = lambda: (  # noqa: E731
+        jnp.asarray(rng.standard_normal(12) * 5, jnp.float32),
+        jnp.asarray(rng.standard_normal((12, 4)), jnp.float32),
+        jnp.asarray(np.sort(rng.uniform(3.4, 4.6, 12)), jnp.float32),
+    )
+    coarse, fine = make(), make()
+    densities, features, depths = (np.concatenate(pair) for pair in zip(coarse, fine, strict=True))
+    order = np.argsort(depths)
+    expected = march(densities[order], features[order], depths[order])
+    merged = jax.jit(volume._merge_and_march)(coarse, fine)
+    np.testing.assert_allclose(merged.features, expected.features, atol=2e-6)
+    np.testing.assert_allclose(merged.depth, expected.depth, atol=2e-6)
+    np.testing.assert_allclose(merged.weights, expected.weights, atol=1e-6)
+
+
+def test_the_depth_range_holds_the_box_seen_frontally():
+    near, far = volume.depth_range(look_at_camera(0.0, 0.0, 4.2), 1.3)
+    assert near == pytest.approx(4.2 - 0.65, abs=1e-5)
+    assert far == pytest.approx(4.2 + 0.65, abs=1e-5)
+
+
+def test_too_few_samples_are_named():
+    with pytest.raises(ValueError, match="coarse_samples"):
+        volume.render_image(_ball, look_at_camera(0.0, 0.0, 4.0), 4, coarse_samples=3, fine_samples=4)
+
+
+# Field decoder --------------------------------------------------------------------------------------------
+
+
+def test_field_decoder_reference_case():
+    case = load_case("field_decoder")
+    names = {"net.0": "hidden_layer", "out_sigma": "density", "out_rgb": "features_layer"}
+    params = {
+        ours: {"weight": case.state[f"{theirs}.weight"].T, "bias": case.state[f"{theirs}.bias"]}
+        for theirs, ours in names.items()
+    }
+    planes = jnp.asarray(case.inputs["features"].transpose(1, 0, 2, 3))
+    density, features = jax.jit(FieldDecoder().apply)({"params": params}, planes)
+    assert case.error("sigma", density) < 1e-4
+    assert case.error("rgb", features) < 1e-4
+
+
+# Surfaces -------------------------------------------------------------------------------------------------
+
+
+def test_the_mesh_of_a_ball_is_closed_coloured_and_turned_outwards():
+    mesh = surface.extract_mesh(_ball, resolution=32, level=0.0)
+    np.testing.assert_allclose(np.linalg.norm(mesh.vertices, axis=1), RADIUS, atol=3e-3)
+    corners = mesh.vertices[mesh.faces].astype(np.float64)
+    inside = np.einsum("fi,fi->f", corners[:, 0], np.cross(corners[:, 1], corners[:, 2])).sum() / 6
+    assert inside == pytest.approx(4 / 3 * np.pi * RADIUS**3, rel=0.02)
+    edges = np.sort(mesh.faces[:, [[0, 1], [1, 2], [2, 0]]].reshape(-1, 2), axis=1)
+    assert (np.unique(edges, axis=0, return_counts=True)[1] == 2).all()
+    np.testing.assert_allclose(mesh.colors / 255, mesh.vertices + 0.5, atol=0.003)
+
+
+def test_small_parts_are_dropped_and_the_box_is_closed():
+    axis = np.linspace(-0.65, 0.65, 24)
+    x, y, z = np.meshgrid(axis, axis, axis, indexing="ij")
+    column = 0.2 - np.hypot(x, z)  # runs through the floor and the ceiling of the box
+    speck = 0.08 - np.sqrt((x - 0.5) ** 2 + (y - 0.5) ** 2 + (z - 0.5) ** 2)
+    vertices, faces = surface.marching_cubes(np.maximum(column, speck), 0.0)
+    assert np.hypot(vertices[:, 0], vertices[:, 2]).max() < 0.25
+    assert np.abs(vertices[:, 1]).max() == pytest.approx(0.65, abs=1e-5)
+    edges = np.sort(faces[:, [[0, 1], [1, 2], [2, 0]]].reshape(-1, 2), axis=1)
+    assert (np.unique(edges, axis=0, return_counts=True)[1] == 2).all()
+
+
+def test_a_level_without_surface_is_named():
+    with pytest.raises(ValueError, match="level"):
+        surface.marching_cubes(np.zeros((4, 4, 4)), 10.0)
+
+
+def test_ply_files_hold_the_mesh(tmp_path):
+    mesh = surface.Mesh(
+        vertices=np.array([[0, 0, 0], [1, 0, 0], [0, 1, 0], [0, 0, 1.5]], np.float32),
+        faces=np.array([[0, 2, 1], [0, 1, 3]], np.int32),
+        colors=np.array([[255, 0, 0], [0, 255, 0], [0, 0, 255], [7, 8, 9]], np.uint8),
+    )
+    path = tmp_path / "mesh.ply"
+    surface.write_ply(path, mesh)
+    header, body = path.read_bytes().split(b"end_header\n", 1)
+    assert header.startswith(b"ply\nformat binary_little_endian 1.0\n")
+    assert b"element vertex 4\n" in header and b"element face 2\n" in header
+    assert len(body) == 4 * (12 + 3) + 2 * (1 + 12)
+    assert np.frombuffer(body[45:57], "<f4").tolist() == [0, 0, 1.5]
+    assert list(body[57:60]) == [7, 8, 9]
+    assert body[60] == 3
+    assert np.frombuffer(body[61:73], "<i4").tolist() == [0, 2, 1]
