@@ -31,16 +31,60 @@ MOTION_FORMAT = "p4d_jax.motion.1"
 JAW_OPEN = 0.36  # radians of jaw rotation at jawOpen = 1
 GAZE_SIDE, GAZE_UP, GAZE_DOWN = 0.55, 0.40, 0.50  # radians of eye rotation at eyeLook* = 1
 
-ARKIT = (
-    "eyeBlinkLeft eyeLookDownLeft eyeLookInLeft eyeLookOutLeft eyeLookUpLeft eyeSquintLeft eyeWideLeft "
-    "eyeBlinkRight eyeLookDownRight eyeLookInRight eyeLookOutRight eyeLookUpRight eyeSquintRight eyeWideRight "
-    "jawForward jawLeft jawRight jawOpen mouthClose mouthFunnel mouthPucker mouthLeft mouthRight "
-    "mouthSmileLeft mouthSmileRight mouthFrownLeft mouthFrownRight mouthDimpleLeft mouthDimpleRight "
-    "mouthStretchLeft mouthStretchRight mouthRollLower mouthRollUpper mouthShrugLower mouthShrugUpper "
-    "mouthPressLeft mouthPressRight mouthLowerDownLeft mouthLowerDownRight mouthUpperUpLeft mouthUpperUpRight "
-    "browDownLeft browDownRight browInnerUp browOuterUpLeft browOuterUpRight cheekPuff cheekSquintLeft "
-    "cheekSquintRight noseSneerLeft noseSneerRight tongueOut"
-).split()
+ARKIT = [
+    "eyeBlinkLeft",
+    "eyeLookDownLeft",
+    "eyeLookInLeft",
+    "eyeLookOutLeft",
+    "eyeLookUpLeft",
+    "eyeSquintLeft",
+    "eyeWideLeft",
+    "eyeBlinkRight",
+    "eyeLookDownRight",
+    "eyeLookInRight",
+    "eyeLookOutRight",
+    "eyeLookUpRight",
+    "eyeSquintRight",
+    "eyeWideRight",
+    "jawForward",
+    "jawLeft",
+    "jawRight",
+    "jawOpen",
+    "mouthClose",
+    "mouthFunnel",
+    "mouthPucker",
+    "mouthLeft",
+    "mouthRight",
+    "mouthSmileLeft",
+    "mouthSmileRight",
+    "mouthFrownLeft",
+    "mouthFrownRight",
+    "mouthDimpleLeft",
+    "mouthDimpleRight",
+    "mouthStretchLeft",
+    "mouthStretchRight",
+    "mouthRollLower",
+    "mouthRollUpper",
+    "mouthShrugLower",
+    "mouthShrugUpper",
+    "mouthPressLeft",
+    "mouthPressRight",
+    "mouthLowerDownLeft",
+    "mouthLowerDownRight",
+    "mouthUpperUpLeft",
+    "mouthUpperUpRight",
+    "browDownLeft",
+    "browDownRight",
+    "browInnerUp",
+    "browOuterUpLeft",
+    "browOuterUpRight",
+    "cheekPuff",
+    "cheekSquintLeft",
+    "cheekSquintRight",
+    "noseSneerLeft",
+    "noseSneerRight",
+    "tongueOut",
+]
 
 # Mouth shapes of speech and faces of feeling. A name without a side means both sides.
 VISEMES = {
@@ -103,12 +147,12 @@ def actions_table(shapes: dict[str, dict[str, float]]) -> np.ndarray:
 
 
 def action_columns(names: tuple[str, ...]) -> np.ndarray:
-    """(52,) the expression coefficient of each ARKit action on a head with these expression names."""
+    """(52,) where each ARKit action is among a head's expression names."""
     places = {name: i for i, name in enumerate(names)}
     missing = [name for name in ARKIT if name not in places]
     if missing:
         raise ValueError(
-            f"names: the head's expression basis lacks the ARKit actions {missing[:4]} ({len(missing)} of 52);"
+            f"names: the head's expression basis lacks ARKit's {missing[:4]} ({len(missing)} of 52);"
             " random motion needs a head such as the embedded 'openhead'"
         )
     return np.array([places[name] for name in ARKIT])
@@ -210,6 +254,22 @@ class MotionFile:
     fps: float = struct.field(pytree_node=False)
     head: str = struct.field(pytree_node=False)
     names: tuple[str, ...] = struct.field(pytree_node=False)
+
+
+def motion_for_head(motion: MotionFile, names: tuple[str, ...]) -> MotionFile:
+    """The same motion with expression coefficients in the order of another head's `expression_names`."""
+    if not motion.names or tuple(names[: len(motion.names)]) == motion.names:
+        return motion
+    places = {name: i for i, name in enumerate(names)}
+    missing = [name for name in motion.names if name not in places]
+    if missing:
+        raise ValueError(
+            f"names: the head lacks the expression components {missing[:4]} that the motion uses"
+        )
+    expression = np.asarray(motion.params.expression)
+    moved = np.zeros_like(expression)
+    moved[..., [places[name] for name in motion.names]] = expression[..., : len(motion.names)]
+    return motion.replace(params=motion.params.replace(expression=jnp.asarray(moved)), names=tuple(names))
 
 
 def load_motion(path: str | Path) -> MotionFile:

@@ -406,7 +406,7 @@ def build_surface(stage: Stage, identity: Identity, motion: Motion) -> Surface:
     torso, cloth = bust.build_bust(neck, identity.build)
     head_count, hair_count = len(head), len(shell)
     normals = vertex_normals(jnp.concatenate([head, shell, torso]), stage.faces)
-    grown = look.beard * stage.beard * (1.0 + 0.3 * noise(stage.rest * 40.0 + look.seed))
+    grown = look.beard * stage.beard * (1.0 + 0.15 * noise(stage.rest * 40.0 + look.seed))
     vertices = jnp.concatenate([head + normals[:head_count] * grown[:, None], shell, torso])
     light, occlusion = _light_vertices(stage, identity, normals, head_count, hair_count)
     pad = jnp.zeros(len(vertices) - head_count)
@@ -465,7 +465,7 @@ def shade(stage: Stage, identity: Identity, surface: Surface, camera: Camera, si
     fresnel = (1.0 - facing) ** 4
     shine = (
         highlights(normals, view, light, shininess)
-        * (gloss * (1.0 + 6.0 * fresnel) * extra[..., 0] ** 2)[..., None]
+        * (gloss * (1.0 + 6.0 * fresnel * (material != HAIR)) * extra[..., 0] ** 2)[..., None]
     )
     shine += light.ambient * (0.6 * gloss * fresnel * extra[..., 0])[..., None]
     color = (albedo * lit + shine) * dim[..., None]
@@ -477,11 +477,10 @@ def _materials(stage: Stage, look: Appearance, material, coordinates, extra, nor
     """Albedo, highlight strength, shininess, normals and dimming a pixel."""
     is_hair, is_eye, is_cloth = material == HAIR, material == EYE, material == CLOTH
     scales = jnp.array([[7.0, 7.0, 7.0], [30.0, 30.0, 30.0], [95.0, 95.0, 95.0]])
-    strands = jnp.array([[6.0, 6.0, 3.0], [22.0, 22.0, 5.0], [60.0, 60.0, 9.0]])
-    noise = [
-        sample_noise(coordinates * jnp.where(is_hair[..., None], strands[i], scales[i]) + look.seed + 7.0 * i)
-        for i in range(3)
-    ]
+    strands = jnp.array([[7.0, 7.0, 3.0], [28.0, 28.0, 4.0], [80.0, 80.0, 7.0]])
+    scale = jnp.where(is_hair[None, ..., None], strands[:, None, None], scales[:, None, None])
+    octave = 7.0 * jnp.arange(3.0)[:, None, None, None]
+    noise = sample_noise(coordinates * scale + look.seed + octave)
     front = (extra[..., 0] > 0) & (coordinates[..., 2] > 0.02)
     paint = sample_paint(stage.paint, stage.bounds, coordinates)
     far = jnp.array([-1.0, 1.0, -1.0, 0.0, 0.0, 0.0, 0.0, 1.0])
@@ -493,7 +492,7 @@ def _materials(stage: Stage, look: Appearance, material, coordinates, extra, nor
     )
     cloth = cloth + (chest - cloth) * bare[..., None]
     local = coordinates * jax.lax.rsqrt(jnp.sum(coordinates**2, -1, keepdims=True) + 1e-8)
-    eye, iris = eye_albedo(look, local, noise[1])
+    eye, _ = eye_albedo(look, local, noise[1])
     strand = hair_albedo(look, coordinates[..., 2], noise)
     gum = skin_tone(jnp.float32(0.3), jnp.float32(1.2), jnp.float32(0.2)) * 0.55
     albedo = skin
@@ -503,7 +502,7 @@ def _materials(stage: Stage, look: Appearance, material, coordinates, extra, nor
     oily = look.oil * (0.010 + 0.006 * paint[..., 4] + 0.010 * wet) * (1.0 + 0.25 * noise[1][..., 3])
     oily = oily * (1.0 - 0.7 * jnp.clip(extra[..., 1] * (look.stubble + 20 * look.beard), 0, 1))
     gloss = jnp.where(
-        is_eye, 0.035, jnp.where(is_hair, look.hair.shine * 0.10, jnp.where(is_cloth, 0.004, oily))
+        is_eye, 0.035, jnp.where(is_hair, look.hair.shine * 0.12, jnp.where(is_cloth, 0.004, oily))
     )
     gloss = jnp.where((material == TEETH) | (material == MOUTH), 0.015, gloss)
     shininess = jnp.where(is_eye, 260.0, jnp.where(is_hair, 14.0, look.shininess))
@@ -524,7 +523,7 @@ def paint_background(key: Array, size: int) -> Array:
     axis = (jnp.arange(size) + 0.5) / size * 2.0 - 1.0
     y, x = jnp.meshgrid(-axis, axis, indexing="ij")
     base = jax.random.uniform(keys[0], (2, 3), minval=0.05, maxval=0.85) ** 2
-    grey = jax.random.uniform(keys[1])
+    grey = jax.random.uniform(keys[1]) ** 0.35
     base = base + grey * (base.mean(-1, keepdims=True) - base)
     angle = jax.random.uniform(keys[2], maxval=6.3)
     t = jax.nn.sigmoid(
@@ -533,17 +532,19 @@ def paint_background(key: Array, size: int) -> Array:
     color = _lerp(base[0], base[1], t)
     plain = (jax.random.uniform(keys[4]) < 0.3).astype(jnp.float32)
     place = jax.random.uniform(keys[5], (3,), maxval=32.0)
-    field = 0.0
-    for octave, weight in ((1.2, 0.6), (2.7, 0.35), (6.0, 0.15)):
-        points = jnp.stack([x * octave, y * octave, jnp.zeros_like(x)], -1) + place
-        field += weight * sample_noise(points)[..., :3]
+    octaves = jnp.array([1.2, 2.7, 6.0])[:, None, None, None]
+    points = jnp.stack([x, y, jnp.zeros_like(x)], -1) * octaves + place
+    field = jnp.einsum("o,oyxc->yxc", jnp.array([0.6, 0.35, 0.15]), sample_noise(points))
+    field = 0.85 * field[..., 3:] + 0.3 * (1.0 - 0.8 * grey) * field[..., :3]
     color = color * jnp.exp(field * jax.random.uniform(keys[6], maxval=0.8) * (1 - 0.8 * plain))
     boxes = jax.random.uniform(keys[7], (5, 8))
     for box in boxes:
         soft = 0.02 + 0.25 * box[0] ** 2
         inside = jax.nn.sigmoid((0.1 + 0.5 * box[1] - jnp.abs(x - 2.4 * box[2] + 1.2)) / soft)
         inside *= jax.nn.sigmoid((0.1 + 0.8 * box[3] - jnp.abs(y - 2.4 * box[4] + 1.2)) / soft)
-        color = _lerp(color, 1.1 * box[5:] ** 2, inside * 0.8 * (1 - plain) * (box[7] > 0.25))
+        tint = 1.1 * box[5:] ** 2
+        tint = tint + grey * (tint.mean() - tint)
+        color = _lerp(color, tint, inside * 0.8 * (1 - plain) * (box[7] > 0.25))
     discs = jax.random.uniform(keys[8], (6, 7))
     bokeh = (jax.random.uniform(keys[9]) < 0.25).astype(jnp.float32)
     for disc in discs:

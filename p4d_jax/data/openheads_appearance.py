@@ -9,6 +9,8 @@ a palette of photographed skin (Fitzpatrick I to VI).
 
 from __future__ import annotations
 
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -167,8 +169,8 @@ def sample_noise(points: Array) -> Array:
         x, wx = (high[..., 0], t[..., 0]) if i else (low[..., 0], 1 - t[..., 0])
         for j in (0, 1):
             y, wy = (high[..., 1], t[..., 1]) if j else (low[..., 1], 1 - t[..., 1])
-            for l in (0, 1):
-                z, wz = (high[..., 2], t[..., 2]) if l else (low[..., 2], 1 - t[..., 2])
+            for k in (0, 1):
+                z, wz = (high[..., 2], t[..., 2]) if k else (low[..., 2], 1 - t[..., 2])
                 total += table[(x * NOISE_SIZE + y) * NOISE_SIZE + z] * (wx * wy * wz)[..., None]
     return total * 1.6
 
@@ -245,7 +247,7 @@ def _rounded(points: np.ndarray, closed: bool = True, times: int = 2) -> np.ndar
 def _polyline_distance(grid: np.ndarray, line: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Distance of each grid point to an open line, and the place along it in [0, 1]."""
     best, place = np.full(grid.shape[:2], np.inf), np.zeros(grid.shape[:2])
-    for i, (a, b) in enumerate(zip(line[:-1], line[1:], strict=True)):
+    for i, (a, b) in enumerate(itertools.pairwise(line)):
         t = np.clip((grid - a) @ (b - a) / max(((b - a) ** 2).sum(), 1e-12), 0, 1)
         distance = np.linalg.norm(grid - a - t[..., None] * (b - a), axis=-1)
         nearer = distance < best
@@ -294,13 +296,14 @@ def skin_albedo(look: Appearance, rest: Array, angles: Array, beard: Array, pain
     """
     coarse, middle, fine = noise
     lips, brow, lids, cheek, nose, under, moustache, seam = jnp.moveaxis(paint, -1, 0)
-    spots = _step(1.1, 1.9, fine[..., 0] + 0.5 * middle[..., 0]) * look.freckles
-    spots += _step(2.6, 2.9, middle[..., 1] + 0.5 * fine[..., 1]) * 2.0 * look.blemish
+    sunny = 0.25 + 0.75 * jnp.clip(cheek + nose, 0.0, 1.0)
+    spots = 0.55 * _step(1.0, 2.4, fine[..., 0]) * look.freckles * sunny
+    spots += _step(2.9, 3.6, fine[..., 1] + 0.3 * middle[..., 1]) * look.blemish
     melanin = look.melanin + 0.022 * look.mottle * (coarse[..., 0] + 0.7 * middle[..., 2])
     melanin += 0.10 * look.under_eye * under + 0.16 * spots
     haemoglobin = look.haemoglobin + look.blush * (0.75 * cheek + 0.6 * nose) * (1.2 - look.melanin)
     haemoglobin += 0.10 * look.mottle * (coarse[..., 1] + 0.5 * middle[..., 3])
-    haemoglobin += look.blemish * _step(1.8, 2.6, middle[..., 0]) * 0.5
+    haemoglobin += look.blemish * _step(1.6, 3.0, middle[..., 0]) * 0.22
     color = skin_tone(melanin, haemoglobin, look.carotene)
     color *= 1.0 + 0.025 * look.mottle * fine[..., 2:3]
     lip = _step(-look.lip_edge, look.lip_edge, lips + 0.0015 * fine[..., 3])
@@ -360,7 +363,7 @@ def hair_albedo(look: Appearance, along: Array, noise) -> Array:
     """
     coarse, middle, fine = noise
     color = _mix(look.hair.root, look.hair.tip, _step(0.05, 0.6, along))
-    strands = 0.30 * coarse[..., 0] + 0.38 * middle[..., 0] + 0.22 * fine[..., 0]
+    strands = 0.22 * coarse[..., 0] + 0.30 * middle[..., 0] + 0.26 * fine[..., 0]
     return color * jnp.exp(jnp.clip(strands, -1.1, 0.8))[..., None]
 
 
@@ -370,7 +373,7 @@ def cloth_albedo(look: Appearance, bust: Array, noise) -> tuple[Array, Array]:
     Args:
       bust: (..., 3) x, distance down the surface from the neck, z.
     """
-    coarse, middle, fine = noise
+    coarse, _, fine = noise
     azimuth = jnp.abs(jnp.arctan2(bust[..., 0], bust[..., 2]))
     point = jnp.clip(1.0 - azimuth / 1.1, 0.0, 1.0)
     line = 0.05 + look.neckline * (look.v_neck * point * 1.3 + (1 - look.v_neck) * jnp.sqrt(point) * 0.8)

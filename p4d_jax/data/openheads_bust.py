@@ -36,7 +36,7 @@ def bind_bust(vertices: np.ndarray, faces: np.ndarray, axis: np.ndarray) -> tupl
     """Neck points of the two bound rows: vertex indices (2*AZIMUTHS, 3) and weights (2*AZIMUTHS, 3).
 
     Args:
-      vertices: (V, 3) rest mesh. faces: (F, 3) its skin. axis: (3,) a point on the neck's axis, its height unused.
+      vertices: (V, 3) rest mesh. faces: (F, 3) its skin. axis: (3,) on the neck's axis.
     """
     azimuth = bust_azimuths()
     directions = np.stack([np.sin(azimuth), np.zeros(AZIMUTHS), np.cos(azimuth)], -1)

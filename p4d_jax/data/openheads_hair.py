@@ -22,8 +22,8 @@ CURTAIN_STEP = 0.04
 
 # The natural hairline: elevation in degrees over |azimuth| in degrees.
 HAIRLINE_AZIMUTH = np.radians([0, 20, 38, 52, 64, 76, 84, 100, 118, 140, 180])
-HAIRLINE = np.radians([43, 41, 39, 30, 10, -12, 2, 6, -26, -38, -43])
-OPEN_HAIRLINE = np.radians([43, 41, 39, 33, 20, -86, -86, -86, -86, -86, -86])
+HAIRLINE = np.radians([34, 33, 31, 25, 9, -12, 2, 6, -26, -38, -43])
+OPEN_HAIRLINE = np.radians([34, 33, 31, 27, 16, -86, -86, -86, -86, -86, -86])
 
 # Styles: one row of numbers each; `HairStyle` names the columns.
 _STYLES = {
@@ -31,15 +31,15 @@ _STYLES = {
     "bald": (-0.03, -0.03, -0.03, 0.0, 0.0, -0.1, 0.0, 0.0, 0.0, 0.0, 0.0, 0.15, 0.5),
     "buzz": (0.004, 0.002, 0.003, 0.0, 0.0, -0.1, 0.0, 0.0, 0.0, 0.0, 0.0, 0.85, 0.8),
     "crown": (-0.02, 0.022, 0.024, 0.30, 0.2, -0.1, 0.0, 0.0, 0.0, 0.0, 0.1, 0.45, 0.5),
-    "crop": (0.045, 0.016, 0.024, 0.0, 0.0, -0.1, 0.0, 0.0, 0.0, 0.0, 0.25, 0.8, 1.6),
-    "side part": (0.075, 0.030, 0.035, 0.0, 0.02, -0.1, 0.1, 0.10, 1.0, 0.0, 0.15, 0.8, 1.6),
-    "quiff": (0.110, 0.022, 0.030, 0.04, 0.0, -0.1, 0.0, -0.05, 0.2, 0.0, 0.3, 0.8, 1.0),
-    "mop": (0.090, 0.070, 0.070, 0.0, 0.0, -0.12, 0.3, 0.30, 0.3, 0.0, 0.5, 0.8, 1.0),
-    "afro": (0.150, 0.120, 0.130, 0.0, 0.0, -0.1, 0.3, 0.0, 0.0, 0.0, 0.7, 0.9, 0.8),
-    "bob": (0.060, 0.055, 0.060, 0.0, 0.0, -0.22, 0.9, 0.0, 0.7, 0.0, 0.2, 0.8, 1.2),
-    "long": (0.050, 0.045, 0.060, 0.0, 0.0, -0.60, 0.9, 0.0, 0.8, 0.0, 0.2, 0.8, 1.8),
-    "long curly": (0.085, 0.090, 0.090, 0.0, 0.0, -0.50, 1.0, 0.0, 0.5, 0.0, 0.7, 0.8, 1.0),
-    "fringe": (0.055, 0.050, 0.060, 0.0, 0.0, -0.50, 0.9, 0.42, 0.0, 0.0, 0.15, 0.8, 1.0),
+    "crop": (0.034, 0.014, 0.020, 0.0, 0.0, -0.1, 0.0, 0.0, 0.0, 0.0, 0.25, 0.8, 1.6),
+    "side part": (0.055, 0.022, 0.026, 0.0, 0.02, -0.1, 0.1, 0.10, 1.0, 0.0, 0.15, 0.8, 1.6),
+    "quiff": (0.080, 0.018, 0.030, 0.04, 0.0, -0.1, 0.0, -0.05, 0.2, 0.0, 0.3, 0.8, 1.0),
+    "mop": (0.065, 0.045, 0.050, 0.0, 0.0, -0.12, 0.3, 0.30, 0.3, 0.0, 0.5, 0.8, 1.0),
+    "afro": (0.125, 0.095, 0.105, 0.0, 0.0, -0.1, 0.3, 0.0, 0.0, 0.0, 0.7, 0.9, 0.8),
+    "bob": (0.048, 0.046, 0.060, 0.0, 0.0, -0.22, 0.9, 0.0, 0.7, 0.0, 0.2, 0.8, 1.2),
+    "long": (0.042, 0.040, 0.060, 0.0, 0.0, -0.60, 0.9, 0.0, 0.8, 0.0, 0.2, 0.8, 1.8),
+    "long curly": (0.072, 0.075, 0.090, 0.0, 0.0, -0.50, 1.0, 0.0, 0.5, 0.0, 0.7, 0.8, 1.0),
+    "fringe": (0.046, 0.044, 0.060, 0.0, 0.0, -0.50, 0.9, 0.42, 0.0, 0.0, 0.15, 0.8, 1.0),
     "bun": (0.025, 0.014, 0.018, 0.0, 0.0, -0.1, 0.0, 0.0, 0.3, 0.13, 0.1, 0.9, 1.0),
 }
 _WEIGHTS = np.array([row[-1] for row in _STYLES.values()], np.float32)
@@ -123,7 +123,7 @@ def random_hair_style(key: Array, masculine: Array, age: Array) -> HairStyle:
         seed=jax.random.uniform(keys[4], (3,), maxval=32.0),
         root=root,
         tip=tip,
-        shine=jax.random.uniform(keys[5], minval=0.02, maxval=0.22),
+        shine=jax.random.uniform(keys[5], minval=0.01, maxval=0.12),
     )
 
 
@@ -161,9 +161,10 @@ def thickness(style: HairStyle, azimuth: Array, elevation: Array) -> Array:
     groove = jnp.exp(-((jnp.sin(azimuth - style.part_side) / 0.10) ** 2)) * (jnp.cos(azimuth) > 0)
     groove *= jnp.clip(jnp.cos(elevation) * 2.5, 0.0, 1.0)
     full = full * (1 - 0.55 * jnp.clip(style.part, 0, 1) * groove)
-    edge = (elevation - hairline(style, azimuth)) / 0.16
+    # Lush hair rises from the forehead over a wider band than a crop does.
+    edge = (elevation - hairline(style, azimuth)) / (0.12 + 2.0 * jnp.clip(full, 0.0, 0.1))
     ramp = jnp.clip(edge, -1.0, 1.0)
-    covered = full * jnp.sqrt(jnp.clip(ramp, 0.0, 1.0))
+    covered = full * jnp.clip(ramp, 1e-6, 1.0) ** 0.6
     knot = jnp.cos(elevation - 0.75) * jnp.cos((jnp.abs(azimuth) - jnp.pi) * jnp.cos(elevation))
     covered += style.bun * jnp.exp(-jnp.clip(1 - knot, 0, 2) / 0.045) * (jnp.abs(azimuth) > 1.2)
     return jnp.where(ramp > 0, covered, 0.06 * ramp)
