@@ -41,10 +41,10 @@ def find(name_or_path: str | Path, kind: str, endings: tuple[str, ...]) -> Path:
         candidate = EMBEDDED / f"{name_or_path}{ending}"
         if candidate.is_file():
             return candidate
-    names = sorted(p.stem for p in EMBEDDED.iterdir() if p.suffix in endings)
+    names = sorted(p.name.removesuffix(e) for e in endings for p in EMBEDDED.iterdir() if p.name.endswith(e))
     raise UserError(
-        f"{kind} {str(name_or_path)!r}: no such file, and the package embeds only {', '.join(names)}"
-        f"{nearest(str(name_or_path), names)}"
+        f"no {kind} file {str(name_or_path)!r}, and none of that name in the package"
+        f" ({', '.join(names)}){nearest(str(name_or_path), names)}"
     )
 
 
@@ -63,7 +63,7 @@ def landmark_model(name: str) -> Path:
 
 def weights(name_or_path: str | Path) -> Path:
     """The file of a network's weights, by the name of embedded ones or by path."""
-    return find(name_or_path, "weights", (".npz", ".msgpack", ".safetensors"))
+    return find(name_or_path, "weights", ("_weights.npz",))
 
 
 def motion(name_or_path: str | Path) -> Path:

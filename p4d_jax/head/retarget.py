@@ -1,0 +1,92 @@
+"""One person's motion on another's head.
+
+A clip of driving parameters says how a driver moved from a reference frame on; the source does the same from
+its photo on. In camera space let H = R_w2c exp(neck) be where a head is turned to and t where the world's
+origin is. Frame k turns the driver by Q = H_k H_ref^T, so the source's head goes to Q H_source. How much of
+that turn the neck makes and how much the whole bust (the camera) is a free choice: `neck_share`.
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+
+from p4d_jax.geometry import axis_angle_to_matrix, matrix_to_axis_angle
+from p4d_jax.types import Array, Camera, FrameParams
+
+
+def world_to_camera_parts(camera: Camera) -> tuple[Array, Array]:
+    """Rotation (3, 3) and translation (3,) of world to camera."""
+    rotation = camera.cam2world[:3, :3].T
+    return rotation, -rotation @ camera.cam2world[:3, 3]
+
+
+def camera_from_parts(rotation: Array, translation: Array, intrinsics: Array) -> Camera:
+    """Inverse of `world_to_camera_parts`."""
+    cam2world = jnp.eye(4).at[:3, :3].set(rotation.T).at[:3, 3].set(-rotation.T @ translation)
+    return Camera(cam2world, intrinsics)
+
+
+def transfer_turn(
+    source: FrameParams, reference: FrameParams, driving: FrameParams, neck_share: Array | float
+) -> tuple[Camera, Array]:
+    """The camera and the neck (3,) that make the source's head turn and move as the driver's did.
+
+    Args:
+      source: of the photo.
+      reference, driving: two frames of the driver.
+      neck_share: in [0, 1] the part of the turn that the neck makes; 1 keeps the shoulders still.
+    """
+    rotation_source, translation_source = world_to_camera_parts(source.camera)
+    rotation_ref, translation_ref = world_to_camera_parts(reference.camera)
+    rotation, translation = world_to_camera_parts(driving.camera)
+    head_source = rotation_source @ axis_angle_to_matrix(source.neck)
+    head_ref = rotation_ref @ axis_angle_to_matrix(reference.neck)
+    turn = rotation @ axis_angle_to_matrix(driving.neck) @ head_ref.T
+    bust = axis_angle_to_matrix((1.0 - neck_share) * matrix_to_axis_angle(turn)) @ rotation_source
+    neck = matrix_to_axis_angle(bust.T @ turn @ head_source)
+    moved = translation_source + translation - translation_ref
+    return camera_from_parts(bust, moved, source.camera.intrinsics), neck
+
+
+def transfer_motion(
+    source: FrameParams,
+    driving: FrameParams,
+    reference: int,
+    *,
+    relative: bool,
+    neck_share: float,
+    bounded: bool,
+) -> FrameParams:
+    """The source's identity with a driver's motion.
+
+    Args:
+      source: of the photo, no leading axis.
+      driving: a clip (T, ...).
+      reference: the frame of the clip that stands for the source's photo.
+      relative: add the driver's change since the reference to the source's own expression, jaw and gaze;
+        otherwise take the driver's as they are.
+      neck_share: see `transfer_turn`.
+      bounded: the expression coefficients are facial actions in [0, 1].
+
+    Returns:
+      (T, ...) parameters; with `relative`, frame `reference` is the source itself.
+    """
+    frames = driving.expression.shape[0]
+    if not 0 <= reference < frames:
+        raise ValueError(f"reference: expected a frame in 0..{frames - 1} of the driving, got {reference}")
+    start = jax.tree.map(lambda x: x[reference], driving)
+    cameras, necks = jax.vmap(lambda frame: transfer_turn(source, start, frame, neck_share))(driving)
+    expression, jaw, eyes = driving.expression, driving.jaw, driving.eyes
+    if relative:
+        expression = source.expression + expression - start.expression
+        jaw = source.jaw + jaw - start.jaw
+        eyes = source.eyes + eyes - start.eyes
+    if bounded:
+        # The photo's own fit may lie a little outside and stays what it is.
+        expression = jnp.clip(
+            expression, jnp.minimum(0.0, source.expression), jnp.maximum(1.0, source.expression)
+        )
+        jaw = jaw.at[:, 0].set(jnp.maximum(jaw[:, 0], jnp.minimum(0.0, source.jaw[0])))
+    shape = jnp.broadcast_to(source.shape, (frames, *source.shape.shape))
+    return FrameParams(cameras, shape, expression, jnp.concatenate([necks, jaw], axis=-1), eyes)

@@ -1,0 +1,83 @@
+"""One person's motion on another's head: properties of the transfer, on random parameters."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from p4d_jax.geometry import axis_angle_to_matrix, look_at_camera
+from p4d_jax.head.retarget import transfer_motion
+from p4d_jax.types import FrameParams
+
+
+def random_clip(rng: np.random.Generator, frames: int) -> FrameParams:
+    yaw, pitch, roll = jnp.asarray(rng.uniform(-0.4, 0.4, (3, frames)))
+    radius = jnp.asarray(rng.uniform(3.7, 4.4, frames))
+    cameras = jax.vmap(look_at_camera)(yaw, pitch, radius, roll)
+    normal = lambda scale, *shape: jnp.asarray(rng.normal(0, scale, (frames, *shape)), jnp.float32)  # noqa: E731
+    pose = jnp.concatenate([normal(0.1, 3), jnp.abs(normal(0.2, 3)) * jnp.array([1, 0, 0])], -1)
+    expression = jnp.asarray(rng.uniform(0, 1, (frames, 100)), jnp.float32)
+    return FrameParams(cameras, normal(1.0, 300), expression, pose, normal(0.2, 6))
+
+
+def frame(clip: FrameParams, index: int) -> FrameParams:
+    return jax.tree.map(lambda x: x[index], clip)
+
+
+def head_rotation(params: FrameParams) -> np.ndarray:
+    """Head to camera: R_w2c exp(neck)."""
+    return np.asarray(params.camera.cam2world[:3, :3].T @ axis_angle_to_matrix(params.neck))
+
+
+@pytest.mark.parametrize("neck_share", [0.0, 0.4, 1.0])
+def test_reference_frame_is_the_photo_itself(rng, neck_share):
+    source, driving = frame(random_clip(rng, 1), 0), random_clip(rng, 4)
+    moved = transfer_motion(source, driving, 2, relative=True, neck_share=neck_share, bounded=True)
+    np.testing.assert_allclose(frame(moved, 2).to_vector(), source.to_vector(), atol=2e-5)
+
+
+@pytest.mark.parametrize("neck_share", [0.0, 0.4, 1.0])
+def test_head_turns_as_the_driver_whoever_makes_the_turn(rng, neck_share):
+    source, driving = frame(random_clip(rng, 1), 0), random_clip(rng, 5)
+    moved = transfer_motion(source, driving, 0, relative=True, neck_share=neck_share, bounded=False)
+    for index in range(5):
+        turn = head_rotation(frame(driving, index)) @ head_rotation(frame(driving, 0)).T
+        np.testing.assert_allclose(
+            head_rotation(frame(moved, index)), turn @ head_rotation(source), atol=2e-5
+        )
+
+
+def test_share_decides_between_neck_and_bust(rng):
+    source, driving = frame(random_clip(rng, 1), 0), random_clip(rng, 3)
+    still = transfer_motion(source, driving, 0, relative=True, neck_share=1.0, bounded=False)
+    rotations = np.asarray(still.camera.cam2world[:, :3, :3])
+    np.testing.assert_allclose(
+        rotations, np.broadcast_to(source.camera.cam2world[:3, :3], (3, 3, 3)), atol=1e-5
+    )
+    stiff = transfer_motion(source, driving, 0, relative=True, neck_share=0.0, bounded=False)
+    np.testing.assert_allclose(stiff.neck, np.broadcast_to(source.neck, (3, 3)), atol=2e-5)
+
+
+def test_identity_is_the_source_and_absolute_motion_the_driver(rng):
+    source, driving = frame(random_clip(rng, 1), 0), random_clip(rng, 3)
+    moved = transfer_motion(source, driving, 0, relative=False, neck_share=1.0, bounded=False)
+    np.testing.assert_array_equal(moved.shape, np.broadcast_to(source.shape, (3, 300)))
+    np.testing.assert_array_equal(moved.motion(), driving.motion())
+
+
+def test_facial_actions_stay_in_their_range(rng):
+    source, driving = frame(random_clip(rng, 1), 0), random_clip(rng, 6)
+    source = source.replace(expression=source.expression.at[0].set(1.2))
+    moved = transfer_motion(source, driving, 0, relative=True, neck_share=1.0, bounded=True)
+    assert float(moved.expression.min()) >= 0.0
+    assert float(moved.expression[:, 1:].max()) <= 1.0
+    assert float(moved.expression[:, 0].max()) <= 1.2 + 1e-6
+    assert float(moved.jaw[:, 0].min()) >= 0.0
+
+
+def test_reference_outside_the_clip_is_refused(rng):
+    clip = random_clip(rng, 3)
+    with pytest.raises(ValueError, match=r"0\.\.2"):
+        transfer_motion(frame(clip, 0), clip, 3, relative=True, neck_share=1.0, bounded=True)

@@ -1,0 +1,123 @@
+"""The entry: what is right runs, what is wrong is one line and exit code 2."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from p4d_jax import main
+
+CONFIGS = Path(__file__).parents[1] / "configs"
+
+
+def run(*arguments: str) -> int:
+    return main.main(["main.py", *arguments])
+
+
+def one_error_line(capsys) -> str:
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 1, lines
+    assert lines[0].startswith("p4d_jax: ")
+    return lines[0]
+
+
+@pytest.fixture
+def recorder(monkeypatch):
+    """Replaces the job's work: the calls of `run` are recorded instead."""
+    from p4d_jax.jobs import reenact
+
+    calls = []
+    monkeypatch.setattr(reenact, "run", lambda config, workdir: calls.append((config, workdir)))
+    return calls
+
+
+def test_config_is_loaded_overridden_and_handed_to_its_job(recorder):
+    code = run(
+        f"--config={CONFIGS}/quickstart.py",
+        "--workdir=elsewhere",
+        "--config.driving=clip.mp4",
+        "--config.max_frames",
+        "7",
+    )
+    assert code == 0
+    (config, workdir), *others = recorder
+    assert not others
+    assert (config.job, config.driving, config.max_frames) == ("reenact", "clip.mp4", 7)
+    assert workdir == Path("elsewhere")
+    with pytest.raises(AttributeError):
+        config.no_such_field = 1  # the config is locked
+
+
+def test_workdir_has_the_name_of_the_config(recorder):
+    assert run(f"--config={CONFIGS}/quickstart.py") == 0
+    assert recorder[0][1] == Path("runs/quickstart")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--config.sorce=me.jpg"], ["'sorce'", "did you mean 'source'"]),
+        (["--config.xyzzy=1"], ["'xyzzy'", "source", "driving"]),
+        (["--config.max_frames=many"], ["max_frames", "many"]),
+        (["--config.job=reenakt"], ["'reenakt'", "did you mean 'reenact'"]),
+        (["--wrokdir=there"], ["wrokdir", "did you mean 'workdir'"]),
+        (["stray.jpg"], ["stray.jpg", "usage"]),
+    ],
+)
+def test_wrong_arguments_are_one_line(arguments, said, recorder, capsys):
+    assert run(f"--config={CONFIGS}/quickstart.py", *arguments) == 2
+    line = one_error_line(capsys)
+    for part in said:
+        assert part in line
+    assert not recorder
+
+
+def test_missing_config_names_the_nearest(recorder, capsys):
+    assert run(f"--config={CONFIGS}/quickstrat.py") == 2
+    line = one_error_line(capsys)
+    assert "quickstrat.py: no such file" in line and "quickstart.py" in line
+    assert run() == 2
+    assert "--config is missing" in one_error_line(capsys)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("def get_config(:\n", "SyntaxError"),
+        ("import no_such_module\n", "no_such_module"),
+        ("x = 1\n", "get_config"),
+    ],
+)
+def test_broken_config_says_what_is_broken(text, said, tmp_path, capsys):
+    path = tmp_path / "broken.py"
+    path.write_text(text)
+    assert run(f"--config={path}") == 2
+    assert said in one_error_line(capsys)
+
+
+def test_a_bug_keeps_its_traceback(monkeypatch):
+    from p4d_jax.jobs import reenact
+
+    def fail(config, workdir):
+        raise ValueError("ours")
+
+    monkeypatch.setattr(reenact, "run", fail)
+    with pytest.raises(ValueError, match="ours"):
+        run(f"--config={CONFIGS}/quickstart.py")
+
+
+def test_command_line_as_a_user_types_it(tmp_path):
+    command = [
+        sys.executable,
+        "-m",
+        "p4d_jax.main",
+        "--config=configs/quickstart.py",
+        "--config.sorce=me.jpg",
+    ]
+    done = subprocess.run(command, cwd=CONFIGS.parent, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert done.stderr.count("\n") == 1 and "Traceback" not in done.stderr
