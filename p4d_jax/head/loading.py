@@ -95,7 +95,12 @@ def _check(path, arrays: dict[str, np.ndarray]) -> None:
         if not np.isfinite(arrays[name]).all():
             raise UserError(f"{path}: {name} holds values that are not finite")
     limits = {name: vertices for name in arrays if name.endswith("_triangles") or name.startswith("regions/")}
-    limits |= {"faces": vertices, "neighbours": vertices + 1, "decimated_faces": small, "mediapipe_indices": 468}
+    limits |= {
+        "faces": vertices,
+        "neighbours": vertices + 1,
+        "decimated_faces": small,
+        "mediapipe_indices": 468,
+    }
     for name, limit in limits.items():
         value = arrays[name]
         if value.dtype.kind not in "iu" or (value.size and (value.min() < 0 or value.max() >= limit)):
