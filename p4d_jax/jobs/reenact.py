@@ -163,7 +163,7 @@ def run(config: ConfigDict, workdir: Path) -> None:
     print(f"{sum(watch.seconds.values()):.0f} s; see {workdir / 'reenactment.mp4'}")
 
 
-# What goes in ------------------------------------------------------------------------------------------------
+# What goes in ----------------------------------------------------------------------------------------------
 
 
 @contextmanager
@@ -238,7 +238,7 @@ def find_driving(name: str, head: HeadModel) -> MotionFile | Path:
     return path
 
 
-# Capture -----------------------------------------------------------------------------------------------------
+# Capture ---------------------------------------------------------------------------------------------------
 
 
 def capture_source(inputs: Inputs, scores: dict) -> Source:
@@ -283,7 +283,7 @@ def take(params: FrameParams, index: int) -> FrameParams:
     return jax.tree.map(lambda x: x[index], params)
 
 
-# The avatar --------------------------------------------------------------------------------------------------
+# The avatar ------------------------------------------------------------------------------------------------
 
 
 def encode(inputs: Inputs, source: Source, config: ConfigDict) -> tuple[Puppet, Array]:
@@ -326,7 +326,7 @@ def score_source(puppet: Puppet, image: Array, source: Source) -> float:
     return round(float(psnr(frame.image, image, source.matte_at(image.shape[0]))), 2)
 
 
-# What comes out ----------------------------------------------------------------------------------------------
+# What comes out --------------------------------------------------------------------------------------------
 
 
 def write_film(

@@ -1,0 +1,156 @@
+"""The job `reenact` at tiny size, from a photo to its files; and all that a user may get wrong."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import imageio.v2 as imageio
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from PIL import Image
+
+from p4d_jax import assets, main
+from p4d_jax.models.checkpoint import save_reconstructor
+from p4d_jax.models.reconstructor import Reconstructor, ReconstructorConfig
+
+CONFIG = f"--config={Path(__file__).parents[1]}/configs/reenact.py"
+WRITTEN = {"reenactment.mp4", "turntable.mp4", "depth.png", "mesh.ply", "report.json"}
+TINY = ReconstructorConfig(
+    image_size=64,
+    global_widths=(8, 8, 8, 8),
+    global_depths=(1, 1, 1, 1),
+    pyramid_features=8,
+    pyramid_rates=(1, 2, 3),
+    detail_features=(8, 8),
+    motion_size=109,
+    motion_hidden=16,
+    motion_grid=2,
+    token_dim=16,
+    token_heads=2,
+    blocks_de=1,
+    blocks_re=1,
+    canonical_features=(8, 8, 8),
+    plane_token_dim=16,
+    plane_heads=2,
+    plane_convs_before=(8,),
+    plane_convs_after=(8,),
+    plane_channels=8,
+    background_widths=(8, 8, 8, 8),
+    background_size=32,
+    decoder_hidden=16,
+    feature_channels=8,
+    superresolution_size=32,
+    superresolution_channels=(8,),
+    style_dim=16,
+    source_lifting=True,
+    lifted_size=64,
+    deformation="expression",
+)
+QUICK = (
+    "--config.personalise_steps=2",
+    "--config.turntable_frames=2",
+    "--config.mesh_resolution=16",
+    "--config.max_frames=3",
+    "--config.panel=64",
+    "--config.stills=2",
+    "--config.coarse_samples=4",
+    "--config.fine_samples=4",
+)
+
+
+@pytest.fixture(scope="module")
+def tiny_weights(tmp_path_factory) -> Path:
+    """A reconstructor with random weights whose middle is dense, so that there is a surface to find."""
+    path = tmp_path_factory.mktemp("weights") / "tiny.npz"
+    image, motion = jnp.zeros((1, 64, 64, 3)), jnp.zeros((1, 109))
+    variables = Reconstructor(TINY).init(jax.random.key(0), image, motion, motion, jnp.zeros((1, 64, 64, 4)))
+    save_reconstructor(path, TINY, variables, {})
+    return path
+
+
+def run(workdir: Path, *arguments: str) -> int:
+    return main.main(["main.py", CONFIG, f"--workdir={workdir}", *QUICK, *arguments])
+
+
+def refused(capsys, workdir: Path, *arguments: str) -> str:
+    """The one line that says why a run was refused; nothing may have been written."""
+    before = sorted(workdir.parent.rglob("*"))
+    assert run(workdir, *arguments) == 2
+    assert sorted(workdir.parent.rglob("*")) == before
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("p4d_jax: ")]
+    assert len(lines) == 1
+    return lines[0]
+
+
+def test_photo_and_motion_become_films_mesh_and_report(tiny_weights, tmp_path):
+    assert run(tmp_path / "run", f"--config.weights={tiny_weights}") == 0
+    written = {path.name for path in (tmp_path / "run").iterdir()}
+    assert written == WRITTEN | {"frame_0000.png", "frame_0002.png"}
+    film = np.stack(imageio.mimread(tmp_path / "run/reenactment.mp4"))
+    assert film.shape == (3, 64, 3 * 64, 3)
+    assert len(imageio.mimread(tmp_path / "run/turntable.mp4")) == 2
+    assert imageio.imread(tmp_path / "run/depth.png").shape == (64, 64, 3)
+    assert (tmp_path / "run/mesh.ply").read_bytes().startswith(b"ply\n")
+    # The left panel is the photo, in every frame.
+    assert np.abs(film[:, :, :64].astype(int) - film[:1, :, :64]).mean() < 3
+    report = json.loads((tmp_path / "run/report.json").read_text())
+    assert 0 < report["scores"]["fit_error_of_eye_distance"] < 0.1
+    assert {"load", "capture", "encode", "personalise", "film"} <= report["seconds"].keys()
+    assert report["config"]["max_frames"] == 3
+
+
+def test_photo_drives_a_photo(tiny_weights, tmp_path):
+    photo = tmp_path / "me.png"
+    Image.fromarray(assets.photo("astronaut")[:300, 60:360]).save(photo)
+    same = (f"--config.source={photo}", f"--config.driving={photo}", f"--config.weights={tiny_weights}")
+    assert run(tmp_path / "run", *same, "--config.personalise_steps=0") == 0
+    assert (tmp_path / "run/frame_0000.png").exists()
+
+
+def test_photo_without_a_face_writes_nothing(tiny_weights, tmp_path, capsys):
+    photo = tmp_path / "wall.png"
+    Image.fromarray(np.full((128, 128, 3), 127, np.uint8)).save(photo)
+    line = refused(capsys, tmp_path / "run", f"--config.source={photo}", f"--config.weights={tiny_weights}")
+    assert "config.source" in line and "face" in line
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--config.source=nobody.jpg"], ["config.source", "nobody.jpg"]),
+        (["--config.driving=nothing.mp4"], ["config.driving", "nothing.mp4"]),
+        (["--config.driving=motion_tlak"], ["config.driving", "did you mean 'motion_talk'"]),
+        (["--config.weights=nowhere.npz"], ["config.weights", "nowhere.npz"]),
+        (["--config.head=openhaed"], ["config.head", "openhaed"]),
+        (["--config.neck_share=1.5"], ["config.neck_share=1.5", "0 to 1"]),
+        (["--config.panel=65"], ["config.panel=65", "even"]),
+        (["--config.reference_frame=3"], ["config.reference_frame=3", "0 to 2"]),
+    ],
+)
+def test_what_cannot_be_used_is_named(arguments, said, tiny_weights, tmp_path, capsys):
+    line = refused(capsys, tmp_path / "run", f"--config.weights={tiny_weights}", *arguments)
+    for part in said:
+        assert part in line
+
+
+def test_text_files_are_no_driving(tiny_weights, tmp_path, capsys):
+    text = tmp_path / "notes.txt"
+    text.write_text("hello")
+    line = refused(capsys, tmp_path / "run", f"--config.driving={text}", f"--config.weights={tiny_weights}")
+    assert "neither film, photo nor motion" in line
+
+
+def test_a_failure_leaves_no_trace(tmp_path):
+    from p4d_jax.jobs._pictures import published
+
+    with pytest.raises(RuntimeError), published(tmp_path / "new/run") as folder:
+        (folder / "half.mp4").write_bytes(b"")
+        raise RuntimeError("the disk is full")
+    assert not any(tmp_path.iterdir())
+    with published(tmp_path / "run") as folder:
+        (folder / "whole.mp4").write_bytes(b"film")
+        assert not (tmp_path / "run/whole.mp4").exists()
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["whole.mp4"]
