@@ -98,7 +98,7 @@ def identity_basis(people: np.ndarray, count: int = COMPONENTS) -> tuple[np.ndar
     """Mean (V, 3) and unit-variance components (V, 3, count) by PCA."""
     mean = people.mean(0)
     flat = (people - mean).reshape(len(people), -1)
-    values, vectors = np.linalg.eigh(flat @ flat.T / len(flat))
+    _, vectors = np.linalg.eigh(flat @ flat.T / len(flat))
     top = vectors[:, ::-1][:, :count]
     basis = flat.T @ top / np.sqrt(len(flat))
     # Reproducible signs: the largest entry of a component is positive.
@@ -221,7 +221,8 @@ def bake(source: MakeHuman, seed: int = 0) -> HeadModel:
     near = regions["face"][np.argsort(((local[regions["face"]] - hinge) ** 2).sum(1))[:400]]
     root = local[regions["neck"]].mean(0) * [0.0, 1.0, 1.0]
     regressor = np.stack([
-        affine_weights(local, root, regions["neck"]), even(regions["ears"]), affine_weights(local, hinge, near),
+        affine_weights(local, root, regions["neck"]), even(regions["ears"]),
+        affine_weights(local, hinge, near),
         even(regions["left_eyeball"]), even(regions["right_eyeball"]),
     ])  # fmt: skip
     people = normalise(random_people(source, chosen, np.random.default_rng(seed)), regressor[NECK])
@@ -245,7 +246,8 @@ def bake(source: MakeHuman, seed: int = 0) -> HeadModel:
         skinning_weights=f32(skinning), faces=i32(faces), origin=f32(regressor[NECK] @ template),
         **embed_landmarks(template, faces, regions, jaw),
         regions={name: i32(index) for name, index in regions.items()}, neighbours=i32(rings),
-        decimated_faces=i32(decimated), decimated_triangles=i32(np.repeat(regions["face"][kept][:, None], 3, 1)),
+        decimated_faces=i32(decimated),
+        decimated_triangles=i32(np.repeat(regions["face"][kept][:, None], 3, 1)),
         decimated_barycentric=f32(np.tile([1.0, 0, 0], (len(kept), 1))), uv=f32(source.base.uv[chosen]),
         name="openhead", expression_names=tuple(actions),
     )  # fmt: skip

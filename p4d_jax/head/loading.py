@@ -1,7 +1,7 @@
 """Head models in one `.npz`: written by the bakes and importers, read and checked here.
 
-Keys are the fields of `HeadModel`; regions are `regions/<name>`. Large bases are stored as float16 and widened
-to float32; a basis that is zero throughout may be left out. Nothing is unpickled.
+Keys are the fields of `HeadModel`; regions are `regions/<name>`. Large bases are stored as float16 and
+widened to float32; a basis that is zero throughout may be left out. Nothing is unpickled.
 """
 
 from __future__ import annotations
