@@ -25,6 +25,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
+from p4d_jax.data.dice import Dice
 from p4d_jax.types import EXPRESSION_SIZE, FRAME_VECTOR_SIZE, Array, FrameParams
 
 MOTION_FORMAT = "p4d_jax.motion.1"
@@ -201,19 +202,19 @@ def random_motion(key: Array, frames: int, names: tuple[str, ...]) -> Motion:
 
 def _random_actions(key: Array) -> tuple[Array, Array, Array]:
     """One frame: actions (52,), gaze (2,), neck (3,)."""
-    k = jax.random.split(key, 14)
+    dice, count = Dice(key, 200), len(ARKIT)
     visemes, feelings = jnp.asarray(actions_table(VISEMES)), jnp.asarray(actions_table(FEELINGS))
-    pair = jax.random.randint(k[0], (2,), 0, len(VISEMES))
-    blend = jax.random.uniform(k[1])
+    pair = dice.uniform(0, len(VISEMES), (2,)).astype(jnp.int32)
+    blend = dice.uniform()
     speech = visemes[pair[0]] * blend + visemes[pair[1]] * (1 - blend)
-    speech *= jax.random.uniform(k[2], minval=0.3, maxval=1.3)
-    feeling = feelings[jax.random.randint(k[3], (), 0, len(FEELINGS))]
-    feeling = feeling * jax.random.beta(k[4], 1.0, 1.0) * 1.15
-    loose = jax.random.uniform(k[5], (len(ARKIT),)) ** 1.5 * (jax.random.uniform(k[6], (len(ARKIT),)) < 0.06)
-    talks = (jax.random.uniform(k[7]) < 0.65).astype(jnp.float32)
+    speech *= dice.uniform(0.3, 1.3)
+    feeling = feelings[dice.uniform(0, len(FEELINGS)).astype(jnp.int32)]
+    feeling = feeling * dice.uniform(0.0, 1.15)
+    loose = dice.uniform(0.0, 1.0, (count,)) ** 1.5 * (dice.uniform(0.0, 1.0, (count,)) < 0.06)
+    talks = dice.chance(0.65)
     actions = speech * talks + feeling * (1.0 - 0.35 * talks) + 0.8 * loose
-    actions *= 1.0 + 0.12 * jax.random.normal(k[8], (len(ARKIT),))  # faces are a little asymmetric
-    lids = jax.random.uniform(k[9], (3,))
+    actions *= 1.0 + 0.12 * dice.normal((count,))  # faces are a little asymmetric
+    lids = dice.uniform(0.0, 1.0, (3,))
     close = jnp.where(lids[0] < 0.14, 1.0, jnp.where(lids[0] < 0.42, lids[1], 0.12 * lids[1]))
     sides = jnp.where(
         lids[2] < 0.04, jnp.array([1.0, 0.1]), jnp.where(lids[2] > 0.96, jnp.array([0.1, 1.0]), 1.0)
@@ -225,9 +226,9 @@ def _random_actions(key: Array) -> tuple[Array, Array, Array]:
     actions = actions.at[blinks].set(closed)
     actions = actions.at[wides].multiply(1 - closed).at[squints].multiply(1 - 0.8 * closed)
     actions = actions.at[ARKIT.index("mouthClose")].set(0.0).at[ARKIT.index("tongueOut")].multiply(0.3)
-    gaze = jax.random.truncated_normal(k[10], -2.0, 2.0, (2,)) * jnp.array([0.20, 0.12])
-    turned = (jax.random.uniform(k[11]) < 0.25).astype(jnp.float32)
-    neck = turned * jax.random.truncated_normal(k[12], -2.0, 2.0, (3,)) * jnp.array([0.10, 0.14, 0.07])
+    gaze = dice.normal((2,), 2.0) * jnp.array([0.20, 0.12])
+    turned = dice.chance(0.25)
+    neck = turned * dice.normal((3,), 2.0) * jnp.array([0.10, 0.14, 0.07])
     return jnp.clip(actions, 0.0, 1.0), gaze, neck
 
 

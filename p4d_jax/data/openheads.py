@@ -19,6 +19,7 @@ from flax import struct
 
 from p4d_jax.data import openheads_bust as bust
 from p4d_jax.data import openheads_hair as hair
+from p4d_jax.data.dice import Dice
 from p4d_jax.data.motion import Motion, random_motion
 from p4d_jax.data.openheads_appearance import (
     CLOTH,
@@ -335,16 +336,17 @@ def random_identity(key: Array, stage: Stage, settings: OpenHeadsSettings) -> Id
 
 def random_scene(key: Array, settings: OpenHeadsSettings) -> Scene:
     """Draws light, background, exposure and sensor."""
-    keys = jax.random.split(key, 7)
-    shift = settings.domain_shift * jax.random.normal(keys[6], (4,))
+    key, background_key, light_key = jax.random.split(key, 3)
+    dice = Dice(key, 12)
+    shift = settings.domain_shift * dice.normal((4,))
     return Scene(
-        light=random_light(keys[0]),
-        background_key=keys[1],
-        exposure=jnp.exp(0.22 * jax.random.truncated_normal(keys[2], -2, 2) + 0.3 * shift[0]),
-        white_balance=jnp.exp(0.05 * jax.random.normal(keys[3], (3,)) + 0.15 * shift[1:]),
-        contrast=jax.random.uniform(keys[4], minval=0.9, maxval=1.18),
-        noise=settings.noise * jax.random.uniform(keys[5]) ** 2,
-        blur=settings.blur * jax.random.uniform(jax.random.fold_in(keys[5], 1)),
+        light=random_light(light_key),
+        background_key=background_key,
+        exposure=jnp.exp(0.22 * dice.normal() + 0.3 * shift[0]),
+        white_balance=jnp.exp(0.05 * dice.normal((3,)) + 0.15 * shift[1:]),
+        contrast=dice.uniform(0.9, 1.18),
+        noise=settings.noise * dice.uniform() ** 2,
+        blur=settings.blur * dice.uniform(),
     )
 
 
@@ -519,25 +521,23 @@ def _materials(stage: Stage, look: Appearance, material, coordinates, extra, nor
 
 def paint_background(key: Array, size: int) -> Array:
     """A blurred room, wall, landscape or lights: linear colour (size, size, 3)."""
-    keys = jax.random.split(key, 12)
+    dice = Dice(key, 112)
     axis = (jnp.arange(size) + 0.5) / size * 2.0 - 1.0
     y, x = jnp.meshgrid(-axis, axis, indexing="ij")
-    base = jax.random.uniform(keys[0], (2, 3), minval=0.05, maxval=0.85) ** 2
-    grey = jax.random.uniform(keys[1]) ** 0.35
+    base = dice.uniform(0.05, 0.85, (2, 3)) ** 2
+    grey = dice.uniform() ** 0.35
     base = base + grey * (base.mean(-1, keepdims=True) - base)
-    angle = jax.random.uniform(keys[2], maxval=6.3)
-    t = jax.nn.sigmoid(
-        (x * jnp.cos(angle) + y * jnp.sin(angle)) * jax.random.uniform(keys[3], minval=0.3, maxval=3.0)
-    )
+    angle = dice.uniform(0.0, 6.3)
+    t = jax.nn.sigmoid((x * jnp.cos(angle) + y * jnp.sin(angle)) * dice.uniform(0.3, 3.0))
     color = _lerp(base[0], base[1], t)
-    plain = (jax.random.uniform(keys[4]) < 0.3).astype(jnp.float32)
-    place = jax.random.uniform(keys[5], (3,), maxval=32.0)
+    plain = dice.chance(0.3)
+    place = dice.uniform(0.0, 32.0, (3,))
     octaves = jnp.array([1.2, 2.7, 6.0])[:, None, None, None]
     points = jnp.stack([x, y, jnp.zeros_like(x)], -1) * octaves + place
     field = jnp.einsum("o,oyxc->yxc", jnp.array([0.6, 0.35, 0.15]), sample_noise(points))
     field = 0.85 * field[..., 3:] + 0.3 * (1.0 - 0.8 * grey) * field[..., :3]
-    color = color * jnp.exp(field * jax.random.uniform(keys[6], maxval=0.8) * (1 - 0.8 * plain))
-    boxes = jax.random.uniform(keys[7], (5, 8))
+    color = color * jnp.exp(field * dice.uniform(0.0, 0.8) * (1 - 0.8 * plain))
+    boxes = dice.uniform(0.0, 1.0, (5, 8))
     for box in boxes:
         soft = 0.02 + 0.25 * box[0] ** 2
         inside = jax.nn.sigmoid((0.1 + 0.5 * box[1] - jnp.abs(x - 2.4 * box[2] + 1.2)) / soft)
@@ -545,17 +545,12 @@ def paint_background(key: Array, size: int) -> Array:
         tint = 1.1 * box[5:] ** 2
         tint = tint + grey * (tint.mean() - tint)
         color = _lerp(color, tint, inside * 0.8 * (1 - plain) * (box[7] > 0.25))
-    discs = jax.random.uniform(keys[8], (6, 7))
-    bokeh = (jax.random.uniform(keys[9]) < 0.25).astype(jnp.float32)
+    discs = dice.uniform(0.0, 1.0, (6, 7))
+    bokeh = dice.chance(0.25)
     for disc in discs:
         away = jnp.hypot(x - 2.4 * disc[0] + 1.2, y - 2.4 * disc[1] + 1.2)
-        color += (
-            bokeh
-            * jax.nn.sigmoid((0.05 + 0.2 * disc[2] - away) / 0.015)[..., None]
-            * disc[3:6]
-            * 0.5
-            * disc[6]
-        )
+        glow = jax.nn.sigmoid((0.05 + 0.2 * disc[2] - away) / 0.015)
+        color += 0.5 * bokeh * glow[..., None] * disc[3:6] * disc[6]
     return color
 
 

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
+from p4d_jax.data.dice import Dice
 from p4d_jax.data.openheads_hair import HairStyle, hairline, random_hair_style
 from p4d_jax.types import Array
 
@@ -96,16 +97,11 @@ class Appearance:
 
 def random_appearance(key: Array) -> Appearance:
     """Draws skin, hair, eyes and clothes of one identity."""
-    k = iter(jax.random.split(key, 64))
-
-    def uniform(low=0.0, high=1.0, shape=()):
-        return jax.random.uniform(next(k), shape, minval=low, maxval=high)
-
-    def chance(probability):
-        return (uniform() < probability).astype(jnp.float32)
-
+    key, hair_key = jax.random.split(key)
+    dice = Dice(key, 96)
+    uniform, chance = dice.uniform, dice.chance
     masculine, age = uniform(), uniform()
-    hair = random_hair_style(next(k), masculine, age)
+    hair = random_hair_style(hair_key, masculine, age)
     bearded = chance(jnp.clip(1.5 * (masculine - 0.35), 0.0, 0.75))
     full = bearded * chance(0.45)
     made_up = chance(jnp.clip(1.1 - 1.6 * masculine, 0.0, 0.7))
@@ -140,7 +136,7 @@ def random_appearance(key: Array) -> Appearance:
         beard=full * uniform(0.005, 0.05),
         moustache=jnp.maximum(full, chance(0.06) * bearded) * uniform(0.3, 0.9),
         beard_color=hair.root * uniform(0.6, 1.1),
-        iris=jax.random.choice(next(k), iris, p=iris_weights / iris_weights.sum()) * uniform(0.7, 1.5, (3,)),
+        iris=iris[dice.choice(iris_weights)] * uniform(0.7, 1.5, (3,)),
         iris_size=uniform(0.46, 0.54),
         pupil=uniform(0.28, 0.52),
         sclera=jnp.array([0.76, 0.71, 0.68]) * uniform(0.8, 1.08) * uniform(0.96, 1.02, (3,)),

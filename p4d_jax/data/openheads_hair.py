@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
+from p4d_jax.data.dice import Dice
 from p4d_jax.types import Array
 
 AZIMUTHS, DOME, CURTAIN = 64, 13, 20
@@ -93,18 +94,18 @@ def random_hair_style(key: Array, masculine: Array, age: Array) -> HairStyle:
       masculine: scalar in [0, 1]; hanging hair is rarer above 0.5, bare heads below.
       age: scalar in [0, 1]; grey hair above about 0.6.
     """
-    keys = jax.random.split(key, 8)
+    dice = Dice(key, 64)
     long = jnp.asarray(LONG_STYLES)
     bare = jnp.arange(len(_STYLES)) < 3
     weights = jnp.asarray(_WEIGHTS) * jnp.where(long, 1.15 - masculine, 1.0)
     weights *= jnp.where(bare, 0.05 + masculine, 0.3 + masculine * 0.7 + 0.3 * long)
-    style = jax.random.choice(keys[0], len(_STYLES), p=weights / weights.sum())
+    style = dice.choice(weights)
     row = jnp.asarray(_TABLE)[style]
-    jitter = jnp.exp(0.25 * jax.random.truncated_normal(keys[1], -2, 2, (12,)))
+    jitter = jnp.exp(0.25 * dice.normal((12,), 2.0))
     row = row * jitter.at[11].set(1.0)
-    shift = jax.random.truncated_normal(keys[2], -2, 2, (6,))
+    shift = dice.normal((6,), 2.0)
     pole = jnp.stack([0.35 * shift[2], jnp.ones(()), -0.45 + 0.3 * shift[3]])
-    root, tip = _random_hair_color(keys[3], age)
+    root, tip = _random_hair_color(dice, age)
     return HairStyle(
         top=row[0],
         side=row[1],
@@ -120,25 +121,24 @@ def random_hair_style(key: Array, masculine: Array, age: Array) -> HairStyle:
         paint=row[11],
         part_side=0.6 * shift[4],
         pole=pole / jnp.linalg.norm(pole),
-        seed=jax.random.uniform(keys[4], (3,), maxval=32.0),
+        seed=dice.uniform(0.0, 32.0, (3,)),
         root=root,
         tip=tip,
-        shine=jax.random.uniform(keys[5], minval=0.01, maxval=0.12),
+        shine=dice.uniform(0.01, 0.12),
     )
 
 
-def _random_hair_color(key: Array, age: Array) -> tuple[Array, Array]:
+def _random_hair_color(dice: Dice, age: Array) -> tuple[Array, Array]:
     """Root and tip colour, (3,) linear each: eumelanin and pheomelanin absorb, grey mixes in with age."""
-    k = jax.random.split(key, 6)
-    eumelanin = 3.4 * jax.random.beta(k[0], 1.3, 0.8)
-    pheomelanin = 1.3 * jax.random.beta(k[1], 1.0, 2.5)
+    eumelanin = 3.4 * dice.uniform() ** 0.6
+    pheomelanin = 1.3 * dice.uniform() ** 2.2
     absorb = eumelanin * jnp.array([0.85, 1.12, 1.45]) + pheomelanin * jnp.array([0.25, 0.85, 1.9])
     color = jnp.array([0.52, 0.43, 0.32]) * jnp.exp(-absorb) + 0.008
-    grey = jax.nn.sigmoid((age - 0.72 + 0.2 * jax.random.normal(k[2])) * 14.0)
-    color = color + grey * (jnp.array([0.45, 0.44, 0.43]) * jax.random.uniform(k[3], minval=0.4) - color)
-    dyed = (jax.random.uniform(k[4]) < 0.03).astype(jnp.float32)
-    color = color + dyed * (0.4 * jax.random.uniform(k[5], (3,)) ** 2 - color)
-    return color * 0.75, color * (1.0 + 0.5 * jax.random.uniform(k[3]))
+    grey = jax.nn.sigmoid((age - 0.72 + 0.2 * dice.normal()) * 14.0)
+    color = color + grey * (jnp.array([0.45, 0.44, 0.43]) * dice.uniform(0.4, 1.0) - color)
+    dyed = dice.chance(0.03)
+    color = color + dyed * (0.4 * dice.uniform(0.0, 1.0, (3,)) ** 2 - color)
+    return color * 0.75, color * (1.0 + 0.5 * dice.uniform())
 
 
 def hairline(style: HairStyle, azimuth: Array) -> Array:

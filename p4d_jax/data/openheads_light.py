@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
+from p4d_jax.data.dice import Dice
 from p4d_jax.types import Array
 
 LIGHTS = 3  # key, fill, rim
@@ -71,21 +72,15 @@ def random_light(key: Array) -> Light:
     Kinds range from soft daylight (mostly ambient) to a hard side lamp. The lamps stand in the head's
     world, the key anywhere in the frontal half space with a preference for above.
     """
-    keys = jax.random.split(key, 8)
-    softness = jax.random.beta(keys[0], 1.6, 1.6)  # 1: overcast, 0: one hard lamp
-    yaw = jnp.stack(
-        [
-            0.75 * jax.random.normal(keys[1]),
-            1.2 * jax.random.normal(keys[2]),
-            jax.random.uniform(keys[3], minval=1.6, maxval=2.8) * jax.random.rademacher(keys[4], ()),
-        ]
-    )
-    lift = jax.random.uniform(keys[5], (LIGHTS,), minval=-0.25, maxval=1.0) * jnp.array([1.0, 0.7, 0.8])
+    dice = Dice(key, 40)
+    softness = 0.5 * (dice.uniform() + dice.uniform())  # 1: overcast, 0: one hard lamp
+    behind = dice.uniform(1.6, 2.8) * (1.0 - 2.0 * dice.chance(0.5))
+    yaw = jnp.stack([0.75 * dice.normal(), 1.2 * dice.normal(), behind])
+    lift = dice.uniform(-0.25, 1.0, (LIGHTS,)) * jnp.array([1.0, 0.7, 0.8])
     directions = jnp.stack([jnp.sin(yaw) * jnp.cos(lift), jnp.sin(lift), jnp.cos(yaw) * jnp.cos(lift)], -1)
-    shares = jax.random.uniform(keys[6], (LIGHTS,), minval=0.3) * jnp.array([1.0, 0.45, 0.5])
+    shares = dice.uniform(0.3, 1.0, (LIGHTS,)) * jnp.array([1.0, 0.45, 0.5])
     strength = (0.35 + 1.1 * (1 - softness)) * shares
-    warmth, tint, sky = jnp.split(jax.random.normal(keys[7], (2 * LIGHTS + 4,)), [LIGHTS + 1, 2 * LIGHTS + 2])
-    warmth, tint = 0.12 * warmth, 0.03 * tint
+    warmth, tint, sky = 0.12 * dice.normal((LIGHTS + 1,)), 0.03 * dice.normal((LIGHTS + 1,)), dice.normal()
     hues = jnp.exp(jnp.stack([warmth, tint, -warmth], -1))  # (LIGHTS + 1, 3)
     colors = strength[:, None] * hues[:LIGHTS]
     ambient = (0.25 + 0.5 * softness) * hues[LIGHTS]
@@ -94,7 +89,7 @@ def random_light(key: Array) -> Light:
     lamp = spherical_harmonics(directions) * jnp.array([1.0] + [0.95] * 3 + [0.85] * 5)
     harmonics += jnp.einsum("lk,lc->kc", lamp, colors) * jnp.pi
     overhead = jnp.zeros(9).at[1].set(1.0)
-    harmonics += overhead[:, None] * ambient * (0.8 + 0.5 * sky[0])
+    harmonics += overhead[:, None] * ambient * (0.8 + 0.5 * sky)
     return Light(harmonics, directions, colors, ambient)
 
 
