@@ -1,1 +1,15 @@
 """Photo or video to the parameters of each frame."""
+
+from p4d_jax.capture.clip import FilmCapture, capture_film
+from p4d_jax.capture.landmarks import Landmarker, Landmarks, detect_landmarks
+from p4d_jax.capture.photo import Capture, capture_photo
+
+__all__ = [
+    "Capture",
+    "FilmCapture",
+    "Landmarker",
+    "Landmarks",
+    "capture_film",
+    "capture_photo",
+    "detect_landmarks",
+]

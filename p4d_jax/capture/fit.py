@@ -22,6 +22,7 @@ import numpy as np
 from flax import struct
 from jax.flatten_util import ravel_pytree
 
+from p4d_jax.data.motion import GAZE_DOWN, GAZE_SIDE, GAZE_UP, JAW_OPEN
 from p4d_jax.geometry import axis_angle_to_matrix, intrinsics_from_fov
 from p4d_jax.head.landmarks import mediapipe_landmarks
 from p4d_jax.head.model import LEFT_EYE, RIGHT_EYE, HeadModel
@@ -66,6 +67,7 @@ class FitSettings:
     shape_spread: float = 1.0
     expression_spread: float = 0.6
     expression_bound: float = 0.03  # softness of the walls at 0 and 1 of ARKit coefficients
+    action_tie: float = 0.1  # between an action and the joint that shares its work
     jaw_range: tuple[float, float] = (0.0, 0.45)
     jaw_bound: float = 0.01
     jaw_spread: tuple[float, float, float] = (0.3, 0.02, 0.02)
@@ -275,10 +277,28 @@ def residuals(small: HeadModel, targets: Targets, unknowns: Unknowns, settings: 
         unknowns.gaze / jnp.array(settings.gaze_spread),
         (unknowns.gaze[0] - unknowns.gaze[1]) / jnp.array(settings.gaze_difference),
     ]
-    if small.expression_names:  # ARKit coefficients live in [0, 1]
+    if small.expression_names:
         outside = jnp.maximum(-unknowns.expression, 0) + jnp.maximum(unknowns.expression - 1, 0)
         parts.append(outside / settings.expression_bound)
+        parts.append(action_ties(small.expression_names, unknowns) / settings.action_tie)
     return jnp.concatenate([part.reshape(-1) for part in parts])
+
+
+def action_ties(names: tuple[str, ...], unknowns: Unknowns) -> Array:
+    """How far ARKit's actions are from the joints that share their work: jawOpen, and where the eyes look."""
+    left, right = unknowns.gaze
+    shares = {"jawOpen": unknowns.jaw[0] / JAW_OPEN}
+    for side, gaze, outward in (("Left", left, 1), ("Right", right, -1)):
+        shares[f"eyeLookUp{side}"] = -gaze[0] / GAZE_UP
+        shares[f"eyeLookDown{side}"] = gaze[0] / GAZE_DOWN
+        shares[f"eyeLookOut{side}"] = outward * gaze[1] / GAZE_SIDE
+        shares[f"eyeLookIn{side}"] = -outward * gaze[1] / GAZE_SIDE
+    ties = [
+        unknowns.expression[names.index(name)] - jnp.clip(share, 0, 1)
+        for name, share in shares.items()
+        if name in names
+    ]
+    return jnp.stack(ties) if ties else jnp.zeros(0)
 
 
 # The solver -----------------------------------------------------------------------------------------------

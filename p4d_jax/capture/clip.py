@@ -1,0 +1,175 @@
+"""A film to the parameters of each frame.
+
+Landmarks of all frames come first; a few frames spread over the film then agree on the person's shape; and
+each frame is fitted with that shape, starting from the frame before. The crop stands still: one square for
+the whole film, around where the head is on the median, so that the head moves in it as it did in the film.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from scipy import ndimage
+
+from p4d_jax.capture.crop import camera_in_square, crop_matrix, crop_photo, quarter_turn
+from p4d_jax.capture.film import open_film
+from p4d_jax.capture.fit import (
+    FRAME_SETTINGS,
+    PHOTO_SETTINGS,
+    Fit,
+    bake_shape,
+    fit_photo,
+    fit_photos,
+    landmark_head,
+)
+from p4d_jax.capture.landmarks import Landmarker, Landmarks
+from p4d_jax.capture.photo import check_face, face_roll, frame_params, turned_targets
+from p4d_jax.capture.sampling import PhotoPyramid, compose_matrices
+from p4d_jax.errors import UserError
+from p4d_jax.head.model import HeadModel
+from p4d_jax.types import FrameParams
+
+SHAPE_FRAMES = 8
+Progress = Callable[[int, int | None], None]
+
+
+@dataclasses.dataclass(frozen=True)
+class FilmCapture:
+    """A film, understood.
+
+    Attributes:
+      params: leading axis T; all frames share `shape`; cameras see the head in the film's one crop.
+      fps: frames a second.
+      errors: (T,) mean landmark error in distances between the eyes; nan where no face was seen.
+      crop_matrix: (2, 3) film pixels -> crop pixels, for all frames.
+      source: what was read, so that crops can be made when wanted.
+      note: what the user should know, or empty.
+    """
+
+    params: FrameParams
+    fps: float
+    errors: np.ndarray
+    crop_matrix: np.ndarray
+    source: str | Path | list[np.ndarray]
+    note: str = ""
+
+    def __len__(self) -> int:
+        return len(self.errors)
+
+    @property
+    def crops(self) -> Iterator[np.ndarray]:
+        """(512, 512, 3) uint8 of each frame, in order; reads the film again, so that no film fills memory."""
+        for frame in open_film(self.source, max_frames=len(self)):
+            yield crop_photo(PhotoPyramid(frame), self.crop_matrix)
+
+
+def capture_film(
+    source: str | Path | Iterable[np.ndarray],
+    head: HeadModel,
+    progress: Progress | None = None,
+    *,
+    landmarker: Landmarker | None = None,
+    max_frames: int | None = None,
+    smoothing: float = 0.6,
+) -> FilmCapture:
+    """Film -> `FilmCapture`.
+
+    Args:
+      source: a video file, a folder of pictures, or frames, uint8 (H, W, 3).
+      head: the head to fit.
+      progress: called with (frames done, frames in all or None) while landmarks are found.
+      landmarker: one to use again; None makes one.
+      max_frames: stop after so many.
+      smoothing: standard deviation in frames of the Gaussian over time that calms landmark jitter; 0: none.
+
+    Raises:
+      UserError: the film cannot be read, or shows a face in less than half its frames.
+    """
+    if not isinstance(source, str | Path):
+        source = list(source)
+    film = open_film(source, max_frames)
+    found = find_landmarks(film, landmarker or Landmarker(), progress)
+    seen = np.array([landmarks is not None for landmarks in found])
+    name = repr(str(source)) if isinstance(source, str | Path) else "the film"
+    if seen.mean() < 0.5:
+        raise UserError(f"film: a face is seen in only {seen.sum()} of {len(seen)} frames of {name}")
+    first = next(landmarks for landmarks in found if landmarks is not None)
+    check_face(first, name, next(iter(open_film(source, 1))).shape)
+    turn = quarter_turn(face_roll(first.points))
+    targets = [None if landmarks is None else turned_targets(landmarks, turn) for landmarks in found]
+    fits = fit_frames(landmark_head(head), targets)
+    errors = np.where(seen, np.asarray(fits.error), np.nan)
+    fits = smooth_fits(fits, smoothing)
+    centre, side = np.median(fits.centre, axis=0), np.median(fits.side)
+    return FilmCapture(
+        params=stack_params(fits, centre, side),
+        fps=film.fps,
+        errors=errors,
+        crop_matrix=compose_matrices(crop_matrix(centre, float(side)), turn),
+        source=source,
+        note=""
+        if seen.all()
+        else f"no face in {(~seen).sum()} of {len(seen)} frames: the head holds still there",
+    )
+
+
+def find_landmarks(film, landmarker: Landmarker, progress: Progress | None = None) -> list[Landmarks | None]:
+    """Landmarks of each frame, each looked for around the frame before."""
+    found, previous = [], None
+    for frame in film:
+        previous = landmarker.detect(frame, previous)
+        found.append(previous)
+        if progress is not None:
+            progress(len(found), film.length)
+    return found
+
+
+def fit_frames(small: HeadModel, targets: list[tuple | None]) -> Fit:
+    """A `Fit` with leading axis T and one shape; frames without targets repeat their neighbour."""
+    shape = shared_shape(small, [target for target in targets if target is not None])
+    person = bake_shape(small, shape)
+    fits: list[Fit | None] = []
+    start = None
+    for target in targets:
+        if target is None:
+            fits.append(fits[-1] if fits else None)
+            continue
+        settings = PHOTO_SETTINGS if start is None else FRAME_SETTINGS
+        fits.append(fit_photo(person, *target, start, settings))
+        start = fits[-1].unknowns
+    first = next(fit for fit in fits if fit is not None)
+    stacked = jax.tree.map(lambda *x: np.stack(x), *[first if fit is None else fit for fit in fits])
+    return stacked.replace(shape=np.broadcast_to(np.asarray(shape), (len(fits), len(shape))))
+
+
+def shared_shape(small: HeadModel, targets: list[tuple]) -> jax.Array:
+    """(300,) the mean of the shapes that frames spread over the film give by themselves."""
+    chosen = [targets[round(i)] for i in np.linspace(0, len(targets) - 1, SHAPE_FRAMES)]
+    points, iris = (jnp.stack(column) for column in zip(*chosen, strict=True))
+    return fit_photos(small, points, iris, None, PHOTO_SETTINGS).shape.mean(axis=0)
+
+
+def smooth_fits(fits: Fit, frames: float) -> Fit:
+    """Gaussian over time, of `frames` standard deviation, on everything that moves."""
+    if frames == 0 or len(fits.error) < 2:
+        return fits
+
+    def smooth(values):
+        return ndimage.gaussian_filter1d(np.asarray(values, np.float32), frames, axis=0, mode="nearest")
+
+    moving = ("rotation", "centre", "side", "expression", "jaw", "eyes")
+    return fits.replace(**{name: smooth(getattr(fits, name)) for name in moving})
+
+
+def stack_params(fits: Fit, centre: np.ndarray, side: float) -> FrameParams:
+    """`FrameParams` with leading axis T in one square of the film."""
+
+    def one(fit: Fit) -> FrameParams:
+        return frame_params(fit, camera_in_square(fit, jnp.asarray(centre), jnp.asarray(side)))
+
+    return jax.jit(jax.vmap(one))(fits)

@@ -1,0 +1,124 @@
+"""One photo to parameters, crop and matte."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import jax.numpy as jnp
+import numpy as np
+from flax import struct
+
+from p4d_jax.capture.crop import crop_matrix, crop_photo, quarter_turn
+from p4d_jax.capture.fit import Fit, fit_photo, head_camera, landmark_head
+from p4d_jax.capture.image import as_photo
+from p4d_jax.capture.landmarks import Landmarker, Landmarks
+from p4d_jax.capture.matte import make_matte
+from p4d_jax.capture.sampling import PhotoPyramid, apply_matrix, compose_matrices, invert_matrix
+from p4d_jax.errors import UserError
+from p4d_jax.head.model import HeadModel
+from p4d_jax.types import FrameParams
+
+SMALLEST_EYE_DISTANCE = 20.0  # photo pixels; the crop shows eyes about 110 apart
+
+
+@struct.dataclass
+class Capture:
+    """A photo, understood.
+
+    Attributes:
+      crop: (512, 512, 3) uint8, what the default camera sees.
+      params: the head in it, as `crop`'s camera sees it.
+      matte: (512, 512) float32 in [0, 1], the person against the background.
+      landmarks: in photo pixels.
+      model_points: (M, 2) the fitted head's landmarks, photo pixels.
+      crop_matrix: (2, 3) photo pixels -> crop pixels; its inverse pastes back.
+      error: mean distance between landmarks and model, in distances between the eyes.
+      note: what the user should know, or empty.
+    """
+
+    crop: np.ndarray
+    params: FrameParams
+    matte: np.ndarray
+    landmarks: Landmarks
+    model_points: np.ndarray
+    crop_matrix: np.ndarray
+    error: float
+    note: str = struct.field(pytree_node=False, default="")
+
+
+def capture_photo(
+    image: np.ndarray | str | Path, head: HeadModel, landmarker: Landmarker | None = None
+) -> Capture:
+    """Photo -> `Capture`.
+
+    Args:
+      image: a path, or uint8 (H, W, 3) (grey, alpha and 16-bit too, see `image`).
+      head: the head to fit.
+      landmarker: one to use again; None makes one.
+
+    Raises:
+      UserError: the file cannot be read, shows no face, or too small a one.
+    """
+    photo = as_photo(image)
+    name = repr(str(image)) if isinstance(image, str | Path) else "the image"
+    landmarks = (landmarker or Landmarker()).detect(photo)
+    check_face(landmarks, name, photo.shape)
+    turn = quarter_turn(face_roll(landmarks.points))
+    fit = fit_photo(landmark_head(head), *turned_targets(landmarks, turn))
+    pyramid = PhotoPyramid(photo)
+    matrix = compose_matrices(crop_matrix(np.asarray(fit.centre), float(fit.side)), turn)
+    crop = crop_photo(pyramid, matrix)
+    params = frame_params(fit)
+    return Capture(
+        crop=crop,
+        params=params,
+        matte=make_matte(crop, head, params),
+        landmarks=landmarks,
+        model_points=apply_matrix(invert_matrix(turn), np.asarray(fit.points)),
+        crop_matrix=matrix,
+        error=float(fit.error),
+        note=describe(landmarks),
+    )
+
+
+def check_face(landmarks: Landmarks | None, name: str, shape: tuple[int, ...]) -> None:
+    """Raises `UserError` if there is no face, or one too small to be worth a head."""
+    if landmarks is None:
+        raise UserError(f"photo: no face found in {name}; give a photo in which a face can be seen clearly")
+    if landmarks.eye_distance < SMALLEST_EYE_DISTANCE:
+        raise UserError(
+            f"photo: the face in {name} ({shape[1]}x{shape[0]}) is too small, its eyes are"
+            f" {landmarks.eye_distance:.0f} pixels apart; at least {SMALLEST_EYE_DISTANCE:.0f} are needed, so"
+            " give a larger photo or one taken closer"
+        )
+
+
+def describe(landmarks: Landmarks) -> str:
+    """What the user should know about the choice of face."""
+    if landmarks.face_count > 1:
+        return f"{landmarks.face_count} faces found, the largest taken"
+    return ""
+
+
+def face_roll(points: np.ndarray) -> float:
+    """Roll of the line of the eyes of landmarks (468, 2): radians, clockwise on the screen."""
+    across = points[263] - points[33]
+    return float(np.arctan2(across[1], across[0]))
+
+
+def turned_targets(landmarks: Landmarks, turn: np.ndarray):
+    """Landmarks (468, 2) and iris centres (2, 2) of the photo after its quarter turn, for the fit."""
+    points = apply_matrix(turn, landmarks.points)
+    iris = apply_matrix(turn, landmarks.iris[:, 0])
+    return jnp.asarray(points, jnp.float32), jnp.asarray(iris, jnp.float32)
+
+
+def frame_params(fit: Fit, camera=None) -> FrameParams:
+    """The public layout of a fit. camera: None is the camera of the head's own square."""
+    return FrameParams(
+        camera=head_camera(fit.rotation) if camera is None else camera,
+        shape=fit.shape,
+        expression=fit.expression,
+        pose=jnp.concatenate([jnp.zeros(3), fit.jaw]),
+        eyes=fit.eyes,
+    )
