@@ -439,10 +439,13 @@ def _light_vertices(stage: Stage, identity: Identity, normals: Array, heads: int
     bounce = skin_tone(look.melanin, look.haemoglobin + 0.4, look.carotene)
     skin += ((1.0 - sky) * 0.28)[:, None] * bounce * light.ambient
     rest = irradiance(jnp.broadcast_to(lobes[heads:, None], (len(lobes) - heads, 3, 9)), light)
-    rows = jnp.asarray(bust.SHARES, jnp.float32)
-    near = 0.55 + 0.45 * jnp.clip(rows / 0.5, 0.0, 1.0)
-    occlusion = jnp.concatenate([sky, jnp.full(hairs, 0.85), jnp.repeat(near, bust.AZIMUTHS)])
-    return jnp.concatenate([skin, rest * occlusion[heads:, None]]), occlusion
+    hair_light, bust_light = 0.85 * rest[:hairs], rest[hairs:].reshape(bust.ROWS, bust.AZIMUTHS, 3)
+    # The bust takes the neck's light where they meet, so that the seam does not show.
+    neck = jnp.einsum("nk,nka->na", stage.neck_weight, skin[stage.neck_index])[bust.AZIMUTHS :]
+    away = jnp.clip(jnp.asarray(bust.SHARES, jnp.float32) / 0.4, 0.0, 1.0)[:, None, None]
+    bust_light = (neck + (bust_light - neck) * away).reshape(-1, 3)
+    occlusion = jnp.concatenate([sky, jnp.full(hairs, 0.85), jnp.full(len(bust_light), 0.6)])
+    return jnp.concatenate([skin, hair_light, bust_light]), occlusion
 
 
 # -------------------------------------------------------------------------------------------- shading

@@ -106,7 +106,7 @@ def random_appearance(key: Array) -> Appearance:
     full = bearded * chance(0.45)
     made_up = chance(jnp.clip(1.1 - 1.6 * masculine, 0.0, 0.7))
     melanin = uniform() ** 1.15
-    lip_color = jnp.array([0.12, 0.75, 0.62]) * uniform(0.35, 1.1)
+    lip_color = jnp.array([0.14, 0.85, 0.68]) * uniform(0.5, 1.2)
     lip_color += made_up * uniform(0.0, 1.0) * jnp.array([0.35, 1.3, 1.0]) * uniform(0.2, 1.0, (3,))
     iris = jnp.asarray(_IRIS / 255.0) ** 2.2
     dark = jnp.arange(len(_IRIS)) < 2
@@ -116,7 +116,7 @@ def random_appearance(key: Array) -> Appearance:
     cloth = jnp.where(chance(0.45) > 0, grey * (0.9 + 0.2 * cloth), cloth)
     return Appearance(
         melanin=melanin,
-        haemoglobin=uniform(0.0, 0.55),
+        haemoglobin=uniform(0.1, 0.6),
         carotene=uniform(-0.2, 0.45),
         blush=uniform(0.05, 0.6),
         lip_color=lip_color,
@@ -127,7 +127,7 @@ def random_appearance(key: Array) -> Appearance:
         under_eye=uniform(0.0, 0.7),
         oil=uniform(0.15, 1.0),
         shininess=jnp.exp(uniform(2.3, 3.7)),
-        brow_width=uniform(0.009, 0.019) + 0.004 * masculine,
+        brow_width=uniform(0.007, 0.014) + 0.004 * masculine,
         brow_density=uniform(0.35, 0.95),
         brow_color=hair.root * uniform(0.4, 1.0),
         lash=uniform(0.3, 0.75) + 0.25 * made_up,
@@ -145,7 +145,7 @@ def random_appearance(key: Array) -> Appearance:
         cloth_second=uniform(0.0, 0.9, (3,)) ** 2.2,
         stripes=chance(0.25) * uniform(20.0, 120.0),
         stripe_angle=uniform(0.0, 3.14),
-        neckline=uniform(0.02, 0.35) ** 1.2,
+        neckline=uniform(0.0, 0.3),
         v_neck=chance(0.4),
         hair=hair,
         seed=uniform(0.0, 32.0, (3,)),
@@ -315,14 +315,14 @@ def skin_albedo(look: Appearance, rest: Array, angles: Array, beard: Array, pain
         1.0,
     )
     color = _mix(color, look.beard_color * (0.7 + 0.5 * hairs[..., None]), opacity * (1 - lip))
-    edge = angles[..., 1] - hairline(look.hair, angles[..., 0]) + 0.05 * fine[..., 2] + 0.05 * middle[..., 0]
-    top = jnp.clip(look.hair.paint * _step(-0.05, 0.14, edge), 0.0, 1.0)
+    edge = angles[..., 1] - hairline(look.hair, angles[..., 0]) + 0.025 * fine[..., 2] + 0.02 * coarse[..., 0]
+    top = jnp.clip(look.hair.paint * _step(-0.06, 0.16, edge), 0.0, 1.0)
     top *= jnp.where(
         look.hair.top < 0, 1 - _step(0.45, 0.75, angles[..., 1] - 0.35 * jnp.abs(angles[..., 0])), 1.0
     )
     color = _mix(color, look.hair.root * (0.75 + 0.4 * hairs[..., None]), top)
     arch = look.brow_density * _step(
-        1.25, 0.45, brow / look.brow_width + 0.22 * fine[..., 3] + 0.12 * middle[..., 2]
+        1.35, 0.25, brow / look.brow_width + 0.10 * fine[..., 3] + 0.05 * middle[..., 2]
     )
     color = _mix(color, look.brow_color * (0.8 + 0.25 * fine[..., :1]), jnp.clip(arch, 0.0, 1.0))
     line = look.lash * jnp.exp(-((lids / look.liner) ** 2))
@@ -345,7 +345,7 @@ def eye_albedo(look: Appearance, local: Array, noise: Array) -> tuple[Array, Arr
     iris = iris * (1.25 - 0.85 * _step(0.7, 1.02, radius))[..., None]
     iris = iris * (1.0 + 0.5 * _step(0.75, 0.35, radius)[..., None] * jnp.array([1.0, 0.7, 0.3]))
     iris = _mix(iris, jnp.full(3, 0.004), _step(look.pupil + 0.06, look.pupil - 0.06, radius))
-    veins = _step(0.7, 1.3, angle) * (0.35 + 0.25 * jnp.clip(noise[..., 2], -1, 1))
+    veins = _step(0.7, 1.3, angle) * (0.22 + 0.15 * jnp.clip(noise[..., 2], -1, 1))
     sclera = look.sclera * jnp.exp(-veins[..., None] * jnp.array([0.12, 0.55, 0.50]))
     share = _step(1.06, 0.94, radius)
     return _mix(sclera, iris, share), share
@@ -372,7 +372,7 @@ def cloth_albedo(look: Appearance, bust: Array, noise) -> tuple[Array, Array]:
     coarse, _, fine = noise
     azimuth = jnp.abs(jnp.arctan2(bust[..., 0], bust[..., 2]))
     point = jnp.clip(1.0 - azimuth / 1.1, 0.0, 1.0)
-    line = 0.05 + look.neckline * (look.v_neck * point * 1.3 + (1 - look.v_neck) * jnp.sqrt(point) * 0.8)
+    line = 0.012 + look.neckline * (look.v_neck * point * 1.3 + (1 - look.v_neck) * jnp.sqrt(point) * 0.8)
     wave = jnp.sin(
         look.stripes * (bust[..., 0] * jnp.cos(look.stripe_angle) + bust[..., 1] * jnp.sin(look.stripe_angle))
     )

@@ -29,19 +29,19 @@ OPEN_HAIRLINE = np.radians([34, 33, 31, 27, 16, -86, -86, -86, -86, -86, -86])
 # Styles: one row of numbers each; `HairStyle` names the columns.
 _STYLES = {
     #              top    side   back  line  temple length hang fringe part  bun  curl  paint weight
-    "bald": (-0.03, -0.03, -0.03, 0.0, 0.0, -0.1, 0.0, 0.0, 0.0, 0.0, 0.0, 0.15, 0.5),
-    "buzz": (0.004, 0.002, 0.003, 0.0, 0.0, -0.1, 0.0, 0.0, 0.0, 0.0, 0.0, 0.85, 0.8),
-    "crown": (-0.02, 0.022, 0.024, 0.30, 0.2, -0.1, 0.0, 0.0, 0.0, 0.0, 0.1, 0.45, 0.5),
-    "crop": (0.034, 0.014, 0.020, 0.0, 0.0, -0.1, 0.0, 0.0, 0.0, 0.0, 0.25, 0.8, 1.6),
-    "side part": (0.055, 0.022, 0.026, 0.0, 0.02, -0.1, 0.1, 0.10, 1.0, 0.0, 0.15, 0.8, 1.6),
-    "quiff": (0.080, 0.018, 0.030, 0.04, 0.0, -0.1, 0.0, -0.05, 0.2, 0.0, 0.3, 0.8, 1.0),
-    "mop": (0.065, 0.045, 0.050, 0.0, 0.0, -0.12, 0.3, 0.30, 0.3, 0.0, 0.5, 0.8, 1.0),
-    "afro": (0.125, 0.095, 0.105, 0.0, 0.0, -0.1, 0.3, 0.0, 0.0, 0.0, 0.7, 0.9, 0.8),
+    "bald": (-0.03, -0.03, -0.03, 0.0, 0.0, -0.4, 0.0, 0.0, 0.0, 0.0, 0.0, 0.15, 0.5),
+    "buzz": (0.004, 0.002, 0.003, 0.0, 0.0, -0.4, 0.0, 0.0, 0.0, 0.0, 0.0, 0.85, 0.8),
+    "crown": (-0.02, 0.022, 0.024, 0.30, 0.2, -0.4, 0.0, 0.0, 0.0, 0.0, 0.1, 0.45, 0.5),
+    "crop": (0.034, 0.014, 0.020, 0.0, 0.0, -0.4, 0.0, 0.0, 0.0, 0.0, 0.25, 0.8, 1.6),
+    "side part": (0.055, 0.022, 0.026, 0.0, 0.02, -0.4, 0.1, 0.10, 1.0, 0.0, 0.15, 0.8, 1.6),
+    "quiff": (0.080, 0.018, 0.030, 0.04, 0.0, -0.4, 0.0, -0.05, 0.2, 0.0, 0.3, 0.8, 1.0),
+    "mop": (0.065, 0.045, 0.050, 0.0, 0.0, -0.4, 0.3, 0.30, 0.3, 0.0, 0.5, 0.8, 1.0),
+    "afro": (0.125, 0.095, 0.105, 0.0, 0.0, -0.4, 0.3, 0.0, 0.0, 0.0, 0.7, 0.9, 0.8),
     "bob": (0.048, 0.046, 0.060, 0.0, 0.0, -0.22, 0.9, 0.0, 0.7, 0.0, 0.2, 0.8, 1.2),
     "long": (0.042, 0.040, 0.060, 0.0, 0.0, -0.60, 0.9, 0.0, 0.8, 0.0, 0.2, 0.8, 1.8),
     "long curly": (0.072, 0.075, 0.090, 0.0, 0.0, -0.50, 1.0, 0.0, 0.5, 0.0, 0.7, 0.8, 1.0),
     "fringe": (0.046, 0.044, 0.060, 0.0, 0.0, -0.50, 0.9, 0.42, 0.0, 0.0, 0.15, 0.8, 1.0),
-    "bun": (0.025, 0.014, 0.018, 0.0, 0.0, -0.1, 0.0, 0.0, 0.3, 0.13, 0.1, 0.9, 1.0),
+    "bun": (0.025, 0.014, 0.018, 0.0, 0.0, -0.4, 0.0, 0.0, 0.3, 0.13, 0.1, 0.9, 1.0),
 }
 _WEIGHTS = np.array([row[-1] for row in _STYLES.values()], np.float32)
 _TABLE = np.array([row[:-1] for row in _STYLES.values()], np.float32)
@@ -285,15 +285,18 @@ def grow_hair(style: HairStyle, skin: Array, center: Array, noise) -> tuple[Arra
     drop = jnp.minimum(drop[:, None], jnp.maximum(-end, 0.0))  # (CURTAIN, AZIMUTHS): collapses below the end
     start = jnp.concatenate([jnp.zeros((DOME, AZIMUTHS)), drop])
     radius = jnp.linalg.norm((skin - center).at[DOME:, :, 1].set(0.0), axis=-1)
-    radius = _smooth_rows(radius)
+    # Rows below the end lie on the end: the same height, the same distance from the axis.
+    last = jnp.maximum((jnp.maximum(-end, 0.0) / CURTAIN_STEP).astype(jnp.int32), 0) + DOME
+    row = jnp.minimum(jnp.arange(ROWS)[:, None], last)
+    radius = jnp.take_along_axis(_smooth_rows(radius), row, axis=0)
     widest = jax.lax.cummax(radius[DOME:], axis=0) * (1.0 - 0.12 * drop)
     radius = radius.at[DOME:].add(style.hang * (widest - radius[DOME:]))
     elevation = jnp.arctan2(
         directions[..., 1] * radius - start, jnp.hypot(directions[..., 0], directions[..., 2]) * radius
     )
-    rough = noise(directions * (3.0 + 6.0 * style.curl) + style.seed + start[..., None] * 6.0)
+    rough = noise(directions * (2.5 + 3.0 * style.curl) + style.seed + start[..., None] * 6.0)
     grown = thickness(style, azimuth, elevation)
-    grown = grown * (1.0 + (0.12 + 0.45 * style.curl) * rough) + 0.010 * rough * (grown > 0)
+    grown = grown * (1.0 + (0.08 + 0.28 * style.curl) * rough) + 0.004 * rough * (grown > 0)
     position = (
         center + directions * (radius + grown)[..., None] - start[..., None] * jnp.array([0.0, 1.0, 0.0])
     )
