@@ -28,7 +28,7 @@ def ray_lengths(resolution: int) -> np.ndarray:
 
 @pytest.mark.parametrize("name, cull", [("cull", True), ("all", False)])
 def test_agrees_with_the_reference_off_silhouettes(name, cull):
-    """Its camera looks along +z: negating z makes it ours. That mirrors the sphere: culled, it shows the far wall."""
+    """Its camera looks along +z: negating z makes it ours, and mirrors the sphere (culled: its far wall)."""
     case = load_case("rasterizer")
     vertices = case.inputs["vertices"] * np.array([1, 1, -1], np.float32)
     faces = case.inputs["faces"].astype(np.int32)
