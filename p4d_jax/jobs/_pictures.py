@@ -81,7 +81,7 @@ def vertex_paint(head: HeadModel) -> np.ndarray:
         middle = (vertices[ball].max(0) + vertices[ball].min(0)) / 2
         radius = (vertices[ball, 2].max() - vertices[ball, 2].min()) / 2
         off_axis = np.linalg.norm(vertices[ball, :2] - middle[:2], axis=-1) / radius
-        paint[ball[(off_axis < 0.5) & (vertices[ball, 2] > middle[2])]] = (0.25, 0.22, 0.20)
+        paint[ball[(off_axis < 0.36) & (vertices[ball, 2] > middle[2])]] = (0.25, 0.22, 0.20)
     return paint
 
 

@@ -30,10 +30,9 @@ from tqdm import tqdm
 
 import p4d_jax
 from p4d_jax import assets
-from p4d_jax.capture.film import FILM_SUFFIXES, is_film, open_film
+from p4d_jax.capture import capture_film, capture_photo
+from p4d_jax.capture.film import FILM_SUFFIXES, FOLDER_FPS, is_film
 from p4d_jax.capture.image import PHOTO_SUFFIXES, read_photo
-from p4d_jax.capture.matte import estimate_matte
-from p4d_jax.capture.photo import capture_film, capture_photo
 from p4d_jax.data.motion import MotionFile, load_motion
 from p4d_jax.errors import UserError
 from p4d_jax.head.model import HeadModel
@@ -41,15 +40,12 @@ from p4d_jax.head.retarget import transfer_motion
 from p4d_jax.jobs import _pictures as pictures
 from p4d_jax.models.checkpoint import load_reconstructor
 from p4d_jax.models.reconstructor import Reconstructor
-from p4d_jax.render.avatar import Avatar, Frame, animate_avatar, encode_source, posed_vertices, render_frame
-from p4d_jax.render.raster import rasterize
+from p4d_jax.render.avatar import Avatar, Frame, animate_avatar, encode_source, render_frame
 from p4d_jax.render.surface import extract_mesh, write_ply
 from p4d_jax.render.triplane import sample_planes
 from p4d_jax.train.losses import psnr
 from p4d_jax.train.personalise import orbit, personalise
 from p4d_jax.types import Array, FrameParams
-
-DRIVING_FPS = 25.0  # of a photo or a folder of photos
 
 
 @dataclass(frozen=True)
@@ -246,12 +242,10 @@ def capture_source(inputs: Inputs, scores: dict) -> Source:
     with user_input("source"):
         captured = capture_photo(inputs.photo, inputs.head)
     scores["fit_error_of_eye_distance"] = round(float(captured.error), 4)
-    scores["faces_in_the_photo"] = captured.faces
-    posed = jax.jit(posed_vertices)(inputs.head, captured.params.shape, captured.params)
-    size = captured.image.shape[0]
-    covered = rasterize(posed, inputs.head.faces, captured.params.camera, size, False).mask
-    matte = estimate_matte(captured.image, np.asarray(covered))
-    return Source(captured.image, matte, captured.params)
+    scores["faces_in_the_photo"] = int(captured.landmarks.face_count)
+    if captured.note:
+        print(captured.note)
+    return Source(captured.crop, captured.matte[..., None], captured.params)
 
 
 def capture_driving(inputs: Inputs, config: ConfigDict) -> Driving:
@@ -259,14 +253,39 @@ def capture_driving(inputs: Inputs, config: ConfigDict) -> Driving:
     if isinstance(inputs.driving, MotionFile):
         motion = inputs.driving
         params = jax.tree.map(lambda x: x[: config.max_frames], motion.params)
-        return Driving(params, picture_motion(inputs.head, params, config.panel), config.fps or motion.fps)
-    with user_input("driving"):
-        if not is_film(inputs.driving):
-            captured = capture_photo(read_photo(inputs.driving), inputs.head)
-            params = jax.tree.map(lambda x: x[None], captured.params)
-            return Driving(params, [captured.image], config.fps or DRIVING_FPS)
-        captured = capture_film(open_film(inputs.driving, config.max_frames), inputs.head)
-        return Driving(captured.params, list(captured.images), config.fps or captured.fps)
+        driving = Driving(params, picture_motion(inputs.head, params, config.panel), motion.fps)
+    else:
+        with user_input("driving"):
+            read = capture_moving if is_film(inputs.driving) else capture_still
+            driving = read(inputs, config)
+    frames = len(driving.pictures)
+    if config.reference_frame >= frames:
+        raise UserError(
+            f"config.reference_frame={config.reference_frame}: the driving has frames 0 to {frames - 1}"
+        )
+    return replace(driving, fps=config.fps or driving.fps)
+
+
+def capture_moving(inputs: Inputs, config: ConfigDict) -> Driving:
+    """A film, or a folder of photos."""
+    with tqdm(desc="driving", unit="frame") as bar:
+
+        def progress(done: int, total: int | None) -> None:
+            bar.total = total
+            bar.update(done - bar.n)
+
+        captured = capture_film(inputs.driving, inputs.head, progress, max_frames=config.max_frames)
+    if captured.note:
+        print(captured.note)
+    shown = [pictures.resize(crop, config.panel) for crop in captured.crops]
+    return Driving(captured.params, shown, captured.fps)
+
+
+def capture_still(inputs: Inputs, config: ConfigDict) -> Driving:
+    """One photo: a film of one frame."""
+    captured = capture_photo(inputs.driving, inputs.head)
+    params = jax.tree.map(lambda x: x[None], captured.params)
+    return Driving(params, [pictures.resize(captured.crop, config.panel)], FOLDER_FPS)
 
 
 def picture_motion(head: HeadModel, params: FrameParams, size: int) -> list[np.ndarray]:
