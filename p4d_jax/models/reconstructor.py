@@ -45,14 +45,14 @@ class ReconstructorConfig:
       motion_hidden, motion_grid: motion is mapped to `motion_hidden` and then to a grid of motion tokens.
       token_dim, token_heads, blocks_de, blocks_re: the transformers Phi_de and Phi_re.
       canonical_features: the three convolutions after them.
-      plane_token_dim, plane_heads, plane_reduction, plane_convs_before, plane_convs_after: G_T.
+      plane_token_dim, plane_heads, plane_reduction, plane_stride, plane_convs_before, plane_convs_after: G_T.
       plane_channels: C of each of the three planes.
       plane_upsample: 1 as in the paper; 2 doubles the planes' side by pixel shuffle.
       background_widths: the U-Net's four widths.
       background_size: side its input is resized to (its output has the same side).
       decoder_hidden, feature_channels: the field decoder; F.
-      superresolution_size, superresolution_channels: side of the input of the first synthesis block and
-        channels of each block; each doubles the side.
+      superresolution_size, superresolution_channels: side to which the first synthesis block's input is
+        resized (0: any side goes in as it is), and channels of each block; each doubles the side.
       style_dim: length of the stored style `w_avg`.
       source_lifting: also give the source image resampled into the canonical frame (`render.lifting`):
         fitted parameters say where every texel of the xy-plane is in the photo, so that input and output
@@ -80,6 +80,7 @@ class ReconstructorConfig:
     plane_token_dim: int = 1024
     plane_heads: int = 2
     plane_reduction: int = 2
+    plane_stride: int = 2
     plane_convs_before: tuple[int, ...] = (256, 128)
     plane_convs_after: tuple[int, ...] = (256, 128, 128)
     plane_channels: int = 32
@@ -97,9 +98,7 @@ class ReconstructorConfig:
 
     def __post_init__(self):
         if self.deformation not in ("neck", "expression"):
-            raise ValueError(
-                f"deformation must be 'neck' or 'expression', got {self.deformation!r}"
-            )
+            raise ValueError(f"deformation must be 'neck' or 'expression', got {self.deformation!r}")
         if self.image_size % 16:
             raise ValueError(f"image_size must be a multiple of 16, got {self.image_size}")
         if self.source_lifting and self.lifted_size % self.image_size:
@@ -180,12 +179,12 @@ def upsample_aligned(x: Array, factor: int = 2) -> Array:
     return jnp.einsum("xw,bywc->byxc", matrix(x.shape[2]), x)
 
 
-def conv3(features: int, stride: int = 1, kernel: int = 3, name: str | None = None, init=conv_init) -> nn.Conv:
+def conv3(
+    features: int, stride: int = 1, kernel: int = 3, name: str | None = None, init=conv_init
+) -> nn.Conv:
     """Convolution with bias and symmetric zero padding."""
     pad = kernel // 2
-    return nn.Conv(
-        features, (kernel, kernel), stride, [(pad, pad), (pad, pad)], kernel_init=init, name=name
-    )
+    return nn.Conv(features, (kernel, kernel), stride, [(pad, pad), (pad, pad)], kernel_init=init, name=name)
 
 
 def leaky(x: Array) -> Array:
@@ -278,9 +277,9 @@ class TriplaneGenerator(nn.Module):
         x = jnp.concatenate([canonical, detail], axis=-1)
         for index, features in enumerate(c.plane_convs_before):
             x = leaky(conv3(features, name=f"before{index}")(x))
-        x, grid = OverlapPatchEmbed(c.plane_token_dim, name="patch_embed")(x)
+        x, grid = OverlapPatchEmbed(c.plane_token_dim, stride=c.plane_stride, name="patch_embed")(x)
         x = SelfBlock(c.plane_heads, reduction=c.plane_reduction, name="block0")(x, grid)
-        x = pixel_shuffle(tokens_to_image(x, *grid), 2)
+        x = pixel_shuffle(tokens_to_image(x, *grid), c.plane_stride)
         x = jnp.concatenate([x, canonical], axis=-1)
         if c.source_lifting:
             x = jnp.concatenate([x, detail], axis=-1)
@@ -302,13 +301,14 @@ class TriplaneGenerator(nn.Module):
             )
             planes = planes + mean
         if c.plane_upsample > 1:
-            batch, side, _, _ = planes.shape
-            size = side * c.plane_upsample
-            planes = jax.image.resize(planes, (batch, size, size, planes.shape[-1]), "bilinear")
+            frontal, others = planes[..., : c.plane_channels], planes[..., c.plane_channels :]
             fine = conv3(c.plane_channels * c.plane_upsample**2, name="last_fine", init=init)(
                 jnp.concatenate([x, lifted], axis=-1)
             )
-            planes = planes.at[..., : c.plane_channels].add(pixel_shuffle(fine, c.plane_upsample))
+            frontal = jnp.repeat(frontal, c.plane_upsample**2, axis=-1) + fine
+            frontal = pixel_shuffle(frontal, c.plane_upsample)
+            others = jax.image.resize(others, (*frontal.shape[:3], others.shape[-1]), "bilinear")
+            planes = jnp.concatenate([frontal, others], axis=-1)
         batch, height, width, _ = planes.shape
         return planes.reshape(batch, height, width, 3, c.plane_channels).transpose(0, 3, 1, 2, 4)
 
@@ -347,15 +347,15 @@ class Reconstructor(nn.Module):
         self.reenactor = Reenactor(c)
         self.generator_triplane = TriplaneGenerator(c)
         self.background = BackgroundEncoder(c)
-        self.decoder = FieldDecoder(
-            hidden_features=c.decoder_hidden, output_features=c.feature_channels
-        )
+        self.decoder = FieldDecoder(features=c.feature_channels, hidden=c.decoder_hidden)
         self.superresolution = SuperResolution(
-            channels=c.superresolution_channels, input_size=c.superresolution_size
+            channels=c.superresolution_channels, input_resolution=c.superresolution_size
         )
         self.w_avg = self.variable("buffers", "w_avg", jnp.ones, (c.style_dim,))
 
-    def encode(self, image: Array, motion_source: Array, lifted: Array | None, scale: Array) -> SourceFeatures:
+    def encode(
+        self, image: Array, motion_source: Array, lifted: Array | None, scale: Array
+    ) -> SourceFeatures:
         """The part that knows only the source.
 
         Args:
@@ -404,6 +404,5 @@ class Reconstructor(nn.Module):
         source = self.encode(image, motion_source, lifted, one)
         planes = self.animate(source, motion_driving, one)
         self.decode(planes[0, :, 0])
-        size = self.config.superresolution_size // (2 if len(self.config.superresolution_channels) > 1 else 1)
-        self.upscale(jnp.zeros((image.shape[0], size, size, self.config.feature_channels)))
+        self.upscale(jnp.zeros((image.shape[0], 8, 8, self.config.feature_channels)))
         return planes

@@ -17,7 +17,7 @@ class SuperResolution(nn.Module):
 
     Attributes:
       channels: of each block; the image ends at input_resolution * 2 ** len(channels).
-      input_resolution: to which features are resized first.
+      input_resolution: to which features are resized first; 0 leaves them, and any size goes in.
       dtype: of the activations.
     """
 
@@ -30,7 +30,7 @@ class SuperResolution(nn.Module):
         """features (B, R, R, C), first three channels RGB in [-1, 1], and style (B, W) -> (B, R', R', 3)."""
         if features.ndim != 4 or features.shape[-1] < 3:
             raise ValueError(f"features: expected shape (B, R, R, C) with C >= 3, got {features.shape}")
-        x = resize_antialiased(features, self.input_resolution)
+        x = resize_antialiased(features, self.input_resolution) if self.input_resolution else features
         rgb = x[..., :3]
         ws = jnp.stack([w] * 3)
         for index, channels in enumerate(self.channels):

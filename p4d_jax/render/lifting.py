@@ -98,7 +98,7 @@ def orthographic_camera(box_warp: float = BOX_WARP) -> Camera:
 
 
 def build_canonical_frame(
-    head: HeadModel, lifted_size: int, candidates: int = 256, box_warp: float = BOX_WARP
+    head: HeadModel, lifted_size: int, candidates: int = 96, box_warp: float = BOX_WARP
 ) -> CanonicalFrame:
     """Rasterises the canonical mesh from the front, once per head model."""
     vertices = canonical_vertices(head)
@@ -194,7 +194,9 @@ def apply_expression_field(field: ExpressionField, points: Array) -> Array:
     uv, _ = project(field.camera, points)
     size = field.depth.shape[0]
     column, row = jnp.moveaxis(jnp.clip((uv * size).astype(jnp.int32), 0, size - 1), -1, 0)
-    seen = jnp.concatenate([field.offset, field.depth[..., None]], axis=-1).reshape(-1, 4)[row * size + column]
+    seen = jnp.concatenate([field.offset, field.depth[..., None]], axis=-1).reshape(-1, 4)[
+        row * size + column
+    ]
     distance = jnp.linalg.norm(points - field.camera.cam2world[:3, 3], axis=-1)
     gap = (distance - seen[:, 3]) / SURFACE_REACH
     weight = jnp.where(seen[:, 3] > 0, jnp.exp(-(gap**2)), 0.0)[:, None]
