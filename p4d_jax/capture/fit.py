@@ -57,9 +57,11 @@ class FitSettings:
     so many do not count as many.
     """
 
-    iterations: int = 20
+    rough_iterations: int = 8
+    iterations: int = 12
     landmark_noise: float = 0.02
     independent_points: float = 100.0
+    outlier_distance: float = 0.05  # landmarks further off than this lose their pull (Cauchy's loss)
     iris_noise: float = 0.015
     outline_weight: float = 0.1
     eyelid_weight: float = 2.0
@@ -76,7 +78,7 @@ class FitSettings:
 
 
 PHOTO_SETTINGS = FitSettings()
-FRAME_SETTINGS = FitSettings(iterations=4)
+FRAME_SETTINGS = FitSettings(rough_iterations=0, iterations=4)
 
 
 @struct.dataclass
@@ -261,14 +263,28 @@ def point_weights(small: HeadModel, settings: FitSettings) -> Array:
     return chosen * settings.independent_points / chosen.sum()
 
 
-def residuals(small: HeadModel, targets: Targets, unknowns: Unknowns, settings: FitSettings) -> Array:
+def soften_outliers(offsets: Array, distance: Array | float) -> Array:
+    """Offsets (M, 2) shortened so that their squared lengths become Cauchy's loss, d^2 log(1 + |r|^2 / d^2).
+
+    Covered points, and points that sit elsewhere on the mesh than in MediaPipe's mind, then bend the face by
+    little.
+    """
+    ratio = jnp.sum(offsets**2, axis=-1, keepdims=True) / distance**2
+    small = ratio < 1e-4
+    safe = jnp.where(small, 1.0, ratio)
+    return offsets * jnp.where(small, 1 - ratio / 4, jnp.sqrt(jnp.log1p(safe) / safe))
+
+
+def residuals(
+    small: HeadModel, targets: Targets, unknowns: Unknowns, settings: FitSettings, outlier_distance: Array
+) -> Array:
     """All that should be zero, in standard deviations: landmarks, irises, then the priors."""
     points, iris = predict(small, unknowns)
     weights = jnp.sqrt(point_weights(small, settings))[:, None] / settings.landmark_noise
     low, high = settings.jaw_range
     opening = unknowns.jaw[0]
     parts = [
-        weights * (points - targets.points),
+        weights * soften_outliers(points - targets.points, outlier_distance),
         (iris - targets.iris) / settings.iris_noise,
         unknowns.shape / settings.shape_spread,
         unknowns.expression / settings.expression_spread,
@@ -304,23 +320,25 @@ def action_ties(names: tuple[str, ...], unknowns: Unknowns) -> Array:
 # The solver -----------------------------------------------------------------------------------------------
 
 
-def levenberg_marquardt(function: Callable[[Array], Array], start: Array, iterations: int) -> Array:
-    """Minimise |function(x)|^2 from `start` (n,) in so many steps; a step that makes it worse is not taken.
+def levenberg_marquardt(function: Callable[[Array, Array], Array], start: Array, iterations: int) -> Array:
+    """Minimise |function(x, step)|^2 from `start` (n,); a step that makes it worse is not taken.
+
+    function: may change from step to step (0 .. iterations - 1), which it is told.
 
     Damping: Marquardt's, relative to the diagonal of J^T J, divided by 5 after a good step and multiplied by
     4 after a bad one (Nocedal and Wright, section 10.3).
     """
 
-    def step(_, state):
+    def step(index, state):
         x, damping = state
-        residual = function(x)
-        jacobian = jax.jacfwd(function)(x)
+        residual = function(x, index)
+        jacobian = jax.jacfwd(function)(x, index)
         normal = jacobian.T @ jacobian
         gradient = jacobian.T @ residual
         diagonal = jnp.diagonal(normal)
         damped = normal + jnp.diag(damping * diagonal + 1e-6 * diagonal.max())
         candidate = x - jax.scipy.linalg.cho_solve(jax.scipy.linalg.cho_factor(damped), gradient)
-        better = jnp.sum(function(candidate) ** 2) < jnp.sum(residual**2)
+        better = jnp.sum(function(candidate, index) ** 2) < jnp.sum(residual**2)
         return jnp.where(better, candidate, x), jnp.where(better, damping / 5, damping * 4)
 
     return jax.lax.fori_loop(0, iterations, step, (start, jnp.asarray(1e-3)))[0]
@@ -363,9 +381,13 @@ def fit_landmarks(
     targets = make_targets(small, points, iris)
     start = first_guess(small, targets) if start is None else start
     flat, unravel = ravel_pytree(start)
-    solved = levenberg_marquardt(
-        lambda x: residuals(small, targets, unravel(x), settings), flat, settings.iterations
-    )
+
+    def function(x, step):
+        # A first guess is off everywhere: which points are outliers is known only after a few steps.
+        outlier = jnp.where(step < settings.rough_iterations, 1.0, settings.outlier_distance)
+        return residuals(small, targets, unravel(x), settings, outlier)
+
+    solved = levenberg_marquardt(function, flat, settings.rough_iterations + settings.iterations)
     return finish_fit(small, targets, unravel(solved))
 
 

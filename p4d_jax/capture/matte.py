@@ -21,6 +21,7 @@ from p4d_jax.render.raster import rasterize
 from p4d_jax.types import FrameParams
 
 WALK_SIZE = 128
+WALK_RELUCTANCE = 1500  # against edges of colour; low values blur the walk over the whole unknown band
 _BACKGROUND, _PERSON = 1, 2
 
 
@@ -35,10 +36,11 @@ def seed_regions(silhouette: np.ndarray) -> np.ndarray:
     """(N, N) bool silhouette -> (N, N) int labels: 0 unknown, 1 background, 2 person."""
     size = silhouette.shape[0]
     rows, columns = np.mgrid[:size, :size]
-    across = np.flatnonzero(silhouette.any(axis=0))
     down = np.flatnonzero(silhouette.any(axis=1))
-    if across.size == 0:
+    if down.size == 0:
         return np.zeros((size, size), np.int32)
+    upper = silhouette & (rows < down[0] + 0.6 * (down[-1] - down[0]))  # the head without neck and bust
+    across = np.flatnonzero(upper.any(axis=0))
     width, middle = across[-1] - across[0] + 1, (across[0] + across[-1]) / 2
     face_bottom = down[0] + 0.9 * (down[-1] - down[0])  # below it the mesh's neck is guesswork
     inside = ndimage.binary_erosion(silhouette, iterations=max(1, size // 64)) & (rows < face_bottom)
@@ -46,8 +48,8 @@ def seed_regions(silhouette: np.ndarray) -> np.ndarray:
     distance = ndimage.distance_transform_edt(~silhouette)
     # Hair rises above the head and hangs beside it; below the chin nobody knows but the borders do not start.
     border = (rows < size // 40 + 1) | (columns < size // 40 + 1) | (columns >= size - size // 40 - 1)
-    far = (distance > 0.42 * width) | (border & (distance > 0.2 * width))
-    background = far & (rows < down[0] + 0.7 * (down[-1] - down[0]))
+    far = (distance > 0.38 * width) | (border & (distance > 0.2 * width))
+    background = far & (rows < down[0] + 0.75 * (down[-1] - down[0]))
     labels = np.zeros((size, size), np.int32)
     labels[background] = _BACKGROUND
     labels[inside | shoulders] = _PERSON
@@ -75,7 +77,7 @@ def make_matte(crop: np.ndarray, head: HeadModel, params: FrameParams) -> np.nda
     walked = walk_from_seeds(small, labels)
     rough = ndimage.zoom(walked, scale, order=1, mode="nearest", grid_mode=True)
     refined = guided_filter(image.mean(axis=-1), rough.astype(np.float32), radius=2 * scale, epsilon=1e-3)
-    return np.clip((refined - 0.15) / 0.7, 0, 1).astype(np.float32)
+    return np.clip((refined - 0.35) / 0.3, 0, 1).astype(np.float32)
 
 
 def walk_from_seeds(image: np.ndarray, labels: np.ndarray) -> np.ndarray:
@@ -85,7 +87,7 @@ def walk_from_seeds(image: np.ndarray, labels: np.ndarray) -> np.ndarray:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the solver says which of its back ends it would prefer
         probabilities = random_walker(
-            image, labels, beta=300, mode="cg_j", tol=1e-2, channel_axis=-1, return_full_prob=True
+            image, labels, beta=WALK_RELUCTANCE, mode="cg_j", tol=1e-2, channel_axis=-1, return_full_prob=True
         )
     return np.asarray(probabilities[1], np.float32)
 

@@ -1,0 +1,100 @@
+"""The job `capture`: photo, film or folder -> parameters, crops and a report.
+
+Written to the workdir: `motion.npz` (the parameters of each frame, the format of `data.motion`, which the job
+`reenact` takes as driving), `report.json`, and, if asked, of a photo `crop.png`, `matte.png` and
+`overlay.png`, of a film `crops/00000.png` and so on.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+from PIL import Image, ImageDraw
+from tqdm import tqdm
+
+from p4d_jax import assets
+from p4d_jax.capture import Capture, FilmCapture, Landmarker, capture_film, capture_photo
+from p4d_jax.capture.film import is_film
+from p4d_jax.capture.sampling import apply_matrix
+from p4d_jax.data.motion import save_motion
+from p4d_jax.head.model import HeadModel
+
+
+def run(config: ConfigDict, workdir: str | Path) -> dict:
+    """Captures `config.source`; writes into `workdir` only when all went well. Returns the report."""
+    workdir = Path(workdir)
+    started = time.perf_counter()
+    head = assets.head_model(config.head)
+    source = assets.photo(config.source) if config.source in assets.PHOTOS else Path(config.source)
+    if isinstance(source, Path) and is_film(source):
+        report = run_film(config, source, head, workdir)
+    else:
+        report = run_photo(config, source, head, workdir)
+    report = {"source": str(config.source), **report, "seconds": round(time.perf_counter() - started, 3)}
+    (workdir / "report.json").write_text(json.dumps(report, indent=2) + "\n")
+    return report
+
+
+def run_photo(config: ConfigDict, source, head: HeadModel, workdir: Path) -> dict:
+    """One photo: a motion of one frame, its crop, matte and overlay."""
+    capture = capture_photo(source, head)
+    workdir.mkdir(parents=True, exist_ok=True)
+    params = jax.tree.map(lambda x: x[None], capture.params)
+    save_motion(workdir / "motion.npz", params, 25.0, head.name, head.expression_names)
+    if config.write_crops:
+        Image.fromarray(capture.crop).save(workdir / "crop.png")
+        Image.fromarray((capture.matte * 255).astype(np.uint8)).save(workdir / "matte.png")
+        draw_overlay(capture, np.asarray(head.mediapipe_indices)).save(workdir / "overlay.png")
+    return {"frames": 1, "error": round(capture.error, 5), "note": capture.note}
+
+
+def run_film(config: ConfigDict, source: Path, head: HeadModel, workdir: Path) -> dict:
+    """A film: its motion, and its crops."""
+    with tqdm(desc="landmarks", unit="frame") as bar:
+        capture = capture_film(
+            source,
+            head,
+            lambda done, total: advance(bar, done, total),
+            landmarker=Landmarker(),
+            max_frames=config.max_frames or None,
+            smoothing=config.smoothing,
+        )
+    workdir.mkdir(parents=True, exist_ok=True)
+    save_motion(workdir / "motion.npz", capture.params, capture.fps, head.name, head.expression_names)
+    if config.write_crops:
+        write_crops(capture, workdir / "crops")
+    return {
+        "frames": len(capture),
+        "fps": capture.fps,
+        "error": round(float(np.nanmean(capture.errors)), 5),
+        "worst_error": round(float(np.nanmax(capture.errors)), 5),
+        "note": capture.note,
+    }
+
+
+def advance(bar: tqdm, done: int, total: int | None) -> None:
+    """Shows `done` of `total` on the bar."""
+    bar.total = total
+    bar.update(done - bar.n)
+
+
+def write_crops(capture: FilmCapture, folder: Path) -> None:
+    """One PNG a frame."""
+    folder.mkdir(exist_ok=True)
+    for index, crop in enumerate(tqdm(capture.crops, desc="crops", total=len(capture), unit="frame")):
+        Image.fromarray(crop).save(folder / f"{index:05d}.png")
+
+
+def draw_overlay(capture: Capture, indices: np.ndarray) -> Image.Image:
+    """The crop with the landmarks in green and the fitted head's in red. indices: (M,) of the 468."""
+    picture = Image.fromarray(capture.crop)
+    pen = ImageDraw.Draw(picture)
+    for points, colour in ((capture.landmarks.points[indices], "lime"), (capture.model_points, "red")):
+        for x, y in apply_matrix(capture.crop_matrix, points):
+            pen.ellipse((x - 1, y - 1, x + 1, y + 1), fill=colour)
+    return picture
