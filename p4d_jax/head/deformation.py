@@ -1,0 +1,320 @@
+"""Deformation fields: observed point x -> canonical point (SPEC section 3). No gradient flows through them.
+
+- Surface field: x keeps its place relative to the nearest triangle of the observed mesh. With barycentric b
+  of x's foot on the triangle's plane (it may lie outside the triangle: then the frame of the triangle is
+  continued) and height h over it: x_c = sum of b * (the triangle, canonical) + h * (its canonical normal).
+- Neck field D_neck: the surface field of the posed against the neck-straightened decimated mesh, stored as
+  offsets on a 24^3 grid and, smoothed, on an 8^3 grid; far from the head the smooth one counts.
+- Vertex field: the nearest of some candidate vertices, then the offsets of its neighbours weighted by
+  1 / (squared distance + 1e-10).
+- Part-wise field D of GenHead: vertex fields for head, eyes and mouth.
+
+P points, V vertices, F triangles; world units. Grid points are voxel centres of the box [-w/2, w/2]^3,
+w = box_warp, indexed [x, y, z]; grids are read trilinearly, with zeros outside.
+
+Nearest triangle and nearest vertex are a scan over the triangles with all points as vector lanes, which
+needs no memory for pairs and runs at the arithmetic speed of a CPU.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+from jax import lax
+
+from p4d_jax.types import Array
+
+FINE, COARSE = 24, 8
+SMOOTHING_PASSES = 2
+BLEND_RATE, BLEND_START = 1000.0, 3e-3  # per squared world unit; squared world units
+INFINITY = 1000.0  # where the vertex that pads neighbour lists stands, in every mesh
+WEIGHT_FLOOR = 1e-10
+EYE_BOX = 1.2  # times the eyeball's size
+# A triangle of less area is met at its edges only, as in the point-to-mesh distance of PyTorch3D at the
+# setting that the public implementation uses. Most triangles of a decimated head are.
+MIN_TRIANGLE_AREA = 5e-3
+_TIE = 2e-6  # relative; triangles that share the nearest edge are equally near, the last one counts
+_UNROLL = 8
+
+
+@struct.dataclass
+class SurfaceField:
+    """The surface field at P points.
+
+    Attributes:
+      offset: (P, 3) canonical - observed.
+      squared_distance: (P,) to the observed mesh.
+      triangle: (P,) int32 the nearest triangle.
+    """
+
+    offset: Array
+    squared_distance: Array
+    triangle: Array
+
+
+@struct.dataclass
+class NeckField:
+    """D_neck of one pose.
+
+    Attributes:
+      fine: (24, 24, 24, 4) offset and squared distance.
+      smooth: (8, 8, 8, 3) offset, smoothed.
+      box_warp: () side of the box, world units.
+    """
+
+    fine: Array
+    smooth: Array
+    box_warp: Array
+
+
+@struct.dataclass
+class PartField:
+    """Canonical points of the part-wise field.
+
+    Attributes:
+      head, eyes, mouth: (P, 3).
+      head_distance, eyes_distance, mouth_distance: (P,) squared, to the nearest vertex of the part.
+      in_eye_box: (P,) bool, where the eye field is active.
+    """
+
+    head: Array
+    eyes: Array
+    mouth: Array
+    head_distance: Array
+    eyes_distance: Array
+    mouth_distance: Array
+    in_eye_box: Array
+
+
+# Nearest item ---------------------------------------------------------------------------------------------
+
+
+def _scan_nearest(
+    points: Array, table: Array, squared_distance: Callable[[tuple, Array], Array], tie: float
+) -> tuple[Array, Array]:
+    """Index (P,) of the nearest row of `table` (n, k), and its squared distance (P,).
+
+    Rows within a relative `tie` of the least distance so far count as equal, and the last of them is taken
+    (with tie 0: the first).
+    """
+    coordinates = points[:, 0], points[:, 1], points[:, 2]
+
+    def step(state: tuple[Array, Array], row: tuple[Array, Array]):
+        best, nearest = state
+        index, values = row
+        distance = squared_distance(coordinates, values)
+        closer = distance <= best * (1 + tie) if tie else distance < best
+        return (jnp.minimum(best, distance), jnp.where(closer, index, nearest)), None
+
+    start = (jnp.full(points.shape[0], jnp.inf), jnp.zeros(points.shape[0], jnp.int32))
+    rows = (jnp.arange(table.shape[0], dtype=jnp.int32), table)
+    (best, nearest), _ = lax.scan(step, start, rows, unroll=_UNROLL)
+    return nearest, best
+
+
+def _triangle_table(triangles: Array) -> Array:
+    """(F, 22) what `_distance_to_triangle` reads: corners, edges and their inverse squared lengths, plane."""
+    corner = [triangles[:, k] for k in range(3)]
+    columns = []
+    for s, t in ((0, 1), (1, 2), (2, 0)):
+        edge = corner[t] - corner[s]
+        squared = jnp.sum(edge**2, -1, keepdims=True)
+        columns += [corner[s], edge, jnp.where(squared > 1e-20, 1 / jnp.maximum(squared, 1e-20), 0)]
+    e1, e2 = corner[1] - corner[0], corner[2] - corner[0]
+    normal = jnp.cross(e1, e2)
+    squared = jnp.sum(normal**2, -1, keepdims=True)
+    counts = squared > (2 * MIN_TRIANGLE_AREA) ** 2
+    inverse = jnp.where(counts, 1 / jnp.where(counts, squared, 1), 0)
+    gradient1, gradient2 = jnp.cross(e2, normal) * inverse, jnp.cross(normal, e1) * inverse
+    return jnp.concatenate(
+        [*columns, gradient1, gradient2, normal * jnp.sqrt(inverse), counts.astype(e1.dtype)], axis=1
+    )
+
+
+def _distance_to_triangle(point: tuple[Array, Array, Array], row: Array) -> Array:
+    """Squared distance of points (three (P,) coordinates) to one triangle of `_triangle_table`."""
+    dot = lambda a, b: a[0] * b[0] + a[1] * b[1] + a[2] * b[2]  # noqa: E731
+    best = None
+    for k in (0, 7, 14):
+        away = [point[i] - row[k + i] for i in range(3)]
+        edge = row[k + 3], row[k + 4], row[k + 5]
+        along = jnp.clip(dot(away, edge) * row[k + 6], 0, 1)
+        foot = [away[i] - along * edge[i] for i in range(3)]
+        distance = dot(foot, foot)
+        best = distance if best is None else jnp.minimum(best, distance)
+    away = [point[i] - row[i] for i in range(3)]
+    b1, b2 = dot(away, row[21:24]), dot(away, row[24:27])
+    height = dot(away, row[27:30])
+    over = (b1 >= 0) & (b2 >= 0) & (b1 + b2 <= 1) & (row[30] > 0)
+    return jnp.where(over, height * height, best)
+
+
+def _distance_to_vertex(point: tuple[Array, Array, Array], row: Array) -> Array:
+    x, y, z = (point[i] - row[i] for i in range(3))
+    return x * x + y * y + z * z
+
+
+# Surface and neck -----------------------------------------------------------------------------------------
+
+
+def _carry(points: Array, source: Array, target: Array) -> Array:
+    """Points (P, 3) from the frame of their triangle in `source` (P, 3, 3) to that in `target`."""
+    e1, e2 = source[:, 1] - source[:, 0], source[:, 2] - source[:, 0]
+    normal, away = jnp.cross(e1, e2), points - source[:, 0]
+    squared = jnp.maximum(jnp.sum(normal**2, -1, keepdims=True), 1e-24)
+    b1 = jnp.sum(jnp.cross(away, e2) * normal, -1, keepdims=True) / squared
+    b2 = jnp.sum(jnp.cross(e1, away) * normal, -1, keepdims=True) / squared
+    height = jnp.sum(away * normal, -1, keepdims=True) / jnp.sqrt(squared)
+    f1, f2 = target[:, 1] - target[:, 0], target[:, 2] - target[:, 0]
+    up = jnp.cross(f1, f2)
+    up = up / jnp.sqrt(jnp.maximum(jnp.sum(up**2, -1, keepdims=True), 1e-24))
+    return target[:, 0] + b1 * f1 + b2 * f2 + height * up
+
+
+def surface_field(points: Array, observed: Array, canonical: Array, faces: Array) -> SurfaceField:
+    """The surface field of one mesh pair at points.
+
+    Args:
+      points: (P, 3).
+      observed, canonical: (V, 3) the same mesh twice.
+      faces: (F, 3) int32.
+    """
+    points, observed, canonical = lax.stop_gradient((points, observed, canonical))
+    triangle, squared = _scan_nearest(points, _triangle_table(observed[faces]), _distance_to_triangle, _TIE)
+    corners = faces[triangle]
+    carried = _carry(points, observed[corners], canonical[corners])
+    return SurfaceField(carried - points, squared, triangle)
+
+
+def grid_points(size: int, box_warp: float | Array) -> Array:
+    """Voxel centres (size^3, 3) of the box, x slowest."""
+    centres = ((jnp.arange(size) + 0.5) / size - 0.5) * box_warp
+    return jnp.stack(jnp.meshgrid(centres, centres, centres, indexing="ij"), -1).reshape(-1, 3)
+
+
+def _smooth(grid: Array) -> Array:
+    """Mean over 3^3 neighbours of (n, n, n, C), edges replicated."""
+    for axis in range(3):
+        before, after = jnp.take(grid, jnp.array([0]), axis), jnp.take(grid, jnp.array([-1]), axis)
+        padded = jnp.concatenate([before, grid, after], axis)
+        size = grid.shape[axis]
+        grid = sum(lax.slice_in_dim(padded, k, k + size, axis=axis) for k in range(3)) / 3
+    return grid
+
+
+def read_grid(grid: Array, position: Array) -> Array:
+    """Trilinear read of grid (n, n, n, C) at positions (P, 3), zero outside.
+
+    The box is [-1, 1]^3; values stand at voxel centres, so the outermost half voxel fades to zero.
+    """
+    size, channels = grid.shape[0], grid.shape[-1]
+    flat = grid.reshape(-1, channels)
+    index = ((position + 1) * size - 1) / 2
+    low = jnp.floor(index)
+    fraction, low = index - low, low.astype(jnp.int32)
+    value = jnp.zeros((position.shape[0], channels), grid.dtype)
+    for corner in range(8):
+        step = jnp.array([corner >> 2 & 1, corner >> 1 & 1, corner & 1])
+        place = low + step
+        weight = jnp.prod(jnp.where(step == 1, fraction, 1 - fraction), axis=-1)
+        weight = jnp.where(((place >= 0) & (place < size)).all(-1), weight, 0)
+        place = jnp.clip(place, 0, size - 1)
+        value += weight[:, None] * flat[(place[:, 0] * size + place[:, 1]) * size + place[:, 2]]
+    return value
+
+
+def build_neck_field(
+    posed: Array, straight: Array, faces: Array, box_warp: float | Array = 1.3
+) -> NeckField:
+    """D_neck's grids for one pose.
+
+    Args:
+      posed, straight: (v, 3) the decimated mesh with the neck's rotation and without.
+      faces: (f, 3) int32.
+      box_warp: side of the box, world units.
+    """
+    points = jnp.concatenate([grid_points(FINE, box_warp), grid_points(COARSE, box_warp)])
+    field = surface_field(points, posed, straight, faces)
+    fine = jnp.concatenate([field.offset, field.squared_distance[:, None]], axis=1)[: FINE**3]
+    smooth = field.offset[FINE**3 :].reshape(COARSE, COARSE, COARSE, 3)
+    for _ in range(SMOOTHING_PASSES):
+        smooth = _smooth(smooth)
+    return NeckField(fine.reshape(FINE, FINE, FINE, 4), smooth, jnp.asarray(box_warp, jnp.float32))
+
+
+def apply_neck_field(field: NeckField, points: Array) -> Array:
+    """Observed points (P, 3) -> points with the neck straight (P, 3)."""
+    points, field = lax.stop_gradient((points, field))
+    position = points * (2 / field.box_warp)
+    fine = read_grid(field.fine, position)
+    smooth = read_grid(field.smooth, position)
+    weight = jnp.exp(-BLEND_RATE * jax.nn.relu(fine[:, 3:] - BLEND_START))
+    return points + weight * fine[:, :3] + (1 - weight) * smooth
+
+
+# Vertices and parts ---------------------------------------------------------------------------------------
+
+
+def vertex_field(
+    points: Array, observed: Array, canonical: Array, neighbours: Array, candidates: Array
+) -> tuple[Array, Array]:
+    """Moves points with the neighbourhood of the nearest candidate vertex.
+
+    Args:
+      points: (P, 3).
+      observed, canonical: (V, 3) the same mesh twice.
+      neighbours: (V, 10) int32, padded with V.
+      candidates: (n,) int32 vertices among which the nearest is sought.
+
+    Returns:
+      canonical points (P, 3), squared distance to the nearest candidate (P,).
+    """
+    points, observed, canonical = lax.stop_gradient((points, observed, canonical))
+    nearest, squared = _scan_nearest(points, observed[candidates], _distance_to_vertex, 0.0)
+    pad = jnp.full((1, 3), INFINITY, observed.dtype)
+    place = jnp.concatenate([observed, pad])
+    offset = jnp.concatenate([canonical - observed, jnp.zeros_like(pad)])
+    # The candidates' neighbourhoods first, so that each point gathers one short row.
+    around = neighbours[candidates]
+    rows = jnp.concatenate([place[around], offset[around]], axis=-1)[nearest]  # (P, 10, 6)
+    away = points[:, None] - rows[..., :3]
+    weight = 1 / (jnp.sum(away**2, -1) + WEIGHT_FLOOR)
+    weight = weight / jnp.sum(weight, -1, keepdims=True)
+    return points + jnp.sum(weight[..., None] * rows[..., 3:], axis=1), squared
+
+
+def in_box_around(points: Array, vertices: Array, scale: float = EYE_BOX) -> Array:
+    """(P,) bool: inside the axis-aligned box around `vertices`, `scale` times its size, its faces included."""
+    low, high = vertices.min(0), vertices.max(0)
+    reach = (high - low) / 2 * scale
+    return (jnp.abs(points - (low + high) / 2) <= reach).all(-1)
+
+
+def part_field(
+    points: Array,
+    canonical: Array,
+    full: Array,
+    without_expression: Array,
+    neighbours: Array,
+    regions: dict[str, Array],
+) -> PartField:
+    """The part-wise field of GenHead, after D_neck.
+
+    Args:
+      points: (P, 3), neck straight.
+      canonical: (V, 3) the canonical mesh.
+      full: (V, 3) m(shape, expression, pose) with gaze; neck straight.
+      without_expression: (V, 3) m(shape, 0, pose): drives the mouth, so that teeth follow the jaw.
+      neighbours: (V, 10) int32, padded with V.
+      regions: 'face', 'left_eyeball', 'right_eyeball', 'lips' -> vertex indices.
+    """
+    left, right = regions["left_eyeball"], regions["right_eyeball"]
+    head, head_distance = vertex_field(points, full, canonical, neighbours, regions["face"])
+    eyeballs = jnp.concatenate([left, right])
+    eyes, eyes_distance = vertex_field(points, full, canonical, neighbours, eyeballs)
+    mouth, mouth_distance = vertex_field(points, without_expression, canonical, neighbours, regions["lips"])
+    boxed = in_box_around(points, full[left]) | in_box_around(points, full[right])
+    return PartField(head, eyes, mouth, head_distance, eyes_distance, mouth_distance, boxed)
