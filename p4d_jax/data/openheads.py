@@ -30,6 +30,7 @@ from p4d_jax.data.openheads_appearance import (
     TEETH,
     Appearance,
     cloth_albedo,
+    cloth_edge,
     eye_albedo,
     hair_albedo,
     paint_maps,
@@ -98,6 +99,7 @@ class Stage:
       paint, bounds: front maps, see `sample_paint`.
       center_weights: (V,) mean of these vertices is the skull's centre, shifted by center_offset (3,).
       hair_index, hair_weight: bound shell. neck_index, neck_weight: bound bust.
+      neck_middle: (3,) of the rim. way: (V,) minus the distance to the rim.
     """
 
     head: HeadModel
@@ -118,6 +120,8 @@ class Stage:
     hair_weight: Array
     neck_index: Array
     neck_weight: Array
+    neck_middle: Array
+    way: Array
 
 
 @struct.dataclass
@@ -190,7 +194,6 @@ def prepare_stage(head: HeadModel) -> Stage:
 def _build_stage(head: HeadModel) -> Stage:
     zeros = jnp.zeros(SHAPE_SIZE)
     rest = np.asarray(head_vertices(head, zeros, zeros, jnp.zeros(6), jnp.zeros(6)))
-    joints = np.asarray(head_joints(head, zeros, zeros, jnp.zeros(6), jnp.zeros(6)))
     faces, materials = _head_faces(head)
     skin_faces = faces[materials == SKIN]
     normals = np.asarray(vertex_normals(jnp.asarray(rest), jnp.asarray(faces)))
@@ -199,7 +202,8 @@ def _build_stage(head: HeadModel) -> Stage:
     ears = _members(head, "ears") | _members(head, "left_ear") | _members(head, "right_ear")
     bare = skin_faces[~ears[skin_faces].any(1)]
     hair_index, hair_weight = hair.bind_shell(rest, bare, center)
-    neck_index, neck_weight = bust.bind_bust(rest, bare, joints[1])
+    neck_index, neck_weight, middle = bust.bind_bust(rest, np.asarray(head.faces))
+    rim = np.einsum("nk,nka->na", neck_weight, rest[neck_index])
     bounds = np.array([-0.32, marks[8, 1] - 0.08, 0.32, marks[19, 1] + 0.2], np.float32)
     transfer = _diffuse_transfer(bake_transfer(rest, normals, faces), skin_faces)
     offset = rest - center
@@ -232,6 +236,8 @@ def _build_stage(head: HeadModel) -> Stage:
         hair_index=hair_index,
         hair_weight=hair_weight,
         neck_index=neck_index,
+        neck_middle=middle,
+        way=bust.way_to_rim(rest, rim, middle),
         neck_weight=neck_weight,
     )
     return Stage(
@@ -378,7 +384,7 @@ class Surface:
 
     Attributes:
       vertices: (N, 3) world. coordinates: (N, 3) where noise and maps are read. normals: (N, 3).
-      light: (N, 3) irradiance. extra: (N, 4) occlusion, beard, azimuth sine and cosine weight, elevation.
+      light: (N, 3) irradiance. extra: (N, 5) occlusion, beard, azimuth, elevation, way below the neck's rim.
     """
 
     vertices: Array
@@ -409,6 +415,8 @@ def build_surface(stage: Stage, identity: Identity, motion: Motion) -> Surface:
     head_count, hair_count = len(head), len(shell)
     normals = vertex_normals(jnp.concatenate([head, shell, torso]), stage.faces)
     grown = look.beard * stage.beard * (1.0 + 0.15 * noise(stage.rest * 40.0 + look.seed))
+    azimuth = bust.rim_azimuth(stage.rest, stage.neck_middle)
+    grown += 0.012 * jnp.clip(cloth_edge(look, azimuth, stage.way) / 0.01, 0.0, 1.0)
     vertices = jnp.concatenate([head + normals[:head_count] * grown[:, None], shell, torso])
     light, occlusion = _light_vertices(stage, identity, normals, head_count, hair_count)
     pad = jnp.zeros(len(vertices) - head_count)
@@ -418,6 +426,7 @@ def build_surface(stage: Stage, identity: Identity, motion: Motion) -> Surface:
             jnp.concatenate([stage.beard, pad]),
             jnp.concatenate([stage.angles[:, 0], pad]),
             jnp.concatenate([stage.angles[:, 1], pad]),
+            jnp.concatenate([stage.way, jnp.zeros(hair_count), cloth[:, 1]]),
         ],
         -1,
     )
@@ -441,7 +450,7 @@ def _light_vertices(stage: Stage, identity: Identity, normals: Array, heads: int
     rest = irradiance(jnp.broadcast_to(lobes[heads:, None], (len(lobes) - heads, 3, 9)), light)
     hair_light, bust_light = 0.85 * rest[:hairs], rest[hairs:].reshape(bust.ROWS, bust.AZIMUTHS, 3)
     # The bust takes the neck's light where they meet, so that the seam does not show.
-    neck = jnp.einsum("nk,nka->na", stage.neck_weight, skin[stage.neck_index])[bust.AZIMUTHS :]
+    neck = jnp.einsum("nk,nka->na", stage.neck_weight, skin[stage.neck_index])
     away = jnp.clip(jnp.asarray(bust.SHARES, jnp.float32) / 0.4, 0.0, 1.0)[:, None, None]
     bust_light = (neck + (bust_light - neck) * away).reshape(-1, 3)
     occlusion = jnp.concatenate([sky, jnp.full(hairs, 0.85), jnp.full(len(bust_light), 0.6)])
@@ -490,12 +499,14 @@ def _materials(stage: Stage, look: Appearance, material, coordinates, extra, nor
     paint = sample_paint(stage.paint, stage.bounds, coordinates)
     far = jnp.array([-1.0, 1.0, -1.0, 0.0, 0.0, 0.0, 0.0, 1.0])
     paint = jnp.where(front[..., None], paint, far)
-    skin = skin_albedo(look, coordinates, extra[..., 2:], extra[..., 1], paint, noise)
-    cloth, bare = cloth_albedo(look, coordinates, noise)
+    skin = skin_albedo(look, coordinates, extra[..., 2:4], extra[..., 1], paint, noise)
+    edge = cloth_edge(look, bust.rim_azimuth(coordinates, stage.neck_middle), extra[..., 4])
+    cloth = cloth_albedo(look, coordinates.at[..., 1].set(extra[..., 4]), edge, noise)
     chest = skin_tone(
         look.melanin + 0.02 * noise[0][..., 0], look.haemoglobin + 0.03 * noise[0][..., 1], look.carotene
     )
-    cloth = cloth + (chest - cloth) * bare[..., None]
+    clothed = jnp.clip(edge / 0.006 + 0.5, 0.0, 1.0)[..., None]
+    cloth, skin = chest + (cloth - chest) * clothed, skin + (cloth - skin) * clothed
     local = coordinates * jax.lax.rsqrt(jnp.sum(coordinates**2, -1, keepdims=True) + 1e-8)
     eye, _ = eye_albedo(look, local, noise[1])
     strand = hair_albedo(look, coordinates[..., 2], noise)

@@ -55,7 +55,8 @@ class Appearance:
       stubble, beard, moustache: opacity of painted and thickness of grown beard. beard_color: (3,).
       iris: (3,), iris_size: angular radius in radians, pupil: share of it, sclera: (3,).
       teeth: (3,).
-      cloth, cloth_second: (3,), stripes: frequency, stripe_angle, neckline: depth, v_neck: 0..1.
+      cloth, cloth_second: (3,), stripes: frequency, stripe_angle, collar: height above the neck's rim,
+        neckline: depth in front, v_neck: 0 round, 1 pointed.
       hair: haircut. seed: (3,) place in the noise volume.
     """
 
@@ -89,6 +90,7 @@ class Appearance:
     cloth_second: Array
     stripes: Array
     stripe_angle: Array
+    collar: Array
     neckline: Array
     v_neck: Array
     hair: HairStyle
@@ -145,6 +147,7 @@ def random_appearance(key: Array) -> Appearance:
         cloth_second=uniform(0.0, 0.9, (3,)) ** 2.2,
         stripes=chance(0.25) * uniform(20.0, 120.0),
         stripe_angle=uniform(0.0, 3.14),
+        collar=uniform(-0.02, 0.13),
         neckline=uniform(0.0, 0.3),
         v_neck=chance(0.4),
         hair=hair,
@@ -295,10 +298,10 @@ def skin_albedo(look: Appearance, rest: Array, angles: Array, beard: Array, pain
     sunny = 0.25 + 0.75 * jnp.clip(cheek + nose, 0.0, 1.0)
     spots = 0.55 * _step(1.0, 2.4, fine[..., 0]) * look.freckles * sunny
     spots += _step(2.9, 3.6, fine[..., 1] + 0.3 * middle[..., 1]) * look.blemish
-    melanin = look.melanin + 0.022 * look.mottle * (coarse[..., 0] + 0.7 * middle[..., 2])
+    melanin = look.melanin + 0.013 * look.mottle * (coarse[..., 0] + 0.7 * middle[..., 2])
     melanin += 0.10 * look.under_eye * under + 0.16 * spots
     haemoglobin = look.haemoglobin + look.blush * (0.75 * cheek + 0.6 * nose) * (1.2 - look.melanin)
-    haemoglobin += 0.10 * look.mottle * (coarse[..., 1] + 0.5 * middle[..., 3])
+    haemoglobin += 0.08 * look.mottle * (coarse[..., 1] + 0.5 * middle[..., 3])
     haemoglobin += look.blemish * _step(1.6, 3.0, middle[..., 0]) * 0.22
     color = skin_tone(melanin, haemoglobin, look.carotene)
     color *= 1.0 + 0.025 * look.mottle * fine[..., 2:3]
@@ -363,22 +366,29 @@ def hair_albedo(look: Appearance, along: Array, noise) -> Array:
     return color * jnp.exp(jnp.clip(strands, -1.1, 0.8))[..., None]
 
 
-def cloth_albedo(look: Appearance, bust: Array, noise) -> tuple[Array, Array]:
-    """Albedo (..., 3) of the bust and where it is skin (...,) above the neckline.
+def cloth_edge(look: Appearance, azimuth: Array, way: Array) -> Array:
+    """How far below the neckline a point lies, world units: cloth where positive.
 
     Args:
-      bust: (..., 3) x, distance down the surface from the neck, z.
+      azimuth: (...,) about the neck. way: (...,) distance down from the rim of the neck, negative above it.
+    """
+    point = jnp.clip(1.0 - jnp.abs(azimuth) / 1.1, 0.0, 1.0)
+    return (
+        way + look.collar - look.neckline * (look.v_neck * point + (1 - look.v_neck) * jnp.sqrt(point) * 0.6)
+    )
+
+
+def cloth_albedo(look: Appearance, bust: Array, edge: Array, noise: Array) -> Array:
+    """Albedo (..., 3) of the clothes.
+
+    Args:
+      bust: (..., 3) x, way down, z. edge: (...,) of `cloth_edge`. noise: three octaves.
     """
     coarse, _, fine = noise
-    azimuth = jnp.abs(jnp.arctan2(bust[..., 0], bust[..., 2]))
-    point = jnp.clip(1.0 - azimuth / 1.1, 0.0, 1.0)
-    line = 0.012 + look.neckline * (look.v_neck * point * 1.3 + (1 - look.v_neck) * jnp.sqrt(point) * 0.8)
     wave = jnp.sin(
         look.stripes * (bust[..., 0] * jnp.cos(look.stripe_angle) + bust[..., 1] * jnp.sin(look.stripe_angle))
     )
     share = jnp.where(look.stripes > 0, _step(-0.2, 0.2, wave), 0.0)
     color = _mix(look.cloth, look.cloth_second, share)
     color = color * (1.0 + 0.10 * coarse[..., :1] + 0.05 * fine[..., :1])
-    edge = bust[..., 1] - line
-    color = color * (1.0 - 0.35 * jnp.exp(-(((edge - 0.012) / 0.010) ** 2)))[..., None]
-    return color, _step(0.004, -0.004, edge)
+    return color * (1.0 - 0.3 * jnp.exp(-(((edge - 0.016) / 0.008) ** 2)))[..., None]

@@ -167,7 +167,8 @@ def thickness(style: HairStyle, azimuth: Array, elevation: Array) -> Array:
     covered = full * jnp.clip(ramp, 1e-6, 1.0) ** 0.6
     knot = jnp.cos(elevation - 0.75) * jnp.cos((jnp.abs(azimuth) - jnp.pi) * jnp.cos(elevation))
     covered += style.bun * jnp.exp(-jnp.clip(1 - knot, 0, 2) / 0.045) * (jnp.abs(azimuth) > 1.2)
-    return jnp.where(ramp > 0, covered, 0.06 * ramp)
+    # Far below the hairline the shell dives to the axis, out of sight of an open mouth.
+    return jnp.where(ramp > 0, covered, 0.06 * ramp - 0.5 * jnp.clip(-edge - 1.5, 0.0, 1.0))
 
 
 def shell_faces() -> np.ndarray:
@@ -211,12 +212,21 @@ def bind_shell(vertices: np.ndarray, faces: np.ndarray, center: np.ndarray) -> t
             [np.sin(azimuth) * np.cos(lift), np.full(AZIMUTHS, np.sin(lift)), np.cos(azimuth) * np.cos(lift)],
             -1,
         )
-        found, corner, barycentric = _last_hits(start, directions, vertices[faces])
+        near = faces[_crossed(vertices[faces] - start, lift)]
+        if not len(near):
+            continue
+        found, corner, barycentric = _last_hits(start, directions, vertices[near])
         hit[row] = found
-        index[row, :, :3], weight[row, :, :3] = faces[corner], barycentric * found[:, None]
+        index[row, :, :3], weight[row, :, :3] = near[corner], barycentric * found[:, None]
     for row in range(ROWS):
         _fill_row(row, hit, index, weight)
     return index.reshape(-1, 6), weight.reshape(-1, 6)
+
+
+def _crossed(corners: np.ndarray, lift: float, margin: float = 0.05) -> np.ndarray:
+    """Which triangles (F, 3, 3) around the origin the cone of rays of this elevation can meet."""
+    elevation = np.arctan2(corners[..., 1], np.hypot(corners[..., 0], corners[..., 2]))
+    return (elevation.min(1) < lift + margin) & (elevation.max(1) > lift - margin)
 
 
 def _last_hits(start: np.ndarray, directions: np.ndarray, corners: np.ndarray):
@@ -289,16 +299,21 @@ def grow_hair(style: HairStyle, skin: Array, center: Array, noise) -> tuple[Arra
     last = jnp.maximum((jnp.maximum(-end, 0.0) / CURTAIN_STEP).astype(jnp.int32), 0) + DOME
     row = jnp.minimum(jnp.arange(ROWS)[:, None], last)
     radius = jnp.take_along_axis(_smooth_rows(radius), row, axis=0)
+    radius = radius.at[DOME:].set(jax.lax.cummin(radius[DOME:], axis=0))  # a neck's flare is no nape
     widest = jax.lax.cummax(radius[DOME:], axis=0) * (1.0 - 0.12 * drop)
-    radius = radius.at[DOME:].add(style.hang * (widest - radius[DOME:]))
+    behind = jax.nn.sigmoid((jnp.abs(azimuth) - 1.15) * 12.0)
+    radius = radius.at[DOME:].add(style.hang * behind * (widest - radius[DOME:]))
     elevation = jnp.arctan2(
         directions[..., 1] * radius - start, jnp.hypot(directions[..., 0], directions[..., 2]) * radius
     )
+    elevation = jax.lax.cummin(elevation, axis=0)
     rough = noise(directions * (2.5 + 3.0 * style.curl) + style.seed + start[..., None] * 6.0)
     grown = thickness(style, azimuth, elevation)
     grown = grown * (1.0 + (0.08 + 0.28 * style.curl) * rough) + 0.004 * rough * (grown > 0)
     position = (
-        center + directions * (radius + grown)[..., None] - start[..., None] * jnp.array([0.0, 1.0, 0.0])
+        center
+        + directions * jnp.maximum(radius + grown, 0.01)[..., None]
+        - start[..., None] * jnp.array([0.0, 1.0, 0.0])
     )
     across = directions - (directions @ style.pole)[..., None] * style.pole
     across = across * jax.lax.rsqrt(jnp.sum(across**2, -1, keepdims=True) + 1e-4)

@@ -124,7 +124,7 @@ def highlights(normals: Array, view: Array, light: Light, shininess: Array) -> A
 
 
 def bake_transfer(
-    vertices: np.ndarray, normals: np.ndarray, faces: np.ndarray, count: int = 72
+    vertices: np.ndarray, normals: np.ndarray, faces: np.ndarray, count: int = 48
 ) -> np.ndarray:
     """Shadowed transfer of a rigid mesh, (V, 9), by `count` parallel depth maps. numpy, done once a head.
 
@@ -147,7 +147,7 @@ def bake_transfer(
     return transfer.astype(np.float32)
 
 
-def _scatter_points(vertices: np.ndarray, faces: np.ndarray, spacing: float = 0.009) -> np.ndarray:
+def _scatter_points(vertices: np.ndarray, faces: np.ndarray, spacing: float = 0.012) -> np.ndarray:
     """Points that cover every triangle about `spacing` apart, (P, 3)."""
     corners = vertices[faces]
     longest = np.linalg.norm(corners - np.roll(corners, 1, 1), axis=-1).max(1)
@@ -161,7 +161,7 @@ def _scatter_points(vertices: np.ndarray, faces: np.ndarray, spacing: float = 0.
     return np.concatenate(clouds)
 
 
-def _visible(vertices: np.ndarray, points: np.ndarray, direction: np.ndarray, size: int = 160) -> np.ndarray:
+def _visible(vertices: np.ndarray, points: np.ndarray, direction: np.ndarray, size: int = 128) -> np.ndarray:
     """Which vertices see the direction past the cloud of points, (V,) in {0, 1}."""
     side = np.cross(direction, [0.3, 0.9, 0.1])
     side /= np.linalg.norm(side)
