@@ -36,7 +36,7 @@ EYE_BOX = 1.2  # times the eyeball's size
 # A triangle of less area is met at its edges only, as in the point-to-mesh distance of PyTorch3D at the
 # setting that the public implementation uses. Most triangles of a decimated head are.
 MIN_TRIANGLE_AREA = 5e-3
-_TIE = 2e-6  # relative; triangles that share the nearest edge are equally near, the last one counts
+_TIE = 3e-7  # relative; triangles that share the nearest edge are equally near: the last one counts
 _UNROLL = 8
 
 
@@ -226,9 +226,7 @@ def read_grid(grid: Array, position: Array) -> Array:
     return value
 
 
-def build_neck_field(
-    posed: Array, straight: Array, faces: Array, box_warp: float | Array = 1.3
-) -> NeckField:
+def build_neck_field(posed: Array, straight: Array, faces: Array, box_warp: float | Array = 1.3) -> NeckField:
     """D_neck's grids for one pose.
 
     Args:
@@ -287,10 +285,9 @@ def vertex_field(
 
 
 def in_box_around(points: Array, vertices: Array, scale: float = EYE_BOX) -> Array:
-    """(P,) bool: inside the axis-aligned box around `vertices`, `scale` times its size, its faces included."""
-    low, high = vertices.min(0), vertices.max(0)
-    reach = (high - low) / 2 * scale
-    return (jnp.abs(points - (low + high) / 2) <= reach).all(-1)
+    """(P,) bool: in the box `scale` times the size of `vertices` and centred on their mean."""
+    reach = (vertices.max(0) - vertices.min(0)) / 2 * scale
+    return (jnp.abs(points - vertices.mean(0)) < reach).all(-1)
 
 
 def part_field(
