@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import sparse
 
-from p4d_jax.convert.flame import decimate, load_flame, vertex_rings
+from p4d_jax.convert.flame import contour_rows, decimate, load_flame, vertex_rings
 from p4d_jax.convert.pickles import read_pickle, to_array
 from p4d_jax.errors import UserError
 
@@ -113,7 +113,11 @@ def test_companion_files(flame, tmp_path):
         mediapipe=tmp_path / "mediapipe.npz",
     )
     np.testing.assert_array_equal(head.landmark_triangles, faces[embedding["full_lmk_faces_idx"][0]])
-    np.testing.assert_allclose(head.contour_barycentric, embedding["dynamic_lmk_bary_coords"], rtol=1e-6)
+    stored = embedding["dynamic_lmk_bary_coords"].astype(np.float32)
+    np.testing.assert_array_equal(head.contour_barycentric[39], stored[0])
+    assert sorted(float(head.contour_barycentric[k, 0, 0]) for k in (19, 59)) == sorted(
+        stored[[20, 59], 0, 0]
+    )
     np.testing.assert_array_equal(head.mediapipe_triangles, faces[mediapipe["lmk_face_idx"]])
     assert set(head.regions) >= {"face", "lips", "eyelids", "without_inner_mouth"}
     assert int(max(r.max() for r in head.regions.values())) < count
@@ -205,3 +209,15 @@ def test_rings_and_decimation():
     assert ((normals * corners.mean(1)).sum(-1) > 0).mean() > 0.95 or (
         (normals * corners.mean(1)).sum(-1) < 0
     ).mean() > 0.95
+
+
+@pytest.mark.parametrize("stored_sign", [1, -1])
+def test_contour_is_ordered_by_yaw_whichever_side_is_stored_first(stored_sign):
+    """On an ellipsoid the outline of a head turned by t has its normal across the line of sight."""
+    yaws = stored_sign * np.concatenate([np.arange(40), -np.arange(1, 40)])
+    angle = np.radians(yaws)[:, None] + np.where(np.arange(17) < 8, np.pi, 0)
+    points = np.stack([np.cos(angle), np.zeros_like(angle), np.sin(angle)], -1)
+    template = points.reshape(-1, 3)
+    triangles = np.repeat(np.arange(79 * 17).reshape(79, 17, 1), 3, -1)
+    weights = np.tile([1.0, 0.0, 0.0], (79, 17, 1))
+    np.testing.assert_array_equal(yaws[contour_rows(template, triangles, weights)], np.arange(-39, 40))

@@ -46,7 +46,7 @@ def load_flame(
     template = arrays["v_template"]
     decimated_faces, kept = decimate(template, faces, _DECIMATED_VERTICES)
     shape_and_expression = arrays["shapedirs"]
-    static = _landmarks68(landmarks, faces)
+    static = _landmarks68(landmarks, faces, template)
     return HeadModel(
         template=_float(template),
         shape_basis=_float(shape_and_expression[..., :_SHAPE_SIZE]),
@@ -179,7 +179,29 @@ def _embedding(source: Any, name: str, triangles: Any, weights: Any, faces: np.n
     return _int(faces[triangles]), _float(weights)
 
 
-def _landmarks68(source: str | Path | None, faces: np.ndarray) -> dict[str, jnp.ndarray]:
+def contour_rows(template: np.ndarray, triangles: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """(79,) which row of FLAME's contour table belongs to the head's yaw of -39..39 degrees, in this order.
+
+    FLAME stores 0..39 degrees to one side and then 1..39 to the other. Public readers of the table disagree
+    on the sides, so the mesh decides: a head that turns towards its own left (+x) shows its left outline
+    nearer to the front of the face.
+
+    Args:
+      template: (V, 3).
+      triangles, weights: (79, 17, 3) the table as stored, as vertex indices.
+    """
+    one_side, other_side = np.arange(39, 0, -1), np.arange(40, 79)
+    points = np.einsum("rkva,rkv->rka", template[triangles], weights)
+    left = points[0, :, 0] > 0
+    forward = points[:, left, 2].sum(1)
+    if forward[one_side].sum() > forward[other_side].sum():
+        return np.concatenate([other_side[::-1], [0], one_side[::-1]])
+    return np.concatenate([one_side, [0], other_side])
+
+
+def _landmarks68(
+    source: str | Path | None, faces: np.ndarray, template: np.ndarray
+) -> dict[str, jnp.ndarray]:
     if source is None:
         none, none79 = jnp.zeros((0, 3)), jnp.zeros((79, 0, 3))
         return {
@@ -199,11 +221,12 @@ def _landmarks68(source: str | Path | None, faces: np.ndarray) -> dict[str, jnp.
     contour, contour_weights = _embedding(
         source, names[2], contour_idx.reshape(79, 17), contour_bary.reshape(79, 17, 3), faces
     )
+    rows = contour_rows(template, np.asarray(contour), np.asarray(contour_weights))
     return {
         "landmark_triangles": triangles,
         "landmark_barycentric": weights,
-        "contour_triangles": contour,
-        "contour_barycentric": contour_weights,
+        "contour_triangles": contour[rows],
+        "contour_barycentric": contour_weights[rows],
     }
 
 

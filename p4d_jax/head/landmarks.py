@@ -51,6 +51,7 @@ def eye_centres(model: HeadModel, vertices: Array) -> Array:
     """
     centres = []
     for region in ("left_eyeball", "right_eyeball"):
+        _require(region in model.regions, model, f"the region {region}")
         ball = vertices[model.regions[region]]
         centres.append(0.5 * (ball.min(axis=0) + ball.max(axis=0)))
     return jnp.stack(centres)
@@ -66,5 +67,5 @@ def _require(present: bool, model: HeadModel, what: str) -> None:
     if not present:
         raise ValueError(
             f"model: the head '{model.name}' carries no embedding of {what}; load it with its landmark"
-            " files (convert.flame.load_flame), or use the embedded head 'openhead'"
+            " and mask files (convert.flame.load_flame), or use the embedded head 'openhead'"
         )
