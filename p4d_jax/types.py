@@ -87,9 +87,7 @@ class FrameParams:
     def from_vector(cls, vector: Array) -> FrameParams:
         """Inverse of `to_vector`: (..., 437) -> FrameParams."""
         if vector.shape[-1] != FRAME_VECTOR_SIZE:
-            raise ValueError(
-                f"vector: the last axis must be {FRAME_VECTOR_SIZE}, got shape {vector.shape}"
-            )
+            raise ValueError(f"vector: the last axis must be {FRAME_VECTOR_SIZE}, got shape {vector.shape}")
         label, shape, expression, pose, eyes = jnp.split(vector, (25, 325, 425, 431), axis=-1)
         return cls(Camera.from_label(label), shape, expression, pose, eyes)
 

@@ -18,7 +18,7 @@ WORLD_SCALE = 3.0
 CANONICAL_JAW = 0.3  # radians about x: the canonical mesh opens its mouth so that its inside has a place
 NEIGHBOURS = 10
 
-# Vertex regions that every head asset has; OpenHead has more (scalp, beard, brows, lashes, teeth, tongue, ...).
+# Vertex regions that every head asset has; OpenHead has more (scalp, ears, teeth, tongue, ...).
 REGIONS = ("face", "left_eyeball", "right_eyeball", "lips", "eyelids", "without_inner_mouth")
 
 

@@ -176,7 +176,7 @@ def _objective(trained: _Trained, fixed, reconstructor, samples, rates: Personal
     variables, planes, image, weights, views = fixed
     tuned = {**variables, "params": {**variables["params"], **trained.networks}}
     planes = planes + trained.offset
-    photo, nearby = (jax.tree.map(lambda x: x[i], views) for i in (0, index))
+    photo, nearby = (jax.tree.map(lambda x, i=i: x[i], views) for i in (0, index))
     keys = jax.random.split(key)
     features, transmittance = _render(
         reconstructor, tuned, planes, trained.background, photo, samples, keys[0]
