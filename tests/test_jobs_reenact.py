@@ -63,11 +63,19 @@ QUICK = (
 
 @pytest.fixture(scope="module")
 def tiny_weights(tmp_path_factory) -> Path:
-    """A reconstructor with random weights whose middle is dense, so that there is a surface to find."""
+    """A reconstructor with random weights, whose densities spread widely, so that there is a surface."""
+    image, motion, lifted = jnp.zeros((1, 64, 64, 3)), jnp.zeros((1, 109)), jnp.zeros((1, 64, 64, 4))
+    shapes = jax.eval_shape(Reconstructor(TINY).init, jax.random.key(0), image, motion, motion, lifted)
+    rng = np.random.default_rng(0)
+
+    def fill(path, leaf) -> np.ndarray:
+        if path[-1].key == "w_avg":
+            return np.ones(leaf.shape, np.float32)
+        gain = 15.0 if path[1].key == "decoder" else 1.0
+        return gain * rng.normal(0, 1 / np.sqrt(max(leaf.size // leaf.shape[-1], 1)), leaf.shape)
+
     path = tmp_path_factory.mktemp("weights") / "tiny.npz"
-    image, motion = jnp.zeros((1, 64, 64, 3)), jnp.zeros((1, 109))
-    variables = Reconstructor(TINY).init(jax.random.key(0), image, motion, motion, jnp.zeros((1, 64, 64, 4)))
-    save_reconstructor(path, TINY, variables, {})
+    save_reconstructor(path, TINY, jax.tree_util.tree_map_with_path(fill, shapes), {})
     return path
 
 

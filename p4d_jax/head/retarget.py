@@ -8,6 +8,8 @@ that turn the neck makes and how much the whole bust (the camera) is a free choi
 
 from __future__ import annotations
 
+import functools
+
 import jax
 import jax.numpy as jnp
 
@@ -49,6 +51,7 @@ def transfer_turn(
     return camera_from_parts(bust, moved, source.camera.intrinsics), neck
 
 
+@functools.partial(jax.jit, static_argnames=("reference", "relative", "bounded"))
 def transfer_motion(
     source: FrameParams,
     driving: FrameParams,

@@ -37,12 +37,12 @@ PAINT = {
 
 def to_picture(image: Array) -> np.ndarray:
     """(H, W, 3) float in [-1, 1] -> uint8."""
-    return np.asarray(jnp.round(jnp.clip(image * 0.5 + 0.5, 0.0, 1.0) * 255.0).astype(jnp.uint8))
+    return np.round(np.clip(np.asarray(image) * 0.5 + 0.5, 0.0, 1.0) * 255.0).astype(np.uint8)
 
 
 def to_image(picture: np.ndarray, size: int) -> Array:
     """uint8 picture -> (size, size, 3) float32 in [-1, 1], antialiased."""
-    return jnp.asarray(resize(picture, size), jnp.float32) / 127.5 - 1.0
+    return jnp.asarray(np.float32(resize(picture, size)) / 127.5 - 1.0)
 
 
 def resize(picture: np.ndarray, size: int) -> np.ndarray:

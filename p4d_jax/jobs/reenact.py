@@ -26,6 +26,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
+from PIL import Image
 from tqdm import tqdm
 
 import p4d_jax
@@ -75,7 +76,9 @@ class Source:
     params: FrameParams
 
     def matte_at(self, size: int) -> Array:
-        return jax.image.resize(jnp.asarray(self.matte), (size, size, 1), "linear")
+        """The matte (size, size, 1)."""
+        grey = Image.fromarray(self.matte[..., 0]).resize((size, size), Image.Resampling.BOX)
+        return jnp.asarray(np.asarray(grey)[..., None])
 
 
 @dataclass(frozen=True)
@@ -252,7 +255,7 @@ def capture_driving(inputs: Inputs, config: ConfigDict) -> Driving:
     """The driver's motion, whatever it came as."""
     if isinstance(inputs.driving, MotionFile):
         motion = inputs.driving
-        params = jax.tree.map(lambda x: x[: config.max_frames], motion.params)
+        params = jax.tree.map(lambda x: x[: config.max_frames], on_host(motion.params))
         driving = Driving(params, picture_motion(inputs.head, params, config.panel), motion.fps)
     else:
         with user_input("driving"):
@@ -284,7 +287,7 @@ def capture_moving(inputs: Inputs, config: ConfigDict) -> Driving:
 def capture_still(inputs: Inputs, config: ConfigDict) -> Driving:
     """One photo: a film of one frame."""
     captured = capture_photo(inputs.driving, inputs.head)
-    params = jax.tree.map(lambda x: x[None], captured.params)
+    params = jax.tree.map(lambda x: x[None], on_host(captured.params))
     return Driving(params, [pictures.resize(captured.crop, config.panel)], FOLDER_FPS)
 
 
@@ -295,6 +298,11 @@ def picture_motion(head: HeadModel, params: FrameParams, size: int) -> list[np.n
     for index in tqdm(range(params.expression.shape[0]), desc="driving", unit="frame"):
         shown.append(pictures.to_picture(pictures.shade_head(head, paint, take(params, index), size)))
     return shown
+
+
+def on_host(params: FrameParams) -> FrameParams:
+    """Arrays of numpy: a clip is cut into frames there, without a compiled program for each cut."""
+    return jax.tree.map(np.asarray, params)
 
 
 def take(params: FrameParams, index: int) -> FrameParams:
@@ -342,7 +350,7 @@ def personalise_puppet(
 def score_source(puppet: Puppet, image: Array, source: Source) -> float:
     """PSNR in dB of the photo's own view against the photo, in the head mask."""
     frame = puppet.render(puppet.source)
-    return round(float(psnr(frame.image, image, source.matte_at(image.shape[0]))), 2)
+    return round(float(jax.jit(psnr)(frame.image, image, source.matte_at(image.shape[0]))), 2)
 
 
 # What comes out --------------------------------------------------------------------------------------------
@@ -352,13 +360,15 @@ def write_film(
     folder: Path, puppet: Puppet, source: np.ndarray, driving: Driving, config: ConfigDict
 ) -> None:
     """reenactment.mp4 and its stills."""
-    moved = transfer_motion(
-        puppet.source,
-        driving.params,
-        config.reference_frame,
-        relative=config.relative_motion,
-        neck_share=config.neck_share,
-        bounded=bool(puppet.head.expression_names),
+    moved = on_host(
+        transfer_motion(
+            puppet.source,
+            driving.params,
+            config.reference_frame,
+            relative=config.relative_motion,
+            neck_share=config.neck_share,
+            bounded=bool(puppet.head.expression_names),
+        )
     )
     count = len(driving.pictures)
     stills = set(np.linspace(0, count - 1, min(config.stills, count)).round().astype(int).tolist())
@@ -375,9 +385,10 @@ def write_turntable(folder: Path, puppet: Puppet, config: ConfigDict, fps: float
     """turntable.mp4: the photo's own expression from `turntable_yaw` left to right and back."""
     count = config.turntable_frames
     yaws = np.deg2rad(config.turntable_yaw) * np.sin(np.linspace(0, 2 * np.pi, count, endpoint=False))
+    turned = jax.jit(orbit)
     with pictures.FilmWriter(folder / "turntable.mp4", fps) as film:
         for yaw in tqdm(yaws, desc="turntable", unit="frame"):
-            view = puppet.source.replace(camera=orbit(puppet.source.camera, float(yaw)))
+            view = puppet.source.replace(camera=turned(puppet.source.camera, yaw))
             film.add(pictures.resize(pictures.to_picture(puppet.render(view).image), config.panel))
 
 

@@ -16,7 +16,7 @@ import numpy as np
 from p4d_jax.models.reconstructor import Reconstructor, ReconstructorConfig
 
 EMBEDDED = Path(__file__).resolve().parent.parent / "embedded"
-NAMES = {"demo": EMBEDDED / "demo_weights.npz"}
+NAMES = {"reenact_demo": EMBEDDED / "reenact_demo.npz"}
 
 
 def save_reconstructor(path: str | Path, config: ReconstructorConfig, variables: dict, about: dict) -> None:
@@ -46,7 +46,7 @@ def load_reconstructor(path_or_name: str | Path) -> tuple[Reconstructor, dict]:
             raise ValueError(f"weights: {str(path)!r} is not an exported reconstructor (no 'config' in it)")
         config = ReconstructorConfig.from_dict(json.loads(str(stored["config"])))
         flat = {
-            name: jnp.asarray(stored[name], jnp.float32)
+            name: jnp.asarray(stored[name].astype(np.float32))
             for name in stored.files
             if name not in ("config", "about")
         }

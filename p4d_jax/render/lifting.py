@@ -15,6 +15,8 @@ rows grow with y), so a lifted image looks upside down when shown as it is.
 
 from __future__ import annotations
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -77,7 +79,7 @@ class ExpressionField:
 
 
 def spread_candidates(head: HeadModel, vertices: np.ndarray, count: int) -> np.ndarray:
-    """`count` vertex indices by farthest-point sampling; lips, lids and eyeballs count four times their size."""
+    """`count` vertex indices, farthest-point sampling; lips, lids, eyeballs count four times their size."""
     stretch = np.ones(len(vertices))
     for region in ("lips", "eyelids", "left_eyeball", "right_eyeball"):
         stretch[np.asarray(head.regions[region])] = 4.0
@@ -101,6 +103,14 @@ def build_canonical_frame(
     head: HeadModel, lifted_size: int, candidates: int = 96, box_warp: float = BOX_WARP
 ) -> CanonicalFrame:
     """Rasterises the canonical mesh from the front, once per head model."""
+    frame = _rasterize_canonical(head, lifted_size, box_warp)
+    chosen = spread_candidates(head, np.asarray(frame.vertices), candidates)
+    return frame.replace(candidates=jnp.asarray(chosen))
+
+
+@functools.partial(jax.jit, static_argnames=("lifted_size", "box_warp"))
+def _rasterize_canonical(head: HeadModel, lifted_size: int, box_warp: float) -> CanonicalFrame:
+    """The frame, with all vertices for candidates."""
     vertices = canonical_vertices(head)
     raster = rasterize(vertices, head.faces, orthographic_camera(box_warp), lifted_size, True)
     triangles = head.faces[jnp.maximum(raster.face_index, 0)]
@@ -109,11 +119,10 @@ def build_canonical_frame(
     y, x = jnp.meshgrid(-centre, centre, indexing="ij")
     proxy = jnp.stack([x, y, jnp.full_like(x, PROXY_DEPTH)], -1)
     points = jnp.where(raster.mask[..., None], points, proxy)
-    chosen = spread_candidates(head, np.asarray(vertices), candidates)
     return CanonicalFrame(
         vertices,
         head.faces,
-        jnp.asarray(chosen),
+        jnp.arange(vertices.shape[0], dtype=jnp.int32),
         raster.mask[::-1],
         triangles[::-1],
         raster.barycentric[::-1],
