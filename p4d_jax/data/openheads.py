@@ -192,13 +192,10 @@ def prepare_stage(head: HeadModel) -> Stage:
 
 
 def _build_stage(head: HeadModel) -> Stage:
-    zeros = jnp.zeros(SHAPE_SIZE)
-    rest = np.asarray(head_vertices(head, zeros, zeros, jnp.zeros(6), jnp.zeros(6)))
     faces, materials = _head_faces(head)
     skin_faces = faces[materials == SKIN]
-    normals = np.asarray(vertex_normals(jnp.asarray(rest), jnp.asarray(faces)))
+    rest, normals, marks = (np.asarray(value) for value in _rest_mesh(head, jnp.asarray(faces)))
     center, center_weights, center_offset = _skull_center(head, rest, skin_faces)
-    marks = np.asarray(landmarks70(head, jnp.asarray(rest), 0.0))[:68]
     ears = _members(head, "ears") | _members(head, "left_ear") | _members(head, "right_ear")
     bare = skin_faces[~ears[skin_faces].any(1)]
     hair_index, hair_weight = hair.bind_shell(rest, bare, center)
@@ -247,6 +244,14 @@ def _build_stage(head: HeadModel) -> Stage:
             for name, value in arrays.items()
         },
     )
+
+
+@jax.jit
+def _rest_mesh(head: HeadModel, faces: Array) -> tuple[Array, Array, Array]:
+    """Vertices (V, 3) and normals (V, 3) of the mean head at rest, its 68 landmarks (68, 3)."""
+    zeros = jnp.zeros(SHAPE_SIZE)
+    rest = head_vertices(head, zeros, zeros, jnp.zeros(6), jnp.zeros(6))
+    return rest, vertex_normals(rest, faces), landmarks70(head, rest, 0.0)[:68]
 
 
 def _members(head: HeadModel, region: str) -> np.ndarray:

@@ -124,7 +124,7 @@ def highlights(normals: Array, view: Array, light: Light, shininess: Array) -> A
 
 
 def bake_transfer(
-    vertices: np.ndarray, normals: np.ndarray, faces: np.ndarray, count: int = 48
+    vertices: np.ndarray, normals: np.ndarray, faces: np.ndarray, count: int = 36
 ) -> np.ndarray:
     """Shadowed transfer of a rigid mesh, (V, 9), by `count` parallel depth maps. numpy, done once a head.
 
