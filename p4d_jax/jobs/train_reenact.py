@@ -22,7 +22,7 @@ from p4d_jax.jobs.evaluate import to_uint8
 from p4d_jax.models.checkpoint import save_reconstructor
 from p4d_jax.models.reconstructor import Reconstructor, ReconstructorConfig
 from p4d_jax.render.avatar import canonical_frame, encode_source, render_frame
-from p4d_jax.train.devices import build_mesh
+from p4d_jax.train.devices import build_mesh, replicated
 from p4d_jax.train.loop import LoopConfig, train
 from p4d_jax.train.reenact_step import StepConfig, build_step
 from p4d_jax.train.state import TrainState, build_optimizer, create_state
@@ -46,7 +46,7 @@ def run(config: ConfigDict, workdir: Path) -> None:
     stage, settings = prepare_stage(head), OpenHeadsSettings()
 
     def make_clips(stage, key) -> HeadClip:
-        keys = jax.random.split(key, config.clips)
+        keys = jax.random.split(key, config.clips * mesh.size)
         return clips_on_stage(stage, keys, config.frames, model.image_size, settings)
 
     optimizer = build_optimizer(0.9, 0.99, 1e-8, config.clip_norm)
@@ -56,6 +56,7 @@ def run(config: ConfigDict, workdir: Path) -> None:
     print(
         f"{count / 1e6:.2f} M parameters, {mesh.size} devices, {mesh.size * config.clips * config.frames} samples a step"
     )
+    state = jax.device_put(state, replicated(mesh))
     step = build_step(reconstructor, step_config, optimizer, mesh, make_clips, stage, frame)
     shown = make_clips(stage, jax.random.fold_in(key, -1 % 2**31))
 

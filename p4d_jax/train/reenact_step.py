@@ -28,7 +28,7 @@ from p4d_jax.render.avatar import compose, lift_source, posed_vertices, shade_ra
 from p4d_jax.render.lifting import CanonicalFrame, ExpressionField, build_expression_field
 from p4d_jax.render.rays import generate_rays
 from p4d_jax.train import losses
-from p4d_jax.train.devices import DATA_AXIS
+from p4d_jax.train.devices import DATA_AXIS, split
 from p4d_jax.train.state import TrainState, average_decay
 from p4d_jax.types import Array, FrameParams
 
@@ -227,47 +227,46 @@ def build_step(
     stage: Stage,
     frame: CanonicalFrame,
 ) -> Callable[[TrainState, Array], tuple[TrainState, dict[str, Array]]]:
-    """The jitted step: (state, learning rate) -> (state, mean losses).
+    """The step: (state, learning rate) -> (state, mean losses).
 
-    Each device makes its own clips with `make_clips(stage, key)`, so that no sample crosses devices; only
-    gradients and metrics are averaged over the mesh.
+    Three programs, since one of all would compile for minutes: `make_clips(stage, key)` draws people, then
+    all geometry is computed, then the network is differentiated with the batch split over the mesh; only
+    gradients and metrics cross devices.
     """
+    prepare = jax.jit(functools.partial(build_samples, config), out_shardings=split(mesh))
 
-    def on_device(params, buffers, stage, frame, key):
-        key = jax.random.wrap_key_data(key)
-        key = jax.random.fold_in(key, jax.lax.axis_index(DATA_AXIS))
-        key_clips, key_samples, key_rays = jax.random.split(key, 3)
-        samples = build_samples(config, stage.head, frame, make_clips(stage, key_clips), key_samples)
-
+    def on_device(params, buffers, samples, key):
         def objective(params):
             variables = {"params": params, "buffers": buffers}
+            key_rays = jax.random.fold_in(jax.random.wrap_key_data(key), jax.lax.axis_index(DATA_AXIS))
             out = render_samples(reconstructor, config, variables, samples, key_rays)
-            parts = jax.vmap(functools.partial(sample_losses, config))(samples, out)
-            parts = jax.tree.map(jnp.mean, parts)
-            with_psnr = {
-                **parts,
-                "psnr": jax.vmap(losses.psnr)(out["image"], samples.target, samples.mask).mean(),
-            }
-            return sum(parts.values()), with_psnr
+            parts = jax.tree.map(jnp.mean, jax.vmap(functools.partial(sample_losses, config))(samples, out))
+            measured = jax.vmap(losses.psnr)(out["image"], samples.target, samples.mask).mean()
+            return sum(parts.values()), {**parts, "psnr": measured}
 
         gradients, metrics = jax.grad(objective, has_aux=True)(params)
-        count = jnp.float32(samples.image.shape[0])
-        gradients, metrics = jax.lax.pmean((gradients, metrics), DATA_AXIS)
-        return gradients, metrics, jax.lax.psum(count, DATA_AXIS)
+        return jax.lax.pmean((gradients, metrics), DATA_AXIS)
 
+    whole, shares = PartitionSpec(), PartitionSpec(DATA_AXIS)
     spread = jax.shard_map(
-        on_device, mesh=mesh, in_specs=PartitionSpec(), out_specs=PartitionSpec(), check_vma=False
+        on_device, mesh=mesh, in_specs=(whole, whole, shares, whole), out_specs=whole, check_vma=False
     )
 
     @functools.partial(jax.jit, donate_argnums=0)
-    def step(state: TrainState, rate: Array, stage, frame) -> tuple[TrainState, dict[str, Array]]:
-        key = jax.random.key_data(jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step))
-        gradients, metrics, batch = spread(state.params, state.buffers, stage, frame, key)
+    def update(state: TrainState, samples: Sample, rate: Array, key) -> tuple[TrainState, dict[str, Array]]:
+        gradients, metrics = spread(state.params, state.buffers, samples, key)
         updates, optimizer_state = optimizer.update(gradients, state.optimizer, state.params)
         params = jax.tree.map(lambda p, u: p - rate * u, state.params, updates)
+        batch = samples.image.shape[0]
         decay = average_decay((state.step + 1) * batch, batch, config.average_half_life)
         average = jax.tree.map(lambda a, p: decay * a + (1 - decay) * p, state.average, params)
         new = state.replace(step=state.step + 1, params=params, average=average, optimizer=optimizer_state)
         return new, {**metrics, "gradient_norm": optax.global_norm(gradients)}
 
-    return lambda state, rate: step(state, rate, stage, frame)
+    def step(state: TrainState, rate: Array) -> tuple[TrainState, dict[str, Array]]:
+        key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
+        key_clips, key_samples, key_rays = jax.random.split(key, 3)
+        samples = prepare(stage.head, frame, make_clips(stage, key_clips), key_samples)
+        return update(state, samples, rate, jax.random.key_data(key_rays))
+
+    return step
