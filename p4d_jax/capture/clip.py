@@ -19,12 +19,9 @@ from scipy import ndimage
 from p4d_jax.capture.crop import camera_in_square, crop_matrix, crop_photo, quarter_turn
 from p4d_jax.capture.film import open_film
 from p4d_jax.capture.fit import (
-    FRAME_SETTINGS,
-    PHOTO_SETTINGS,
     Fit,
     bake_shape,
     fit_photo,
-    fit_photos,
     landmark_head,
 )
 from p4d_jax.capture.landmarks import Landmarker, Landmarks
@@ -139,8 +136,7 @@ def fit_frames(small: HeadModel, targets: list[tuple | None]) -> Fit:
         if target is None:
             fits.append(fits[-1] if fits else None)
             continue
-        settings = PHOTO_SETTINGS if start is None else FRAME_SETTINGS
-        fits.append(fit_photo(person, *target, start, settings))
+        fits.append(fit_photo(person, *target, start))
         start = fits[-1].unknowns
     first = next(fit for fit in fits if fit is not None)
     stacked = jax.tree.map(lambda *x: np.stack(x), *[first if fit is None else fit for fit in fits])
@@ -149,9 +145,8 @@ def fit_frames(small: HeadModel, targets: list[tuple | None]) -> Fit:
 
 def shared_shape(small: HeadModel, targets: list[tuple]) -> jax.Array:
     """(300,) the mean of the shapes that frames spread over the film give by themselves."""
-    chosen = [targets[round(i)] for i in np.linspace(0, len(targets) - 1, SHAPE_FRAMES)]
-    points, iris = (jnp.stack(column) for column in zip(*chosen, strict=True))
-    return fit_photos(small, points, iris, None, PHOTO_SETTINGS).shape.mean(axis=0)
+    chosen = [targets[round(i)] for i in np.linspace(0, len(targets) - 1, min(SHAPE_FRAMES, len(targets)))]
+    return jnp.stack([fit_photo(small, *target).shape for target in chosen]).mean(axis=0)
 
 
 def smooth_fits(fits: Fit, frames: float) -> Fit:

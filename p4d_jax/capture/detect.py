@@ -8,7 +8,7 @@ MediaPipe's published model cards. Coordinates: continuous photo pixels, see `sa
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import numpy as np
 from flax import struct
@@ -159,11 +159,12 @@ def search_squares(height: int, width: int) -> list[list[tuple[np.ndarray, float
     return levels
 
 
-def detect_faces(pyramid: PhotoPyramid, networks: dict[str, Network]) -> list[Face]:
-    """All faces of a photo, largest first; empty if there is none.
+def search_faces(pyramid: PhotoPyramid, networks: dict[str, Network]) -> Iterator[list[Face]]:
+    """Faces of a photo, largest first, one list for each stage of the search that finds any.
 
-    networks: model name (of `ANCHORS`) -> network. The search stops at the first level that finds any: the
-    whole photo (close and far faces), then smaller squares, then the photo turned by quarter turns.
+    networks: model name (of `ANCHORS`) -> network. Stages: the whole photo (close and far faces), smaller
+    squares, the photo turned by quarter turns, smaller squares still. A later stage is run only if the caller
+    asks for it, having found that the faces so far were none.
     """
     levels = search_squares(pyramid.height, pyramid.width)
     plans = [
@@ -183,5 +184,4 @@ def detect_faces(pyramid: PhotoPyramid, networks: dict[str, Network]) -> list[Fa
                 np.stack([face.keypoints for face in found]),
                 np.array([face.score for face in found]),
             )
-            return sorted(faces, key=lambda face: -face.size)
-    return []
+            yield sorted(faces, key=lambda face: -face.size)

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
+from PIL import Image, ImageSequence
 
 from p4d_jax.capture.image import PHOTO_SUFFIXES, as_photo, read_photo
 from p4d_jax.errors import UserError
@@ -52,7 +53,7 @@ def open_film(source: str | Path | Iterable[np.ndarray], max_frames: int | None 
         return _open_folder(path, max_frames)
     if not path.is_file():
         raise UserError(f"film: no file or folder {str(path)!r}")
-    return _open_video(path, max_frames)
+    return _open_gif(path, max_frames) if path.suffix.lower() == ".gif" else _open_video(path, max_frames)
 
 
 def _open_folder(path: Path, max_frames: int | None) -> Film:
@@ -60,6 +61,16 @@ def _open_folder(path: Path, max_frames: int | None) -> Film:
     if not files:
         raise UserError(f"film: the folder {str(path)!r} has no pictures ({', '.join(PHOTO_SUFFIXES)})")
     return Film((read_photo(file) for file in files), FOLDER_FPS, len(files))
+
+
+def _open_gif(path: Path, max_frames: int | None) -> Film:
+    try:
+        with Image.open(path) as image:
+            frames = [np.array(frame.convert("RGB")) for frame in ImageSequence.Iterator(image)][:max_frames]
+            milliseconds = image.info.get("duration") or 1000 / FOLDER_FPS
+    except (OSError, SyntaxError, ValueError) as error:
+        raise UserError(f"film: {str(path)!r} cannot be read as an animation ({error})") from error
+    return Film(frames, 1000 / milliseconds, len(frames))
 
 
 def _open_video(path: Path, max_frames: int | None) -> Film:

@@ -83,7 +83,7 @@ FRAME_SETTINGS = FitSettings(rough_iterations=0, iterations=4)
 
 @struct.dataclass
 class Unknowns:
-    """What is solved for. S and E are the sizes of the head's bases (S = 0: the shape is baked in).
+    """What is solved for. S and E are the sizes of the head's bases.
 
     Attributes:
       rotation: (3,) world to camera, axis-angle.
@@ -205,9 +205,12 @@ def landmark_head(head: HeadModel) -> HeadModel:
 
 
 def bake_shape(small: HeadModel, shape: Array) -> HeadModel:
-    """The head of one person: `shape` (>= S,) goes into the template and its basis becomes empty."""
+    """The head of one person: `shape` (>= S,) goes into the template; its basis, of the same size, is zero.
+
+    Not empty, so that the program that was compiled for a photo fits the frames of a film too.
+    """
     template = small.template + small.shape_basis @ shape[: small.shape_basis.shape[-1]]
-    return small.replace(template=template, shape_basis=jnp.zeros((*template.shape, 0)))
+    return small.replace(template=template, shape_basis=jnp.zeros_like(small.shape_basis))
 
 
 # The model's prediction -----------------------------------------------------------------------------------
@@ -320,7 +323,9 @@ def action_ties(names: tuple[str, ...], unknowns: Unknowns) -> Array:
 # The solver -----------------------------------------------------------------------------------------------
 
 
-def levenberg_marquardt(function: Callable[[Array, Array], Array], start: Array, iterations: int) -> Array:
+def levenberg_marquardt(
+    function: Callable[[Array, Array], Array], start: Array, iterations: Array | int
+) -> Array:
     """Minimise |function(x, step)|^2 from `start` (n,); a step that makes it worse is not taken.
 
     function: may change from step to step (0 .. iterations - 1), which it is told.
@@ -329,10 +334,13 @@ def levenberg_marquardt(function: Callable[[Array, Array], Array], start: Array,
     4 after a bad one (Nocedal and Wright, section 10.3).
     """
 
+    def evaluate(x, index):
+        residual = function(x, index)
+        return residual, residual
+
     def step(index, state):
         x, damping = state
-        residual = function(x, index)
-        jacobian = jax.jacfwd(function)(x, index)
+        jacobian, residual = jax.jacfwd(evaluate, has_aux=True)(x, index)
         normal = jacobian.T @ jacobian
         gradient = jacobian.T @ residual
         diagonal = jnp.diagonal(normal)
@@ -366,29 +374,31 @@ def fit_landmarks(
     small: HeadModel,
     points: Array,
     iris: Array,
-    start: Unknowns | None = None,
+    start: Unknowns,
+    is_warm: Array,
+    steps: tuple[Array, Array],
     settings: FitSettings = PHOTO_SETTINGS,
 ) -> Fit:
-    """Fit one head to one face.
+    """Fit one head to one face. `fit_photo` compiles it once for photos and for the frames of films.
 
     Args:
       small: of `landmark_head`, or of `bake_shape` to keep the identity.
       points: (468, 2) photo pixels, MediaPipe's order.
       iris: (2, 2) photo pixels, centres of the left and of the right iris.
-      start: the solution of the frame before; None starts from a calm face.
+      start: the solution of the frame before, used where `is_warm`; else a calm face is.
+      steps: without and with the softening of outliers.
       settings: what to believe.
     """
     targets = make_targets(small, points, iris)
-    start = first_guess(small, targets) if start is None else start
-    flat, unravel = ravel_pytree(start)
+    guess = first_guess(small, targets)
+    flat, unravel = ravel_pytree(jax.tree.map(lambda a, b: jnp.where(is_warm, a, b), start, guess))
 
     def function(x, step):
         # A first guess is off everywhere: which points are outliers is known only after a few steps.
-        outlier = jnp.where(step < settings.rough_iterations, 1.0, settings.outlier_distance)
+        outlier = jnp.where(step < steps[0], 1.0, settings.outlier_distance)
         return residuals(small, targets, unravel(x), settings, outlier)
 
-    solved = levenberg_marquardt(function, flat, settings.rough_iterations + settings.iterations)
-    return finish_fit(small, targets, unravel(solved))
+    return finish_fit(small, targets, unravel(levenberg_marquardt(function, flat, steps[0] + steps[1])))
 
 
 def finish_fit(small: HeadModel, targets: Targets, unknowns: Unknowns) -> Fit:
@@ -413,5 +423,33 @@ def _pad(values: Array, size: int) -> Array:
     return jnp.zeros(size).at[: values.shape[0]].set(values)
 
 
-fit_photo = jax.jit(fit_landmarks, static_argnames="settings")
-fit_photos = jax.jit(jax.vmap(fit_landmarks, in_axes=(None, 0, 0, None, None)), static_argnums=4)
+def blank_unknowns(small: HeadModel) -> Unknowns:
+    """All zeros, of the head's sizes."""
+    sizes = (3,), (2,), (), small.shape_basis.shape[-1:], small.expression_basis.shape[-1:], (3,), (2, 2)
+    return Unknowns(*(np.zeros(size, np.float32) for size in sizes))
+
+
+def fit_photo(
+    small: HeadModel,
+    points: Array,
+    iris: Array,
+    start: Unknowns | None = None,
+    believe: FitSettings | None = None,
+) -> Fit:
+    """`fit_landmarks` of one face, compiled. start: None for a photo, else the frame before."""
+    believe = believe or (PHOTO_SETTINGS if start is None else FRAME_SETTINGS)
+    steps = (np.int32(believe.rough_iterations), np.int32(believe.iterations))
+    # the numbers of steps are arguments, so that photos and frames share one program
+    static = dataclasses.replace(believe, rough_iterations=0, iterations=0)
+    is_warm = np.bool_(start is not None)
+    return _fit(small, points, iris, start or blank_unknowns(small), is_warm, steps, static)
+
+
+def fit_photos(small: HeadModel, points: Array, iris: Array, believe: FitSettings = PHOTO_SETTINGS) -> Fit:
+    """Many photos at once: points (B, 468, 2), iris (B, 2, 2) -> `Fit` with leading axis B."""
+    steps = (np.int32(believe.rough_iterations), np.int32(believe.iterations))
+    return _fit_many(small, points, iris, blank_unknowns(small), np.bool_(False), steps, believe)
+
+
+_fit = jax.jit(fit_landmarks, static_argnames="settings")
+_fit_many = jax.jit(jax.vmap(fit_landmarks, in_axes=(None, 0, 0, None, None, None, None)), static_argnums=6)

@@ -12,11 +12,12 @@ import numpy as np
 from flax import struct
 
 from p4d_jax import assets
-from p4d_jax.capture.detect import ANCHORS, Face, detect_faces
+from p4d_jax.capture.detect import ANCHORS, Face, search_faces
 from p4d_jax.capture.sampling import PhotoPyramid, apply_matrix, square_matrix
 
 LANDMARKS = 468
-PRESENCE = 0.5
+PRESENCE = 0.5  # of a face that is followed
+FIRST_PRESENCE = 0.8  # of a new one: on a wall or upside down the mesh network is half convinced
 
 # (outer corner, inner corner) of each eye, and its lids: lower lid outer to inner, then upper lid.
 RIGHT_EYE_CORNERS, LEFT_EYE_CORNERS = (33, 133), (263, 362)
@@ -81,16 +82,16 @@ class Landmarker:
             followed = self._refine(pyramid, *_square_from_points(previous.points), passes=1)
             if followed is not None:
                 return followed
-        faces = detect_faces(pyramid, self._networks)
-        for face in faces:
-            landmarks = self._refine(pyramid, *_square_from_face(face), passes=2)
-            if landmarks is not None:
-                return landmarks.replace(face_count=len(faces))
+        for faces in search_faces(pyramid, self._networks):
+            for face in faces:
+                landmarks = self._refine(pyramid, *_square_from_face(face), passes=3)
+                if landmarks is not None and landmarks.score >= FIRST_PRESENCE:
+                    return landmarks.replace(face_count=len(faces))
         return None
 
     def faces(self, image: np.ndarray) -> list[Face]:
         """All faces, largest first, without landmarks. image: (H, W, 3) uint8."""
-        return detect_faces(PhotoPyramid(image), self._networks)
+        return next(search_faces(PhotoPyramid(image), self._networks), [])
 
     def _refine(self, pyramid, centre, side, angle, passes) -> Landmarks | None:
         for _ in range(passes):

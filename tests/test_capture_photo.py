@@ -1,0 +1,239 @@
+"""Reading, detecting, cropping: properties on the public-domain astronaut and on pictures made of it."""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+from skimage import data
+
+from p4d_jax import assets
+from p4d_jax.capture import Landmarker, capture_photo
+from p4d_jax.capture.crop import crop_matrix, crop_photo, quarter_turn
+from p4d_jax.capture.detect import ANCHORS, merge_detections
+from p4d_jax.capture.film import open_film
+from p4d_jax.capture.image import as_photo, read_photo
+from p4d_jax.capture.landmarks import LEFT_EYE_CORNERS, RIGHT_EYE_CORNERS
+from p4d_jax.capture.matte import guided_filter, seed_regions
+from p4d_jax.capture.sampling import (
+    PhotoPyramid,
+    apply_matrix,
+    compose_matrices,
+    invert_matrix,
+    square_matrix,
+)
+from p4d_jax.errors import UserError
+
+
+@pytest.fixture(scope="module")
+def photo():
+    return data.astronaut()
+
+
+@pytest.fixture(scope="module")
+def landmarker():
+    return Landmarker()
+
+
+@pytest.fixture(scope="module")
+def landmarks(photo, landmarker):
+    return landmarker.detect(photo)
+
+
+@pytest.fixture(scope="module")
+def capture(photo, landmarker):
+    return capture_photo(photo, assets.head_model(), landmarker)
+
+
+# Reading --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_exif_rotation_is_undone(tmp_path, photo, orientation):
+    undo = {
+        2: Image.Transpose.FLIP_LEFT_RIGHT,
+        3: Image.Transpose.ROTATE_180,
+        4: Image.Transpose.FLIP_TOP_BOTTOM,
+        5: Image.Transpose.TRANSPOSE,
+        6: Image.Transpose.ROTATE_90,
+        7: Image.Transpose.TRANSVERSE,
+        8: Image.Transpose.ROTATE_270,
+    }
+    upright = Image.fromarray(photo[:300])
+    stored = upright.transpose(undo[orientation]) if orientation > 1 else upright
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    stored.save(tmp_path / "photo.png", exif=exif)
+    np.testing.assert_array_equal(read_photo(tmp_path / "photo.png"), photo[:300])
+
+
+def test_grey_alpha_palette_16_bit_and_animation(tmp_path, photo):
+    picture = Image.fromarray(photo)
+    grey = np.asarray(picture.convert("L"))
+    Image.fromarray(grey).save(tmp_path / "grey.png")
+    read = read_photo(tmp_path / "grey.png")
+    assert all((read[..., c] == grey).all() for c in range(3))
+
+    Image.fromarray(grey.astype(np.uint16) * 257).save(tmp_path / "deep.png")
+    np.testing.assert_allclose(read_photo(tmp_path / "deep.png")[..., 1], grey, atol=1)
+    np.testing.assert_allclose(as_photo(grey.astype(np.uint16) * 257)[..., 2], grey, atol=1)
+
+    alpha = np.full((*grey.shape, 1), 255, np.uint8)
+    alpha[:100] = 0
+    rgba = np.concatenate([photo, alpha], axis=-1)
+    Image.fromarray(rgba).save(tmp_path / "alpha.png")
+    read = read_photo(tmp_path / "alpha.png")
+    assert (read[:100] == 255).all() and (read[100:] == photo[100:]).all()
+    np.testing.assert_array_equal(as_photo(rgba), read)
+
+    palette = picture.quantize(64)
+    palette.save(tmp_path / "palette.png")
+    np.testing.assert_array_equal(read_photo(tmp_path / "palette.png"), np.asarray(palette.convert("RGB")))
+
+    second = picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    palette.save(tmp_path / "moving.gif", save_all=True, append_images=[second], duration=40)
+    assert np.abs(read_photo(tmp_path / "moving.gif").astype(int) - photo).mean() < 12
+    assert len(list(open_film(tmp_path / "moving.gif"))) >= 2
+
+
+def test_unreadable_files_say_what_is_wrong(tmp_path, photo):
+    buffer = io.BytesIO()
+    Image.fromarray(photo).save(buffer, "JPEG")
+    (tmp_path / "cut.jpg").write_bytes(buffer.getvalue()[: len(buffer.getvalue()) // 2])
+    with pytest.raises(UserError, match="truncated"):
+        read_photo(tmp_path / "cut.jpg")
+    (tmp_path / "text.jpg").write_text("not a photo")
+    with pytest.raises(UserError, match="not an image"):
+        read_photo(tmp_path / "text.jpg")
+    with pytest.raises(UserError, match="no file"):
+        read_photo(tmp_path / "absent.jpg")
+    (tmp_path / "cut.mp4").write_bytes(b"\0" * 100)
+    with pytest.raises(UserError, match="cannot be read as a video"):
+        open_film(tmp_path / "cut.mp4")
+    with pytest.raises(ValueError, match="float"):
+        as_photo(np.zeros((64, 64, 3)))
+
+
+# Detection ------------------------------------------------------------------------------------------------
+
+
+def test_anchor_counts_are_those_of_the_networks():
+    counts = {name: len(anchors.centres()) for name, anchors in ANCHORS.items()}
+    assert counts == {
+        "face_detection_short_range": 896,
+        "face_detection_back": 896,
+        "face_detection_full_range": 2304,
+    }
+
+
+def test_overlapping_detections_merge_by_score():
+    boxes = np.array([[0, 0, 10, 10], [1, 0, 11, 10], [50, 50, 60, 60]], float)
+    faces = merge_detections(boxes, np.zeros((3, 6, 2)), np.array([0.6, 0.9, 0.7]))
+    assert [face.score for face in faces] == [0.9, 0.7]
+    np.testing.assert_allclose(faces[0].box, [0.6, 0, 10.6, 10])
+
+
+def test_landmarks_lie_on_the_astronaut(landmarks):
+    # the pupils, read off the enlarged photo by hand, pixels
+    np.testing.assert_allclose(landmarks.iris[0, 0], [246.9, 103.5], atol=1.5)
+    np.testing.assert_allclose(landmarks.iris[1, 0], [203.6, 100.8], atol=1.5)
+    for eye, corners in zip(landmarks.iris, (LEFT_EYE_CORNERS, RIGHT_EYE_CORNERS), strict=True):
+        middle = landmarks.points[list(corners)].mean(axis=0)
+        assert np.linalg.norm(eye[0] - middle) < 0.1 * landmarks.eye_distance
+
+
+@pytest.mark.parametrize("turns", [1, 2, 3])
+def test_a_photo_on_its_side_gives_the_same_landmarks(photo, landmarker, landmarks, turns):
+    turned = landmarker.detect(np.rot90(photo, turns).copy())
+    points = landmarks.points
+    for _ in range(turns):  # (x, y) -> (y, W - x): a quarter turn against the clock
+        points = np.stack([points[:, 1], 512 - points[:, 0]], axis=-1)
+    assert np.linalg.norm(turned.points - points, axis=-1).mean() < 0.06 * landmarks.eye_distance
+    roll = np.arctan2(*(turned.points[263] - turned.points[33])[::-1])
+    upright = apply_matrix(quarter_turn(roll), turned.points)
+    assert abs(np.arctan2(*(upright[263] - upright[33])[::-1])) < np.pi / 4
+
+
+def test_following_agrees_with_detecting(photo, landmarker, landmarks):
+    followed = landmarker.detect(photo, landmarks)
+    assert np.linalg.norm(followed.points - landmarks.points, axis=-1).mean() < 0.02 * landmarks.eye_distance
+
+
+def test_two_faces_take_the_larger_and_say_so(photo, landmarker):
+    face = photo[:300, 80:380]
+    small = np.asarray(Image.fromarray(face).resize((170, 170)))
+    both = np.full((300, 560, 3), 128, np.uint8)
+    both[:, 260:] = face
+    both[60:230, 30:200] = small
+    capture = capture_photo(both, assets.head_model(), landmarker)
+    assert "2 faces" in capture.note and "largest" in capture.note
+    assert capture.landmarks.points[:, 0].mean() > 300
+
+
+def test_no_face_and_tiny_face_are_told(photo, landmarker):
+    with pytest.raises(UserError, match="no face"):
+        capture_photo(data.coins(), assets.head_model(), landmarker)
+    tiny = np.asarray(Image.fromarray(photo).resize((160, 160)))
+    with pytest.raises(UserError, match="too small"):
+        capture_photo(tiny, assets.head_model(), landmarker)
+
+
+# Crop and matte -------------------------------------------------------------------------------------------
+
+
+def test_matrices_invert_and_compose():
+    rng = np.random.default_rng(0)
+    matrix = square_matrix(rng.uniform(0, 100, 2), 37.0, 0.7, 64, flip=True)
+    other = crop_matrix(np.array([30.0, 40.0]), 90.0)
+    points = rng.uniform(0, 64, (5, 2))
+    np.testing.assert_allclose(apply_matrix(invert_matrix(matrix), apply_matrix(matrix, points)), points)
+    np.testing.assert_allclose(
+        apply_matrix(compose_matrices(other, matrix), points),
+        apply_matrix(other, apply_matrix(matrix, points)),
+    )
+
+
+def test_crop_keeps_the_photo_and_continues_it():
+    rows, columns = np.mgrid[:200, :200]
+    photo = np.stack([columns, rows, 0 * rows + 77], axis=-1).astype(np.uint8)
+    pyramid = PhotoPyramid(photo)
+    same = crop_photo(pyramid, crop_matrix(np.array([100.0, 100.0]), 200.0, 200), 200)
+    np.testing.assert_array_equal(same, photo)
+    wider = crop_photo(pyramid, crop_matrix(np.array([100.0, 100.0]), 400.0, 200), 200)
+    half = photo.reshape(100, 2, 100, 2, 3).mean(axis=(1, 3))
+    assert np.abs(wider[52:148, 52:148].astype(float) - half[2:98, 2:98]).max() <= 2
+    assert (wider[..., 2] == 77).all()  # no black comes in from outside
+
+
+def test_capture_of_the_astronaut(capture, photo):
+    assert capture.error <= 0.04
+    assert capture.crop.shape == (512, 512, 3) and capture.note == ""
+    # the crop is the photo: a pixel in the face, found through the matrix
+    nose = apply_matrix(capture.crop_matrix, capture.landmarks.points[4])
+    x, y = capture.landmarks.points[4].astype(int)
+    colour = capture.crop[int(nose[1]), int(nose[0])].astype(int)
+    assert np.abs(colour - photo[y - 1 : y + 2, x - 1 : x + 2].mean(axis=(0, 1))).max() < 25
+    # the person smiles at the camera with closed jaw and open eyes
+    assert np.abs(np.asarray(capture.params.jaw)).max() < 0.2
+    assert np.abs(np.asarray(capture.params.eyes)).max() < 0.25
+
+
+def test_matte_of_the_astronaut(capture):
+    matte = capture.matte
+    assert matte.shape == (512, 512) and matte.min() >= 0 and matte.max() <= 1
+    inside = apply_matrix(capture.crop_matrix, capture.landmarks.points).astype(int)
+    assert matte[inside[:, 1], inside[:, 0]].mean() > 0.99
+    assert matte[:120, :20].mean() < 0.05 and matte[:120, -12:].mean() < 0.05  # the upper corners
+    assert 0.25 < matte.mean() < 0.75
+
+
+def test_seeds_are_apart_and_the_guided_filter_keeps_constants():
+    rows, columns = np.mgrid[:128, :128]
+    disc = (rows - 60) ** 2 + (columns - 64) ** 2 < 30**2
+    labels = seed_regions(disc)
+    assert set(np.unique(labels)) == {0, 1, 2}
+    assert not (labels[disc] == 1).any() and (labels[~disc & (rows < 80)] != 2).all()
+    guide = np.random.default_rng(1).uniform(size=(40, 40)).astype(np.float32)
+    np.testing.assert_allclose(guided_filter(guide, np.full((40, 40), 0.3), 3, 1e-3), 0.3, atol=1e-6)
