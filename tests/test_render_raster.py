@@ -120,7 +120,7 @@ def ball(radius: float = 0.4, rows: int = 20, columns: int = 28):
     return jnp.asarray(unit * radius, jnp.float32), jnp.asarray(faces)
 
 
-@pytest.mark.parametrize("resolution", [17, 64, 200])
+@pytest.mark.parametrize("resolution", [17, 90])
 def test_points_on_the_rays_are_points_of_the_mesh(resolution):
     """Camera, depth along the ray and corrected barycentrics agree: origin + t d = sum of b v."""
     vertices, faces = ball()
@@ -139,7 +139,7 @@ def test_points_on_the_rays_are_points_of_the_mesh(resolution):
     assert (np.asarray(raster.face_index)[empty] == -1).all() and (np.asarray(raster.depth)[empty] == 0).all()
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(yaw=st.floats(-3, 3), pitch=st.floats(-1.2, 1.2), roll=st.floats(-3, 3))
 def test_a_closed_surface_has_no_holes_and_culling_does_not_change_it(yaw, pitch, roll):
     """Every pixel whose ray passes well inside the ball is covered, from any side, across shared edges."""

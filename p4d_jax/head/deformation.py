@@ -37,7 +37,8 @@ EYE_BOX = 1.2  # times the eyeball's size
 # setting that the public implementation uses. Most triangles of a decimated head are.
 MIN_TRIANGLE_AREA = 5e-3
 _TIE = 3e-7  # relative; triangles that share the nearest edge are equally near: the last one counts
-_UNROLL = 8
+# Rows a turn: enough work for the vector units, little enough for a quick compilation.
+_TRIANGLES_A_TURN, _VERTICES_A_TURN = 2, 8
 
 
 @struct.dataclass
@@ -93,7 +94,11 @@ class PartField:
 
 
 def _scan_nearest(
-    points: Array, table: Array, squared_distance: Callable[[tuple, Array], Array], tie: float
+    points: Array,
+    table: Array,
+    squared_distance: Callable[[tuple, Array], Array],
+    tie: float,
+    unroll: int,
 ) -> tuple[Array, Array]:
     """Index (P,) of the nearest row of `table` (n, k), and its squared distance (P,).
 
@@ -111,12 +116,12 @@ def _scan_nearest(
 
     start = (jnp.full(points.shape[0], jnp.inf), jnp.zeros(points.shape[0], jnp.int32))
     rows = (jnp.arange(table.shape[0], dtype=jnp.int32), table)
-    (best, nearest), _ = lax.scan(step, start, rows, unroll=_UNROLL)
+    (best, nearest), _ = lax.scan(step, start, rows, unroll=unroll)
     return nearest, best
 
 
 def _triangle_table(triangles: Array) -> Array:
-    """(F, 22) what `_distance_to_triangle` reads: corners, edges and their inverse squared lengths, plane."""
+    """(F, 31) what `_distance_to_triangle` reads: corners, edges and their inverse squared lengths, plane."""
     corner = [triangles[:, k] for k in range(3)]
     columns = []
     for s, t in ((0, 1), (1, 2), (2, 0)):
@@ -183,7 +188,9 @@ def surface_field(points: Array, observed: Array, canonical: Array, faces: Array
       faces: (F, 3) int32.
     """
     points, observed, canonical = lax.stop_gradient((points, observed, canonical))
-    triangle, squared = _scan_nearest(points, _triangle_table(observed[faces]), _distance_to_triangle, _TIE)
+    triangle, squared = _scan_nearest(
+        points, _triangle_table(observed[faces]), _distance_to_triangle, _TIE, _TRIANGLES_A_TURN
+    )
     corners = faces[triangle]
     carried = _carry(points, observed[corners], canonical[corners])
     return SurfaceField(carried - points, squared, triangle)
@@ -271,7 +278,7 @@ def vertex_field(
       canonical points (P, 3), squared distance to the nearest candidate (P,).
     """
     points, observed, canonical = lax.stop_gradient((points, observed, canonical))
-    nearest, squared = _scan_nearest(points, observed[candidates], _distance_to_vertex, 0.0)
+    nearest, squared = _scan_nearest(points, observed[candidates], _distance_to_vertex, 0.0, _VERTICES_A_TURN)
     pad = jnp.full((1, 3), INFINITY, observed.dtype)
     place = jnp.concatenate([observed, pad])
     offset = jnp.concatenate([canonical - observed, jnp.zeros_like(pad)])
