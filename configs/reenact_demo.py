@@ -1,4 +1,4 @@
-"""Trains the weights that the package ships: 128² portraits, on streamed OpenHeads, on two CPU cores."""
+"""Trains the weights that the package ships: 128² portraits, on streamed OpenHeads, on two CPU cores in 17 minutes."""
 
 from ml_collections import ConfigDict
 
@@ -8,8 +8,9 @@ from configs.base import common
 def get_config() -> ConfigDict:
     config = common.get_config()
     config.job = "train_reenact"
-    config.cpu_devices = 2  # devices that a CPU is cut into; 0 leaves the machine's devices as they are
-    config.clips = 2  # people a device and step
+    config.name = "reenact_demo"  # of this file: the exported weights tell which command made them
+    config.cpu_devices = 0  # devices that a CPU is cut into; 0 leaves the machine's devices as they are
+    config.clips = 4  # people a device and step
     config.frames = 2  # frames of a person: each is a source once and a target once
     config.clip_norm = 1.0  # largest norm of the gradient
     # Sizes of the network: see ReconstructorConfig
@@ -55,7 +56,7 @@ def get_config() -> ConfigDict:
     config.loop = ConfigDict(
         {
             "steps": 100_000,
-            "minutes": 30.0,
+            "minutes": 17.0,
             "peak_rate": 2e-3,
             "warmup": 50,
             "log_every": 10,

@@ -81,7 +81,7 @@ def run(config: ConfigDict, workdir: Path) -> None:
 
     def export(state: TrainState, path: Path) -> None:
         about = {
-            "command": f"python -m p4d_jax.main --config=configs/{workdir.name}.py",
+            "command": f"python -m p4d_jax.main --config=configs/{config.name}.py",
             "steps": int(state.step),
             "samples": int(state.step) * mesh.size * config.clips * config.frames,
             "hours": round(float(state.seconds) / 3600, 3),
