@@ -16,7 +16,7 @@ def get_config() -> ConfigDict:
     config.reference_frame = 0  # of the driving: the one that stands for the photo
     config.relative_motion = True  # add the driving's change since that frame; False: take its pose and face
     # The avatar
-    config.weights = "demo"  # of the reconstructor: an embedded name, or a path
+    config.weights = "reenact_demo"  # of the reconstructor: an embedded name, or a path
     config.personalise_steps = 100  # optimisation of the tri-planes for this photo; 0 turns it off
     config.neck_share = 1.0  # of a head turn: 1, the neck makes it and the shoulders stay; 0, the bust turns
     config.coarse_samples = 16  # evenly spaced samples a ray
