@@ -19,11 +19,16 @@ from p4d_jax.convert.flame import decimate, vertex_rings
 from p4d_jax.convert.landmark_embedding import embed_landmarks
 from p4d_jax.convert.makehuman import GENDERS, RACES, MakeHuman
 from p4d_jax.head.loading import save_head_model
-from p4d_jax.head.model import NECK, HeadModel
+from p4d_jax.head.model import CANONICAL_JAW, JAW, NECK, HeadModel
 
 METRE = 0.1  # of a decimetre
-COMPONENTS, SAMPLES = 120, 2500
+COMPONENTS, SAMPLES = 120, 1500
+LANDMARK_PEOPLE = 4  # heads beside the mean one that the landmark network is asked about
 CUT_HEIGHT = 5.45  # decimetres: the bust ends here
+# Standard deviation of the local changes, 1 being the most that MakeHuman's sliders allow.
+SPREAD = {"head": 0.13, "forehead": 0.18, "ear": 0.15, "eye": 0.22, "nose": 0.27, "mouth": 0.24, "chin": 0.24}
+OPPOSITES = {"decr": "incr", "down": "up", "in": "out", "backward": "forward", "concave": "convex"}
+OPPOSITES |= {"compress": "uncompress"}
 PARTS = ("helper-l-eye", "helper-r-eye", "helper-upper-teeth", "helper-lower-teeth", "helper-tongue")
 
 
@@ -75,13 +80,14 @@ def _change_amounts(names: list[str], rng: np.random.Generator) -> np.ndarray:
     drawn: dict[str, float] = {}
     amounts = []
     for name in names:
-        stem, _, way = name.rpartition("-")
-        negative = way in ("decr", "down", "in", "backward", "concave")
-        shared = stem[2:] if name[:2] in ("l-", "r-") else stem
-        value = drawn.setdefault(shared, float(np.clip(rng.normal(0, 0.35), -0.9, 0.9)))
-        if shared != stem:
-            value += 0.04 * rng.normal()
-        amounts.append(max(0.0, -value if negative else value))
+        plain = name[2:] if name[:2] in ("l-", "r-") else name
+        stem, _, way = plain.rpartition("-")
+        spread = SPREAD.get(plain.split("-")[0], 0.2)
+        paired = way in OPPOSITES or way in OPPOSITES.values()
+        value = drawn.setdefault(stem if paired else plain, spread * float(np.clip(rng.normal(), -2.5, 2.5)))
+        if plain != name:
+            value += 0.03 * rng.normal()
+        amounts.append(max(0.0, -value if way in OPPOSITES else value))
     return np.array(amounts)
 
 
@@ -94,8 +100,21 @@ def normalise(people: np.ndarray, pivot: np.ndarray, size_kept: float = 0.3) -> 
     return local * scale[:, None, None] + centres.mean(0)
 
 
-def identity_basis(people: np.ndarray, count: int = COMPONENTS) -> tuple[np.ndarray, np.ndarray]:
-    """Mean (V, 3) and unit-variance components (V, 3, count) by PCA."""
+def mirror_vertices(points: np.ndarray) -> np.ndarray:
+    """(V,) the vertex at the mirror image, in x, of each of points (V, 3) of a symmetric mesh."""
+    flipped = points * [-1.0, 1.0, 1.0]
+    mirror = np.array([((points - point) ** 2).sum(1).argmin() for point in flipped])
+    error = np.linalg.norm(points[mirror] - flipped, axis=1).max()
+    if error > 0.02 or (mirror[mirror] != np.arange(len(points))).any():
+        raise ValueError(f"points: the base mesh is not symmetric, a vertex is {error:.3f} dm off its image")
+    return mirror
+
+
+def identity_basis(
+    people: np.ndarray, mirror: np.ndarray, count: int = COMPONENTS
+) -> tuple[np.ndarray, np.ndarray]:
+    """Symmetric mean (V, 3) and unit-variance components (V, 3, count) by PCA of heads and mirrored heads."""
+    people = np.concatenate([people, people[:, mirror] * [-1.0, 1.0, 1.0]])
     mean = people.mean(0)
     flat = (people - mean).reshape(len(people), -1)
     _, vectors = np.linalg.eigh(flat @ flat.T / len(flat))
@@ -226,7 +245,8 @@ def bake(source: MakeHuman, seed: int = 0) -> HeadModel:
         even(regions["left_eyeball"]), even(regions["right_eyeball"]),
     ])  # fmt: skip
     people = normalise(random_people(source, chosen, np.random.default_rng(seed)), regressor[NECK])
-    mean, basis = identity_basis(people)
+    mirror = mirror_vertices(local)
+    mean, basis = identity_basis(people, mirror)
 
     skinning = np.zeros((len(chosen), 5))
     skinning[:, 0] = trunk_weights(source, chosen)
@@ -235,6 +255,9 @@ def bake(source: MakeHuman, seed: int = 0) -> HeadModel:
     for joint, region in ((3, "left_eyeball"), (4, "right_eyeball")):
         skinning[regions[region]] = np.eye(5)[joint]
     template = (mean - regressor[NECK] @ mean) * METRE
+    others = (people[:LANDMARK_PEOPLE] - regressor[NECK] @ mean) * METRE
+    hinge_point = regressor[JAW] @ template
+    opened_head = template + jaw[:, None] * (turn_about_x(template, hinge_point, CANONICAL_JAW) - template)
     outer_faces = faces[np.isin(faces, regions["face"]).all(1)]
     decimated, kept = decimate(template[regions["face"]], np.searchsorted(regions["face"], outer_faces), 730)
     f32 = lambda x: jnp.asarray(np.asarray(x, np.float32))  # noqa: E731
@@ -244,7 +267,7 @@ def bake(source: MakeHuman, seed: int = 0) -> HeadModel:
         expression_basis=f32(np.stack(list(actions.values()), -1) * METRE),
         pose_basis=jnp.zeros((len(chosen), 3, 36)), joint_regressor=f32(regressor),
         skinning_weights=f32(skinning), faces=i32(faces), origin=f32(regressor[NECK] @ template),
-        **embed_landmarks(template, faces, regions, jaw),
+        **embed_landmarks([template, *others], opened_head, faces, regions, jaw, mirror),
         regions={name: i32(index) for name, index in regions.items()}, neighbours=i32(rings),
         decimated_faces=i32(decimated),
         decimated_triangles=i32(np.repeat(regions["face"][kept][:, None], 3, 1)),
