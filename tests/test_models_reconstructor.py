@@ -38,7 +38,10 @@ def tiny():
     # Cross-attention starts at zero: random projections make it speak.
     leaves, tree = jax.tree.flatten(variables["params"])
     noise = [0.1 * jax.random.normal(jax.random.key(i), leaf.shape) for i, leaf in enumerate(leaves)]
-    return model, {**variables, "params": jax.tree.unflatten(tree, [a + b for a, b in zip(leaves, noise)])}
+    return model, {
+        **variables,
+        "params": jax.tree.unflatten(tree, [a + b for a, b in zip(leaves, noise, strict=True)]),
+    }
 
 
 def planes_of(model, variables, motion, scale):
@@ -117,7 +120,7 @@ def test_weights_file_keeps_config_story_and_values(tiny, tmp_path):
 def test_errors_name_the_argument(tmp_path, tiny):
     with pytest.raises(ValueError, match="deformation"):
         ReconstructorConfig(deformation="arms")
-    with pytest.raises(ValueError, match="unknown fields.*sizes"):
+    with pytest.raises(ValueError, match=r"unknown fields.*sizes"):
         ReconstructorConfig.from_dict({"sizes": 3})
     with pytest.raises(ValueError, match="nowhere"):
         load_reconstructor(tmp_path / "nowhere.npz")

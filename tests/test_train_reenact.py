@@ -1,4 +1,4 @@
-"""Training of Psi: losses, schedules, moving average, pairing of frames; the head as bridge to the canonical frame."""
+"""Training of Psi: losses, schedules, moving average, pairing of frames, the field to the canonical frame."""
 
 import jax
 import jax.numpy as jnp
@@ -55,7 +55,8 @@ def test_pairs_stay_in_one_clip_and_every_frame_is_source_and_target_once():
     clips, frames = 3, 2
     number = jnp.arange(clips * frames, dtype=jnp.float32).reshape(clips, frames)
     image = jnp.broadcast_to(number[..., None, None, None], (clips, frames, 2, 2, 3))
-    camera = jax.tree.map(lambda x: jnp.broadcast_to(x, (clips, frames, *x.shape)), look_at_camera(0.0, 0.0, 4.0))
+    spread = lambda x: jnp.broadcast_to(x, (clips, frames, *x.shape))  # noqa: E731
+    camera = jax.tree.map(spread, look_at_camera(0.0, 0.0, 4.0))
     zeros = lambda n: jnp.zeros((clips, frames, n))  # noqa: E731
     params = FrameParams(camera, zeros(300), zeros(100), zeros(6), zeros(6))
     clip = HeadClip(image, image[..., :1], image[..., :1], image[..., :1], image[:, 0], params)

@@ -53,9 +53,8 @@ def run(config: ConfigDict, workdir: Path) -> None:
     key = jax.random.key(config.seed)
     state = create_state(initial_variables(reconstructor, key), optimizer, jax.random.key_data(key))
     count = sum(value.size for value in jax.tree.leaves(state.params))
-    print(
-        f"{count / 1e6:.2f} M parameters, {mesh.size} devices, {mesh.size * config.clips * config.frames} samples a step"
-    )
+    batch = mesh.size * config.clips * config.frames
+    print(f"{count / 1e6:.2f} M parameters, {mesh.size} devices, {batch} samples a step")
     state = jax.device_put(state, replicated(mesh))
     step = build_step(reconstructor, step_config, optimizer, mesh, make_clips, stage, frame)
     shown = make_clips(stage, jax.random.fold_in(key, -1 % 2**31))
@@ -65,7 +64,8 @@ def run(config: ConfigDict, workdir: Path) -> None:
         variables = {"params": state.average, "buffers": state.buffers}
         columns = []
         for person in range(min(SHOWN, config.clips)):
-            pick = lambda index, person=person: jax.tree.map(lambda x: x[person, index], shown.params)  # noqa: E731
+            params = jax.tree.map(lambda x, person=person: x[person], shown.params)
+            pick = lambda index, params=params: jax.tree.map(lambda x: x[index], params)  # noqa: E731
             source, target = shown.image[person, 0], shown.image[person, 1]
             avatar = encode_source(reconstructor, variables, source, pick(0), head)
             out = render_frame(

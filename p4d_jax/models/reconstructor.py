@@ -165,7 +165,7 @@ def pixel_unshuffle(x: Array, factor: int) -> Array:
 
 
 def upsample_aligned(x: Array, factor: int = 2) -> Array:
-    """Bilinear upsampling whose corner pixels stay corners (align_corners): (B, H, W, C) -> (B, fH, fW, C)."""
+    """Bilinear, corner pixels stay corners (align_corners): (B, H, W, C) -> (B, fH, fW, C)."""
 
     def matrix(size: int) -> np.ndarray:
         place = np.arange(size * factor) * (size - 1) / (size * factor - 1)
@@ -371,7 +371,8 @@ class Reconstructor(nn.Module):
             )
         if c.source_lifting == (lifted is None):
             raise ValueError(
-                f"lifted: source_lifting is {c.source_lifting}, got {'None' if lifted is None else lifted.shape}"
+                f"lifted: source_lifting is {c.source_lifting},"
+                f" got {'None' if lifted is None else lifted.shape}"
             )
         tokens = self.canonicalizer(self.encoder_global(image), motion_source, scale)
         side = c.image_size // 2

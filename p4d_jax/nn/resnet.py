@@ -65,9 +65,7 @@ class ResNet(nn.Module):
         stages = zip(self.widths, self.depths, (1, 2, 1, 1), (1, 1, 2, 4), strict=True)
         for number, (width, depth, stride, dilation) in enumerate(stages, 1):
             for block in range(depth):
-                x = BasicBlock(
-                    width, stride if block == 0 else 1, dilation, name=f"layer{number}_{block}"
-                )(x)
+                x = BasicBlock(width, stride if block == 0 else 1, dilation, name=f"layer{number}_{block}")(x)
         return x
 
 

@@ -89,7 +89,8 @@ class CrossAttention(nn.Module):
     def __call__(self, tokens: Array, motion_tokens: Array) -> Array:
         dim = tokens.shape[-1]
         query = nn.Dense(dim, kernel_init=dense_init, name="q")(tokens)
-        key, value = jnp.split(nn.Dense(2 * dim, kernel_init=dense_init, name="kv")(motion_tokens), 2, axis=-1)
+        key_value = nn.Dense(2 * dim, kernel_init=dense_init, name="kv")(motion_tokens)
+        key, value = jnp.split(key_value, 2, axis=-1)
         return nn.Dense(dim, kernel_init=nn.initializers.zeros, name="proj")(
             attend(query, key, value, self.heads)
         )

@@ -20,8 +20,8 @@ def build_mesh(devices: int = 0) -> Mesh:
     available = jax.devices()
     if devices > len(available):
         raise ValueError(
-            f"devices: asked for {devices}, JAX sees {len(available)} ({available[0].platform}); on a CPU start"
-            f" with XLA_FLAGS={host_device_flag(devices)}"
+            f"devices: asked for {devices}, JAX sees {len(available)} ({available[0].platform});"
+            f" on a CPU start with XLA_FLAGS={host_device_flag(devices)}"
         )
     return Mesh(np.asarray(available[: devices or len(available)]), (DATA_AXIS,))
 

@@ -107,8 +107,8 @@ def _log(workdir: Path, number: int, rate: float, metrics: dict, logged: tuple, 
     broken = [name for name, value in values.items() if not np.isfinite(value)]
     if broken:
         raise UserError(
-            f"step {number}: {', '.join(broken)} not finite; the last checkpoint in {workdir / 'checkpoints'} is"
-            " good: start again with a lower --config.peak_rate"
+            f"step {number}: {', '.join(broken)} not finite; the last checkpoint in {workdir / 'checkpoints'}"
+            " is good: start again with a lower --config.peak_rate"
         )
 
 

@@ -56,7 +56,7 @@ def block_ssim(image: Array, target: Array, weights: Array, block: int = 8) -> A
 
 
 def structure(image: Array, target: Array, weights: Array | None = None, scales: int = 3) -> Array:
-    """The substitute for LPIPS: gradient difference over `scales`, and 0.2 (1 - block SSIM) of the first two."""
+    """The substitute for LPIPS: gradient difference over `scales`, 0.2 (1 - block SSIM) of the first two."""
     weights = jnp.ones((*image.shape[:2], 1)) if weights is None else weights
     total = 0.0
     for scale in range(scales):
