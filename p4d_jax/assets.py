@@ -15,6 +15,9 @@ from p4d_jax.errors import UserError, nearest
 
 EMBEDDED = Path(__file__).parent / "embedded"
 PHOTOS = ("astronaut",)
+HEADS = ("openhead",)
+MOTIONS = ("motion_talk",)
+WEIGHTS = ("reenact_demo",)
 
 
 def embedded(name: str) -> Path:
@@ -26,25 +29,22 @@ def embedded(name: str) -> Path:
     return path
 
 
-def find(name_or_path: str | Path, kind: str, endings: tuple[str, ...]) -> Path:
-    """A file named by its path, or by the bare name of an embedded file.
+def find(name_or_path: str | Path, kind: str, names: tuple[str, ...]) -> Path:
+    """A file named by its path, or by the bare name of an embedded `.npz`.
 
     Args:
       name_or_path: 'openhead', or 'my/head.npz'.
       kind: what it is, for the message.
-      endings: of embedded files, in order of preference, as in ('.npz',).
+      names: of the embedded ones.
     """
     path = Path(name_or_path).expanduser()
     if path.is_file():
         return path
-    for ending in endings:
-        candidate = EMBEDDED / f"{name_or_path}{ending}"
-        if candidate.is_file():
-            return candidate
-    names = sorted(p.name.removesuffix(e) for e in endings for p in EMBEDDED.iterdir() if p.name.endswith(e))
+    if str(name_or_path) in names:
+        return embedded(f"{name_or_path}.npz")
     raise UserError(
-        f"no {kind} file {str(name_or_path)!r}, and none of that name in the package"
-        f" ({', '.join(names)}){nearest(str(name_or_path), names)}"
+        f"no {kind} file {str(name_or_path)!r}, and none of that name in the package ({', '.join(names)})"
+        f"{nearest(str(name_or_path), names)}"
     )
 
 
@@ -53,7 +53,7 @@ def head_model(name_or_path: str = "openhead"):
     """The `HeadModel` of that name or file; read once a process."""
     from p4d_jax.head.loading import load_head_model
 
-    return load_head_model(find(name_or_path, "head model", (".npz",)))
+    return load_head_model(find(name_or_path, "head model", HEADS))
 
 
 def landmark_model(name: str) -> Path:
@@ -63,12 +63,12 @@ def landmark_model(name: str) -> Path:
 
 def weights(name_or_path: str | Path) -> Path:
     """The file of a network's weights, by the name of embedded ones or by path."""
-    return find(name_or_path, "weights", ("_weights.npz",))
+    return find(name_or_path, "weights", WEIGHTS)
 
 
 def motion(name_or_path: str | Path) -> Path:
     """The file of a motion clip, by the name of an embedded one or by path."""
-    return find(name_or_path, "motion", (".npz",))
+    return find(name_or_path, "motion", MOTIONS)
 
 
 def photo(name: str) -> np.ndarray:

@@ -9,6 +9,7 @@ import functools
 import json
 import shutil
 import tempfile
+import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -118,7 +119,10 @@ class FilmWriter:
         )
 
     def add(self, picture: np.ndarray) -> None:
-        self._writer.append_data(picture)
+        with warnings.catch_warnings():
+            # The encoder is a child process. JAX warns of every fork, but this one runs another program at once.
+            warnings.filterwarnings("ignore", message=".*os.fork.*", category=RuntimeWarning)
+            self._writer.append_data(picture)
 
     def __enter__(self) -> FilmWriter:
         return self
