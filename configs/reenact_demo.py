@@ -1,4 +1,4 @@
-"""Trains the weights that the package ships: 128² portraits of streamed OpenHeads, 17 minutes of two cores."""
+"""Trains the weights that the package ships: 128² portraits of streamed OpenHeads, 17 minutes, two cores."""
 
 from ml_collections import ConfigDict
 

@@ -65,11 +65,11 @@ def run(config: ConfigDict, workdir: Path) -> None:
         columns = []
         for person in range(min(SHOWN, config.clips)):
             params = jax.tree.map(lambda x, person=person: x[person], shown.params)
-            pick = lambda index, params=params: jax.tree.map(lambda x: x[index], params)  # noqa: E731
+            first, second = (jax.tree.map(lambda x, i=i: x[i], params) for i in (0, 1))
             source, target = shown.image[person, 0], shown.image[person, 1]
-            avatar = encode_source(reconstructor, variables, source, pick(0), head)
+            avatar = encode_source(reconstructor, variables, source, first, head)
             out = render_frame(
-                reconstructor, variables, avatar, head, pick(0), pick(1),
+                reconstructor, variables, avatar, head, first, second,
                 resolution=step_config.resolution, samples=step_config.samples,
             )  # fmt: skip
             size = source.shape
