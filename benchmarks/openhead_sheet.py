@@ -74,8 +74,9 @@ def main(path: str) -> None:
         shape = jnp.asarray(rng.normal(size=300), jnp.float32)
         rest = head_vertices(head, shape, jnp.zeros(100), jnp.zeros(6), jnp.zeros(6)) / 3.0
         colours = paint(np.asarray(rest), regions)
+        colours[regions["teeth"]], colours[regions["tongue"]] = [0.9, 0.87, 0.8], [0.6, 0.3, 0.3]
         skin = np.isin(np.arange(len(colours)), regions["face"]) & (colours[:, 0] > 0.5)
-        colours[skin] *= rng.uniform(0.45, 1.1) * np.array(
+        colours[skin] *= rng.uniform(0.6, 1.15) * np.array(
             [1.0, rng.uniform(0.92, 1.0), rng.uniform(0.85, 1.0)]
         )
         row = [
