@@ -120,7 +120,7 @@ class FilmWriter:
 
     def add(self, picture: np.ndarray) -> None:
         with warnings.catch_warnings():
-            # The encoder is a child process. JAX warns of every fork, but this one runs another program at once.
+            # JAX warns of every fork, but this child runs another program, the encoder, at once.
             warnings.filterwarnings("ignore", message=".*os.fork.*", category=RuntimeWarning)
             self._writer.append_data(picture)
 
