@@ -1,5 +1,6 @@
 """Psi's structure: sizes of the released model, what the cross-attention scale switches off, its file."""
 
+import functools
 import json
 from pathlib import Path
 
@@ -37,13 +38,15 @@ def tiny():
     variables = jax.jit(model.init)(jax.random.key(0), image, motion, motion, lifted)
     # Cross-attention starts at zero: random projections make it speak.
     leaves, tree = jax.tree.flatten(variables["params"])
-    noise = [0.1 * jax.random.normal(jax.random.key(i), leaf.shape) for i, leaf in enumerate(leaves)]
+    rng = np.random.default_rng(0)
+    noise = [0.1 * rng.standard_normal(leaf.shape).astype(np.float32) for leaf in leaves]
     return model, {
         **variables,
         "params": jax.tree.unflatten(tree, [a + b for a, b in zip(leaves, noise, strict=True)]),
     }
 
 
+@functools.partial(jax.jit, static_argnums=0)
 def planes_of(model, variables, motion, scale):
     key = jax.random.key(3)
     image, lifted = jax.random.uniform(key, (1, 32, 32, 3)), jax.random.uniform(key, (1, 32, 32, 4))
