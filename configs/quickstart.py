@@ -6,4 +6,6 @@ from configs import reenact
 
 
 def get_config() -> ConfigDict:
-    return reenact.get_config()
+    config = reenact.get_config()
+    config.personalise_steps = 60  # enough for the portrait, and short
+    return config
