@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
+from p4d_jax.errors import UserError
 from p4d_jax.head.model import HeadModel
 from p4d_jax.head.skinning import head_vertices
 from p4d_jax.models.reconstructor import Reconstructor, SourceFeatures
@@ -123,6 +124,15 @@ def _encode(reconstructor, variables, image, params, head, frame) -> SourceFeatu
     return reconstructor.apply(variables, image[None], motion, lifted, one, method="encode")
 
 
+def check_deformation(reconstructor: Reconstructor) -> None:
+    """Raises for a model whose points this renderer cannot move, rather than leave them where they are."""
+    if reconstructor.config.deformation != "expression":
+        raise UserError(
+            f"model.deformation={reconstructor.config.deformation!r}: rendering with D_neck alone is not"
+            " there yet; use 'expression'"
+        )
+
+
 def encode_source(
     reconstructor: Reconstructor, variables: dict, image: Array, params: FrameParams, head: HeadModel
 ) -> Avatar:
@@ -134,6 +144,7 @@ def encode_source(
       params: fitted parameters of the image.
       head: the head model they belong to.
     """
+    check_deformation(reconstructor)
     size = reconstructor.config.image_size
     if image.shape != (size, size, 3):
         raise ValueError(f"image: this model takes ({size}, {size}, 3) in [-1, 1], got {image.shape}")
