@@ -1,87 +1,15 @@
-"""Reads the reference cases under tests/parity: what the public PyTorch modules compute.
+"""The reference cases that the tests carry, under tests/parity."""
 
-A case is NAME.json and NAME.npz. Inputs are stored, or drawn where they are large images; weights are made
-again from a seed by the rule that the JSON gives for each row of the state. Layouts are PyTorch's.
-"""
-
-from __future__ import annotations
-
-import json
-import zlib
-from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
+from p4d_jax.convert.parity.fixtures import Case, draw_image
+from p4d_jax.convert.parity.fixtures import load_case as load_case_from
 
 FOLDER = Path(__file__).parent / "parity"
 
-
-@dataclass(frozen=True)
-class Case:
-    """One reference case.
-
-    Attributes:
-      inputs: name -> array.
-      outputs: name -> array, every `strides[name]`-th row and column of the reference.
-      state: key -> weights in the order of the module's state_dict.
-      strides: output name -> stride of the last two axes.
-    """
-
-    inputs: dict[str, np.ndarray]
-    outputs: dict[str, np.ndarray]
-    state: dict[str, np.ndarray]
-    strides: dict[str, int]
-
-    def error(self, name: str, ours: np.ndarray) -> float:
-        """max |ours - reference| / max |reference| of one output, after the stride."""
-        stride = self.strides[name]
-        ours, reference = np.asarray(ours), self.outputs[name]
-        if stride > 1:
-            ours = ours[..., ::stride, ::stride]
-        if ours.shape != reference.shape:
-            raise ValueError(f"{name}: shape {ours.shape} differs from the reference's {reference.shape}")
-        return float(np.abs(ours - reference).max() / np.abs(reference).max())
+__all__ = ["FOLDER", "Case", "draw_image", "load_case"]
 
 
-def _weights(name: str, seed: int, row: dict) -> np.ndarray:
-    key, shape = row["key"], tuple(row["shape"])
-    if row["rule"] == "normal":
-        generator = np.random.default_rng([seed, zlib.crc32(f"{name}/{key}".encode())])
-        value = generator.standard_normal(shape, dtype=np.float32)
-        value = value * np.float32(row["std"]) + np.float32(row["mean"])
-        if row.get("then") == "abs(w)+0.5":
-            value = np.abs(value) + np.float32(0.5)
-        if name == "lpips_vgg" and key.startswith("lin"):
-            value = np.abs(value)
-        return value
-    if key.endswith("resample_filter"):
-        taps = np.array([1, 3, 3, 1], np.float32)
-        return np.outer(taps, taps) / taps.sum() ** 2
-    if shape == (1, 3, 1, 1):
-        values = (-0.030, -0.088, -0.188) if key.endswith("shift") else (0.458, 0.448, 0.450)
-        return np.array(values, np.float32).reshape(shape)
-    if key.endswith("num_batches_tracked"):
-        return np.zeros(shape, np.int64)
-    raise ValueError(f"{name}/{key}: no rule for the value of a row with shape {shape}: {row}")
-
-
-def draw_image(key: str, shape: tuple[int, ...], seed: int = 1) -> np.ndarray:
-    """The input image `key` of a case, which is drawn and not stored: values in (-1, 1)."""
-    generator = np.random.default_rng([seed, zlib.crc32(f"in/{key}".encode())])
-    return np.tanh(generator.standard_normal(shape, dtype=np.float32))
-
-
-def load_case(name: str, folder: Path = FOLDER) -> Case:
-    """The case `name`: stored inputs, outputs and the module's weights.
-
-    Images that a case's note calls drawn are not among the inputs: `draw_image` makes them.
-    """
-    description = json.loads((folder / f"{name}.json").read_text())
-    arrays = np.load(folder / f"{name}.npz")
-    seed = description["seed"]
-    return Case(
-        inputs={key: arrays[f"in_{key}"] for key in description["inputs"]},
-        outputs={key: arrays[f"out_{key}"] for key in description["outputs"]},
-        state={row["key"]: _weights(name, seed, row) for row in description["state"]},
-        strides={key: row["stride_last_two"] for key, row in description["outputs"].items()},
-    )
+def load_case(name: str) -> Case:
+    """The case `name` of the tests' own."""
+    return load_case_from(name, FOLDER)
