@@ -2,7 +2,7 @@
 
     python -m p4d_jax.convert.check_parity --fixtures=DIR [NAME ...]
 
-DIR holds NAME.json and NAME.npz, in the format of `parity/fixtures.py`; without names all its cases are tried.
+DIR holds NAME.json and NAME.npz, in the format of `parity/fixtures.py`; without names all of them.
 Weights and inputs are made from each case's seed, mapped by the importer's own rules and run in float32. A
 line an output: case, output, max |ours - reference| / max |reference|. Exit code 1 if one exceeds 1e-4 (of
 the rasterizer's masks: 0.5 % of pixels), 2 for a case that is not known.
