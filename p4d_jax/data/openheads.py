@@ -58,6 +58,11 @@ from p4d_jax.render.rays import generate_rays
 from p4d_jax.types import SHAPE_SIZE, Array, Camera, FrameParams
 
 
+MOUTH_LIGHT = {"inner_mouth": 0.25, "tongue": 0.5, "teeth": 0.8}  # share of the light outside, at the lips
+MOUTH_RIM = 0.05  # world units behind the lips that get all of it
+MOUTH_REACH = 0.06  # world units in which it falls to a third
+
+
 @dataclasses.dataclass(frozen=True)
 class OpenHeadsSettings:
     """What is drawn, and how widely. Hashable: a static argument of the jitted functions.
@@ -203,6 +208,7 @@ def _build_stage(head: HeadModel) -> Stage:
     rim = np.einsum("nk,nka->na", neck_weight, rest[neck_index])
     bounds = np.array([-0.32, marks[8, 1] - 0.08, 0.32, marks[19, 1] + 0.2], np.float32)
     transfer = _diffuse_transfer(bake_transfer(rest, normals, faces), skin_faces)
+    transfer = _open_mouth_transfer(head, rest, transfer, cosine_transfer(normals))
     offset = rest - center
     angles = np.stack(
         [
@@ -315,6 +321,21 @@ def _diffuse_transfer(transfer: np.ndarray, skin: np.ndarray) -> np.ndarray:
     for _ in range(4):
         levels.append(smooth(levels[-1]))
     return np.stack([levels[4], levels[2], levels[1]], 1)
+
+
+def _open_mouth_transfer(head: HeadModel, rest: np.ndarray, transfer: np.ndarray, free: np.ndarray):
+    """The transfer (V, 3, 9) with light in the mouth, which the mesh at rest keeps shut and dark.
+
+    The share of unshadowed light (V, 9) that teeth and tongue get falls with their distance behind the lips.
+    """
+    lips = rest[_members(head, "lips"), 2].max()
+    depth = np.maximum(0.0, lips - rest[:, 2] - MOUTH_RIM)
+    result = np.asarray(transfer).copy()
+    for region, share in MOUTH_LIGHT.items():
+        inside = _members(head, region)
+        lit = share * np.exp(-depth[inside] / MOUTH_REACH)
+        result[inside] = lit[:, None, None] * np.asarray(free)[inside][:, None]
+    return result
 
 
 def _beard_map(rest: np.ndarray, marks: np.ndarray, center: np.ndarray) -> np.ndarray:

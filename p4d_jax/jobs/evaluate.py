@@ -55,7 +55,7 @@ def run(config: ConfigDict, workdir: Path) -> None:
 
 def _one_person(config, head, reconstructor, variables, landmarker, key) -> tuple[dict, np.ndarray]:
     """Measures of one identity, and its picture: source, target, result."""
-    clip = make_clip(head, key, 2, reconstructor.config.image_size)
+    clip = make_clip(head, key, 2, reconstructor.config.picture_size)
     source, target = (jax.tree.map(lambda x, i=i: x[i], clip.replace(background=clip.image)) for i in (0, 1))
     avatar = encode_source(reconstructor, variables, source.image, source.params, head)
     frame = render_frame(

@@ -315,7 +315,7 @@ def take(params: FrameParams, index: int) -> FrameParams:
 
 def encode(inputs: Inputs, source: Source, config: ConfigDict) -> tuple[Puppet, Array]:
     """The avatar as the network sees it, and the photo at the network's size."""
-    image = pictures.to_image(source.picture, inputs.reconstructor.config.image_size)
+    image = pictures.to_image(source.picture, inputs.reconstructor.config.picture_size)
     avatar = encode_source(inputs.reconstructor, inputs.variables, image, source.params, inputs.head)
     samples = (config.coarse_samples, config.fine_samples)
     puppet = Puppet(inputs.reconstructor, inputs.variables, avatar, inputs.head, source.params, None, samples)

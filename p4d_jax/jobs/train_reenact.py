@@ -48,7 +48,7 @@ def run(config: ConfigDict, workdir: Path) -> None:
 
     def make_clips(stage, key) -> HeadClip:
         keys = jax.random.split(key, config.clips * mesh.size)
-        return clips_on_stage(stage, keys, config.frames, model.image_size, settings)
+        return clips_on_stage(stage, keys, config.frames, model.picture_size, settings)
 
     optimizer = build_optimizer(0.9, 0.99, 1e-8, config.clip_norm)
     key = jax.random.key(config.seed)

@@ -29,6 +29,7 @@ from p4d_jax.nn.resnet import AtrousPyramid, ResNet
 from p4d_jax.nn.transformer import CrossBlock, OverlapPatchEmbed, SelfBlock, tokens_to_image
 from p4d_jax.types import Array
 
+GUIDE_CHANNELS = 12  # of `render.lifting.look_up_source`
 conv_init = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 
 
@@ -61,6 +62,10 @@ class ReconstructorConfig:
       deformation: 'neck' (paper: the motion reaches the planes through cross-attention alone) or
         'expression' (points are moved by the head model to its canonical expression before the planes are
         read; cross-attention adds what the mesh cannot say). Not in the paper.
+      refinement_features: hidden channels of the convolutions that mix the rendered picture with the photo
+        seen at the rendered surface (`GuidedRefinement`); empty: none. Needs source_lifting and
+        deformation 'expression'. Not in the paper.
+      refinement_scale: by which the picture is enlarged before that; the source is then given as large.
     """
 
     image_size: int = 512
@@ -95,6 +100,8 @@ class ReconstructorConfig:
     source_lifting: bool = False
     lifted_size: int = 512
     deformation: str = "neck"
+    refinement_features: tuple[int, ...] = ()
+    refinement_scale: int = 1
 
     def __post_init__(self):
         if self.deformation not in ("neck", "expression"):
@@ -105,6 +112,14 @@ class ReconstructorConfig:
             raise ValueError(
                 f"lifted_size must be a multiple of image_size {self.image_size}, got {self.lifted_size}"
             )
+
+        if self.refinement_features and not (self.source_lifting and self.deformation == "expression"):
+            raise ValueError("refinement_features need source_lifting=True and deformation='expression'")
+
+    @property
+    def picture_size(self) -> int:
+        """Side of the source picture that is given and of the picture that comes out."""
+        return self.image_size * self.refinement_scale
 
     @property
     def plane_size(self) -> int:
@@ -334,6 +349,31 @@ class BackgroundEncoder(nn.Module):
         return conv3(self.config.feature_channels, name="out")(x)
 
 
+class GuidedRefinement(nn.Module):
+    """The rendered picture, and the photo seen at the rendered surface, mixed pixel by pixel.
+
+    A 3D-anchored stand-in for detail that a small super-resolution would have to invent: each pixel is a
+    convex mixture of the rendered colour and the three of `look_up_source`, and a small correction. What the
+    photo does not show keeps the rendered colour.
+    """
+
+    features: tuple[int, ...]
+
+    @nn.compact
+    def __call__(self, image: Array, guide: Array, opacity: Array) -> Array:
+        """image (B, S, S, 3) in [-1, 1], guide (B, S, S, 12) of `look_up_source`, opacity (B, S, S, 1)."""
+        x = jnp.concatenate([image, guide, 2.0 * opacity - 1.0], axis=-1)
+        for index, features in enumerate(self.features):
+            x = leaky(conv3(features, name=f"conv{index}")(x))
+        x = conv3(7, name="mix", init=nn.initializers.normal(0.01))(x)
+        by_mesh, by_point, by_other_side = jnp.split(guide, 3, axis=-1)
+        shown = [nn.relu(by_mesh[..., 3]), opacity[..., 0] * by_point[..., 3], nn.relu(by_other_side[..., 3])]
+        shares = nn.softmax(x[..., :4], axis=-1) * jnp.stack([jnp.ones_like(shown[0]), *shown], axis=-1)
+        shares = shares / (shares.sum(-1, keepdims=True) + 1e-6)
+        colours = jnp.stack([image, by_mesh[..., :3], by_point[..., :3], by_other_side[..., :3]], axis=-1)
+        return jnp.sum(shares[..., None, :] * colours, axis=-1) + x[..., 4:]
+
+
 class Reconstructor(nn.Module):
     """Psi. Call `encode` once a source, `animate` once a frame, `decode` at points, `upscale` on images."""
 
@@ -351,6 +391,7 @@ class Reconstructor(nn.Module):
         self.superresolution = SuperResolution(
             channels=c.superresolution_channels, input_resolution=c.superresolution_size
         )
+        self.refinement = GuidedRefinement(c.refinement_features) if c.refinement_features else None
         self.w_avg = self.variable("buffers", "w_avg", jnp.ones, (c.style_dim,))
 
     def encode(
@@ -399,6 +440,10 @@ class Reconstructor(nn.Module):
         style = jnp.broadcast_to(self.w_avg.value, (features.shape[0], self.config.style_dim))
         return self.superresolution(features, style)
 
+    def refine(self, image: Array, guide: Array, opacity: Array) -> Array:
+        """`GuidedRefinement` where the config has one; else the image as it is."""
+        return image if self.refinement is None else self.refinement(image, guide, opacity)
+
     def __call__(self, image: Array, motion_source: Array, motion_driving: Array, lifted: Array | None):
         """Touches every part once, for initialisation; returns the tri-planes."""
         one = jnp.ones(image.shape[0])
@@ -406,4 +451,5 @@ class Reconstructor(nn.Module):
         planes = self.animate(source, motion_driving, one)
         self.decode(planes[0, :, 0])
         self.upscale(jnp.zeros((image.shape[0], 8, 8, self.config.feature_channels)))
+        self.refine(*(jnp.zeros((1, 8, 8, channels)) for channels in (3, GUIDE_CHANNELS, 1)))
         return planes

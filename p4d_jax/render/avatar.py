@@ -8,6 +8,7 @@ Images are float32 in [-1, 1], row 0 on top; R rays a side, S pixels a side, F f
 from __future__ import annotations
 
 import functools
+import math
 
 import jax
 import jax.numpy as jnp
@@ -17,22 +18,26 @@ from p4d_jax.errors import UserError
 from p4d_jax.head.model import HeadModel
 from p4d_jax.head.skinning import head_vertices
 from p4d_jax.models.reconstructor import Reconstructor, SourceFeatures
+from p4d_jax.nn.resample import resize_antialiased, resize_bilinear
 from p4d_jax.render.lifting import (
     CanonicalFrame,
     ExpressionField,
+    SourceGuide,
     apply_expression_field,
     build_canonical_frame,
     build_expression_field,
+    build_source_guide,
     lift_image,
+    look_up_source,
+    snap_to_surface,
 )
-from p4d_jax.render.raster import rasterize
 from p4d_jax.render.rays import generate_rays
 from p4d_jax.render.triplane import sample_planes
 from p4d_jax.render.volume import depth_range, render_rays
 from p4d_jax.types import Array, Camera, FrameParams
 
+FIELD_SIZE = 128  # side of the raster that the deformation field reads the surface from
 DEPTH_EXTENT = 1.1  # world units of a ray that are marched; every head fits in
-VISIBILITY_SIZE = 128  # side of the depth buffer that decides what the source camera sees
 
 
 @struct.dataclass
@@ -42,10 +47,12 @@ class Avatar:
     Attributes:
       features: Psi's `SourceFeatures` with batch axis 1.
       frame: constants of the head model.
+      guide: the photo as a texture of the head.
     """
 
     features: SourceFeatures
     frame: CanonicalFrame
+    guide: SourceGuide
 
 
 @struct.dataclass
@@ -68,7 +75,7 @@ class Frame:
     """One rendered view.
 
     Attributes:
-      image: (S, S, 3) after super-resolution.
+      image: (S, S, 3) after super-resolution and refinement.
       raw: (R, R, 3) the volume renderer's colours.
       depth: (R, R) distance along the ray, world units; the far end where nothing is.
       opacity: (R, R) in [0, 1].
@@ -108,20 +115,20 @@ def posed_vertices(head: HeadModel, shape: Array, driving: FrameParams) -> Array
     return head_vertices(head, shape, driving.expression, driving.pose, driving.eyes)
 
 
-def lift_source(image: Array, frame: CanonicalFrame, posed: Array, camera: Camera) -> Array:
-    """`lift_image` with the visibility of the posed mesh in the source view: (L, L, 4)."""
-    depth = rasterize(posed, frame.faces, camera, VISIBILITY_SIZE, False).depth
-    return lift_image(image, frame, posed, camera, depth)
+def network_inputs(reconstructor: Reconstructor, guide: SourceGuide) -> tuple[Array, Array | None]:
+    """What the encoders see of a source: (S, S, 3), and the lifted image (L, L, 4) or None."""
+    image = resize_antialiased(guide.image, reconstructor.config.image_size)
+    lifted = lift_image(image, guide.places) if reconstructor.config.source_lifting else None
+    return image, lifted
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _encode(reconstructor, variables, image, params, head, frame) -> SourceFeatures:
-    lifted = None
-    if reconstructor.config.source_lifting:
-        posed = posed_vertices(head, params.shape, params)
-        lifted = lift_source(image, frame, posed, params.camera)[None]
-    motion, one = params.motion()[None], jnp.ones(1)
-    return reconstructor.apply(variables, image[None], motion, lifted, one, method="encode")
+def _encode(reconstructor, variables, image, params, head, frame) -> tuple[SourceFeatures, SourceGuide]:
+    guide = build_source_guide(image, frame, posed_vertices(head, params.shape, params), params.camera)
+    inputs = jax.tree.map(lambda x: x[None], network_inputs(reconstructor, guide))
+    motion = params.motion()[None]
+    features = reconstructor.apply(variables, inputs[0], motion, inputs[1], jnp.ones(1), method="encode")
+    return features, guide
 
 
 def check_deformation(reconstructor: Reconstructor) -> None:
@@ -140,16 +147,17 @@ def encode_source(
 
     Args:
       reconstructor, variables: from `models.checkpoint.load_reconstructor`.
-      image: (S, S, 3) in [-1, 1] with S = `reconstructor.config.image_size`, in the standard crop.
+      image: (S, S, 3) in [-1, 1] with S = `reconstructor.config.picture_size`, in the standard crop.
       params: fitted parameters of the image.
       head: the head model they belong to.
     """
     check_deformation(reconstructor)
-    size = reconstructor.config.image_size
+    size = reconstructor.config.picture_size
     if image.shape != (size, size, 3):
         raise ValueError(f"image: this model takes ({size}, {size}, 3) in [-1, 1], got {image.shape}")
     frame = canonical_frame(head, reconstructor.config.lifted_size)
-    return Avatar(_encode(reconstructor, variables, image, params, head, frame), frame)
+    features, guide = _encode(reconstructor, variables, image, params, head, frame)
+    return Avatar(features, frame, guide)
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -203,6 +211,37 @@ def compose(foreground: Array, transmittance: Array, background: Array) -> Array
     return 2.0 * (foreground + transmittance * background) - 1.0
 
 
+def refine_image(
+    reconstructor: Reconstructor,
+    variables: dict,
+    image: Array,
+    shaded: Shaded,
+    field: ExpressionField | None,
+    guide: SourceGuide,
+    rays: tuple[Array, Array],
+) -> Array:
+    """The picture mixed with the photo seen at its surface; as it is for a model that does not refine.
+
+    Args:
+      image: (s, s, 3) after super-resolution; S is s times `refinement_scale`.
+      shaded: of the r x r rays that it was made of.
+      field: of the view.
+      guide: of the source.
+      rays: origins and directions (S * S, 3) of the picture's pixels.
+    """
+    if not reconstructor.config.refinement_features:
+        return image
+    size, coarse = image.shape[0] * reconstructor.config.refinement_scale, math.isqrt(len(shaded.depth))
+    fill = lambda x: resize_bilinear(x.reshape(coarse, coarse, 1), size)  # noqa: E731
+    origins, directions = rays
+    points = origins + jax.lax.stop_gradient(fill(shaded.depth)).reshape(-1, 1) * directions
+    canonical = apply_expression_field(field, snap_to_surface(field, points, directions))
+    seen = look_up_source(guide, canonical).reshape(1, size, size, -1)
+    opacity = 1.0 - fill(shaded.transmittance)[None]
+    image = resize_bilinear(image, size)[None]
+    return reconstructor.apply(variables, image, seen, opacity, method="refine")[0]
+
+
 @functools.partial(jax.jit, static_argnames=("reconstructor", "resolution", "samples", "with_background"))
 def render_planes(
     reconstructor: Reconstructor,
@@ -210,6 +249,7 @@ def render_planes(
     planes: Array,
     background: Array,
     frame: CanonicalFrame,
+    guide: SourceGuide,
     posed: Array,
     camera: Camera,
     *,
@@ -217,11 +257,14 @@ def render_planes(
     samples: tuple[int, int],
     with_background: bool = True,
 ) -> Frame:
-    """One view of a tri-plane whose observed mesh is `posed`; the picture has 2 R pixels a side for each
-    synthesis block of the super-resolution. Without background the head stands before black."""
+    """One view of a tri-plane whose observed mesh is `posed`.
+
+    The picture has 2 R pixels a side for each synthesis block of the super-resolution, times
+    `refinement_scale`. Without background the head stands before black.
+    """
     field = None
     if reconstructor.config.deformation == "expression":
-        field = build_expression_field(frame, posed, camera, resolution)
+        field = build_expression_field(frame, posed, camera, FIELD_SIZE)
     origins, directions = generate_rays(camera, resolution)
     shaded = shade_rays(reconstructor, variables, planes, field, origins, directions, camera, samples)
     square = lambda x: x.reshape(resolution, resolution, -1)  # noqa: E731
@@ -232,6 +275,8 @@ def render_planes(
     )
     features = compose(square(shaded.features), square(shaded.transmittance), behind)
     image = reconstructor.apply(variables, features[None], method="upscale")[0]
+    rays = generate_rays(camera, reconstructor.config.picture_size)
+    image = refine_image(reconstructor, variables, image, shaded, field, guide, rays)
     opacity = 1.0 - square(shaded.transmittance)[..., 0]
     return Frame(image, features[..., :3], square(shaded.depth)[..., 0], opacity)
 
@@ -272,6 +317,7 @@ def render_frame(
         planes,
         avatar.features.background[0],
         avatar.frame,
+        avatar.guide,
         posed,
         driving.camera,
         resolution=resolution,

@@ -1,6 +1,6 @@
 """The fitted head model as a bridge between a photo, the canonical frame and a driving frame.
 
-Three objects, all without gradient:
+Four objects, all without gradient:
 
 - `CanonicalFrame`: constants of one head model: its canonical mesh m(0, 0, γ_ca), that mesh's front
   surface on the texels of the xy-plane, and a few hundred candidates spread over it.
@@ -8,6 +8,7 @@ Three objects, all without gradient:
 - `ExpressionField`: observed point -> canonical point, by the surface that a ray meets where the point is
   close to it, elsewhere by a smooth average of the offsets of the nearest candidates. It stands where
   SPEC section 3 has the part-wise field and needs no nearest-neighbour search.
+- `SourceGuide`: canonical point -> what the photo shows of it, for the refinement of the rendered picture.
 
 World units and axes of docs/conventions.md. L texels a side, row 0 at y = -box_warp/2 (tri-plane order:
 rows grow with y), so a lifted image looks upside down when shown as it is.
@@ -78,6 +79,27 @@ class ExpressionField:
     candidate_offset: Array
 
 
+@struct.dataclass
+class SourceGuide:
+    """The photo as a texture of the canonical head.
+
+    Attributes:
+      image: (S, S, 3) the photo in [-1, 1].
+      camera: of the photo.
+      depth: (r, r) rasterised distance of the posed mesh in the photo's view, 0 where empty.
+      places: (L, L, 3) from `lift_places`.
+      anchors: (n, 3) candidates on the canonical mesh.
+      anchor_offset: (n, 3) the photo's posed mesh - canonical mesh.
+    """
+
+    image: Array
+    camera: Camera
+    depth: Array
+    places: Array
+    anchors: Array
+    anchor_offset: Array
+
+
 def spread_candidates(head: HeadModel, vertices: np.ndarray, count: int) -> np.ndarray:
     """`count` vertex indices, farthest-point sampling; lips, lids, eyeballs count four times their size."""
     stretch = np.ones(len(vertices))
@@ -145,13 +167,10 @@ def sample_image(image: Array, uv: Array) -> Array:
     return top * (1 - fy) + bottom * fy
 
 
-def lift_image(
-    image: Array, frame: CanonicalFrame, posed: Array, camera: Camera, visible_depth: Array
-) -> Array:
-    """The photo on the texels of the xy-plane: (L, L, 4), RGB in [-1, 1] and visibility in {-1, 0, 1}.
+def lift_places(frame: CanonicalFrame, posed: Array, camera: Camera, visible_depth: Array) -> Array:
+    """Where the texels of the xy-plane are in a photo: (L, L, 3), uv in [0, 1] and visibility.
 
     Args:
-      image: (S, S, 3) source photo in [-1, 1].
       frame: the head model's constants.
       posed: (V, 3) the source's mesh with its identity, expression and pose, world.
       camera: of the source.
@@ -161,16 +180,67 @@ def lift_image(
     the image, and -1 where the mesh does not reach (hair, background on the proxy plane).
     """
     on_mesh = jnp.einsum("hwk,hwkc->hwc", frame.barycentric, posed[frame.triangles])
-    points = jnp.where(frame.covered[..., None], on_mesh, frame.points)
+    uv, seen = seen_by(camera, jnp.where(frame.covered[..., None], on_mesh, frame.points), visible_depth)
+    visibility = jnp.where(frame.covered, seen.astype(jnp.float32), -1.0)
+    return jnp.concatenate([uv, visibility[..., None]], axis=-1)
+
+
+def lift_image(image: Array, places: Array) -> Array:
+    """A photo (S, S, 3) on the texels of the xy-plane: (L, L, 4), RGB in [-1, 1] and visibility."""
+    uv = places[..., :2]
+    inside = jnp.all((uv > 0) & (uv < 1), axis=-1, keepdims=True)
+    return jnp.concatenate([sample_image(image, uv) * inside, places[..., 2:]], axis=-1)
+
+
+def seen_by(camera: Camera, points: Array, depth: Array) -> tuple[Array, Array]:
+    """Where a camera has points (..., 3), and whether it sees them past a depth buffer (r, r), 0 where empty.
+
+    Returns:
+      uv (..., 2) in [0, 1] inside the picture; seen (...) bool.
+    """
     uv, _ = project(camera, points)
     inside = jnp.all((uv > 0) & (uv < 1), axis=-1)
-    distance = jnp.linalg.norm(points - camera.cam2world[:3, 3], axis=-1)
-    size = visible_depth.shape[0]
+    size = depth.shape[0]
     column, row = jnp.moveaxis(jnp.clip((uv * size).astype(jnp.int32), 0, size - 1), -1, 0)
-    seen = distance < visible_depth.reshape(-1)[row * size + column] + VISIBLE_MARGIN
-    visibility = jnp.where(frame.covered, (seen & inside).astype(jnp.float32), -1.0)
-    colour = sample_image(image, uv) * inside[..., None]
-    return jnp.concatenate([colour, visibility[..., None]], axis=-1)
+    front = depth.reshape(-1)[row * size + column]
+    distance = jnp.linalg.norm(points - camera.cam2world[:3, 3], axis=-1)
+    return uv, inside & ((distance < front + VISIBLE_MARGIN) | (front == 0))
+
+
+def build_source_guide(
+    image: Array, frame: CanonicalFrame, posed: Array, camera: Camera, visible_size: int = 128
+) -> SourceGuide:
+    """The guide of one photo (S, S, 3) whose fitted mesh is `posed` (V, 3)."""
+    depth = rasterize(posed, frame.faces, camera, visible_size, False).depth
+    anchors = frame.vertices[frame.candidates]
+    return SourceGuide(
+        image,
+        camera,
+        depth,
+        lift_places(frame, posed, camera, depth),
+        anchors,
+        posed[frame.candidates] - anchors,
+    )
+
+
+def look_up_source(guide: SourceGuide, points: Array) -> Array:
+    """What the photo shows of canonical points (P, 3): (P, 12), three times a colour and its visibility.
+
+    By the fitted mesh, which is exact on the face; by the point itself, moved to the photo's expression by
+    its anchors, for hair and shoulders, which have a depth of their own; and by the mesh on the other side of
+    the face, since what one side hides the other often shows. Visibility is in [0, 1], or -1 off the mesh.
+    """
+
+    def by_mesh(points: Array) -> Array:
+        place = sample_image(guide.places, points[:, :2] / BOX_WARP + 0.5)
+        return jnp.concatenate([sample_image(guide.image, place[:, :2]), place[:, 2:]], axis=-1)
+
+    observed = points + nearest_average(guide.anchors, guide.anchor_offset, points)
+    uv, seen = seen_by(guide.camera, observed, guide.depth)
+    by_point = [sample_image(guide.image, uv), seen[:, None].astype(jnp.float32)]
+    return jnp.concatenate(
+        [by_mesh(points), *by_point, by_mesh(points * jnp.array([-1.0, 1.0, 1.0]))], axis=-1
+    )
 
 
 def build_expression_field(
@@ -188,26 +258,39 @@ def build_expression_field(
     )
 
 
-def average_offset(field: ExpressionField, points: Array) -> Array:
-    """(P, 3): the candidates' offsets averaged by exp(-d²/width²), the nearest one far from all."""
-    squared = (
-        jnp.sum(points**2, axis=-1, keepdims=True)
-        - 2 * points @ field.observed.T
-        + jnp.sum(field.observed**2, axis=-1)
-    )
-    return jax.nn.softmax(-squared / BLEND_WIDTH**2, axis=-1) @ field.candidate_offset
+def nearest_average(places: Array, values: Array, points: Array) -> Array:
+    """Values (n, 3) at places (n, 3), averaged at points (P, 3) by exp(-d²/width²)."""
+    squared = jnp.sum(points**2, axis=-1, keepdims=True) - 2 * points @ places.T + jnp.sum(places**2, axis=-1)
+    return jax.nn.softmax(-squared / BLEND_WIDTH**2, axis=-1) @ values
 
 
-def apply_expression_field(field: ExpressionField, points: Array) -> Array:
-    """Observed points (P, 3) -> canonical points (P, 3). No gradient."""
+def surface_seen(field: ExpressionField, points: Array) -> tuple[Array, Array, Array]:
+    """The posed mesh on the rays of points (P, 3).
+
+    Returns:
+      distance - depth of the mesh (P,); how near that is (P,), 1 on the mesh, 0 where there is none; the
+      surface's offset (P, 3).
+    """
     uv, _ = project(field.camera, points)
     size = field.depth.shape[0]
     column, row = jnp.moveaxis(jnp.clip((uv * size).astype(jnp.int32), 0, size - 1), -1, 0)
     seen = jnp.concatenate([field.offset, field.depth[..., None]], axis=-1).reshape(-1, 4)[
         row * size + column
     ]
-    distance = jnp.linalg.norm(points - field.camera.cam2world[:3, 3], axis=-1)
-    gap = (distance - seen[:, 3]) / SURFACE_REACH
-    weight = jnp.where(seen[:, 3] > 0, jnp.exp(-(gap**2)), 0.0)[:, None]
-    offset = weight * seen[:, :3] + (1 - weight) * average_offset(field, points)
+    gap = jnp.linalg.norm(points - field.camera.cam2world[:3, 3], axis=-1) - seen[:, 3]
+    near = jnp.where(seen[:, 3] > 0, jnp.exp(-((gap / SURFACE_REACH) ** 2)), 0.0)
+    return gap, near, seen[:, :3]
+
+
+def apply_expression_field(field: ExpressionField, points: Array) -> Array:
+    """Observed points (P, 3) -> canonical points (P, 3). No gradient."""
+    _, near, surface = surface_seen(field, points)
+    average = nearest_average(field.observed, field.candidate_offset, points)
+    offset = near[:, None] * surface + (1 - near[:, None]) * average
     return jax.lax.stop_gradient(points + offset)
+
+
+def snap_to_surface(field: ExpressionField, points: Array, directions: Array) -> Array:
+    """Rendered surface points (P, 3) pulled along their rays (P, 3) on to the posed mesh where it is near."""
+    gap, near, _ = surface_seen(field, points)
+    return points - (near * gap)[:, None] * directions

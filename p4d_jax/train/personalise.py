@@ -22,6 +22,7 @@ from flax import struct
 from p4d_jax.geometry import axis_angle_to_matrix, project
 from p4d_jax.head.model import HeadModel
 from p4d_jax.models.reconstructor import Reconstructor
+from p4d_jax.nn.resample import resize_antialiased
 from p4d_jax.render.avatar import Avatar, animate_avatar, compose, posed_vertices, shade_rays
 from p4d_jax.render.lifting import VISIBLE_MARGIN, ExpressionField, build_expression_field, sample_image
 from p4d_jax.render.raster import interpolate, rasterize
@@ -242,7 +243,7 @@ def personalise(
     Args:
       reconstructor, variables: from `models.checkpoint.load_reconstructor`.
       avatar: from `encode_source` of the same image and parameters.
-      image: (S, S, 3) in [-1, 1] in the standard crop; S = 2 R for each synthesis block.
+      image: (S, S, 3) in [-1, 1] in the standard crop; S is the model's `picture_size`.
       matte: (S, S, 1) in [0, 1], 1 on head and shoulders.
       params: fitted parameters of the photo.
       head: their head model.
@@ -256,7 +257,7 @@ def personalise(
     Raises:
       ValueError: image or matte have another size than the model's.
     """
-    size = reconstructor.config.image_size
+    size = reconstructor.config.picture_size
     for name, value, channels in (("image", image, 3), ("matte", matte, 1)):
         if value.shape != (size, size, channels):
             raise ValueError(f"{name}: expected ({size}, {size}, {channels}), got {value.shape}")
@@ -272,6 +273,7 @@ def personalise(
         avatar.frame, posed, image, matte, params.camera, jnp.asarray(yaws),
         resolution=resolution, deform=reconstructor.config.deformation == "expression",
     )  # fmt: skip
+    image, matte = (resize_antialiased(x, reconstructor.config.image_size) for x in (image, matte))
     weights = 0.5 + matte + jax.image.resize(views.weight[1:].max(0), matte.shape, "linear")
     fixed = (variables, planes, image, weights, views)
     moments = optax.scale_by_adam().init(trained)

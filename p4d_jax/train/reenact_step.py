@@ -24,13 +24,26 @@ from p4d_jax.data.openheads import Stage
 from p4d_jax.data.samples import HeadClip
 from p4d_jax.head.model import HeadModel
 from p4d_jax.models.reconstructor import Reconstructor
-from p4d_jax.render.avatar import compose, lift_source, posed_vertices, shade_rays
-from p4d_jax.render.lifting import CanonicalFrame, ExpressionField, build_expression_field
+from p4d_jax.render.avatar import (
+    FIELD_SIZE,
+    compose,
+    network_inputs,
+    posed_vertices,
+    refine_image,
+    shade_rays,
+)
+from p4d_jax.render.lifting import (
+    CanonicalFrame,
+    ExpressionField,
+    SourceGuide,
+    build_expression_field,
+    build_source_guide,
+)
 from p4d_jax.render.rays import generate_rays
 from p4d_jax.train import losses
 from p4d_jax.train.devices import DATA_AXIS, split
 from p4d_jax.train.state import TrainState, average_decay
-from p4d_jax.types import Array, FrameParams
+from p4d_jax.types import Array, Camera, FrameParams
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,7 +55,8 @@ class StepConfig:
       crop: c, side of the crop of rays that is rendered; R renders the whole view.
       samples: coarse and fine samples a ray.
       face_weight: weight of pixels of the parametric head over others in image losses.
-      feature_weight: L_f's place: L1 and structure on the raw image and the raw image without background.
+      raw_weight: of the losses on what comes before the last picture: the upscaled image where a refinement
+        follows, the raw image, and the raw image without background.
       depth_weight, opacity_weight, background_weight: of L_depth, L_opa and the background's L_re.
       average_half_life: of the moving average, in images.
     """
@@ -63,12 +77,12 @@ class Sample:
     """One source and one target; batches add a leading axis. r is 2c/…: the crop's side in image pixels.
 
     Attributes:
-      image: (S, S, 3) source.
+      guide: the source image (S, S, 3) and where the head is in it.
       motion_source, motion_driving: (M,).
-      lifted: (L, L, 4).
       field: of the target view.
       params: of the target.
-      origins, directions: (c*c, 3).
+      rays: origins and directions (c*c, 3) of the crop.
+      pixel_rays: origins and directions (k c * k c, 3) of the crop's pixels.
       corner: (2,) int32 row and column of the crop among the rays.
       target, mask, face: (k c, k c, .) crop of the target image and masks, k = S / R.
       depth: (c, c, 1) target depth at the rays' resolution.
@@ -76,14 +90,13 @@ class Sample:
       scale: () cross-attention scale.
     """
 
-    image: Array
+    guide: SourceGuide
     motion_source: Array
     motion_driving: Array
-    lifted: Array
     field: ExpressionField
     params: FrameParams
-    origins: Array
-    directions: Array
+    rays: tuple[Array, Array]
+    pixel_rays: tuple[Array, Array]
     corner: Array
     target: Array
     mask: Array
@@ -121,33 +134,35 @@ def build_sample(
     key: Array,
 ) -> Sample:
     """One source frame and one target frame of one identity, with all geometry, and a random crop."""
-    factor = source.image.shape[0] // config.resolution
+    size, factor = source.image.shape[0], source.image.shape[0] // config.resolution
     posed_source = posed_vertices(head, source.params.shape, source.params)
     posed_target = posed_vertices(head, source.params.shape, target.params)
     corner = jax.random.randint(key, (2,), 0, config.resolution - config.crop + 1)
-    rays = [
-        crop_image(x.reshape(config.resolution, config.resolution, 3), corner, config.crop).reshape(-1, 3)
-        for x in generate_rays(target.params.camera, config.resolution)
-    ]
-    side = factor * config.crop
+    side, camera = factor * config.crop, target.params.camera
     pick = lambda x: crop_image(x, corner * factor, side)  # noqa: E731
-    depth = pick(target.depth)[factor // 2 :: factor, factor // 2 :: factor]
     return Sample(
-        source.image,
+        build_source_guide(source.image, frame, posed_source, source.params.camera),
         source.params.motion(),
         target.params.motion(),
-        lift_source(source.image, frame, posed_source, source.params.camera),
-        build_expression_field(frame, posed_target, target.params.camera, config.resolution),
+        build_expression_field(frame, posed_target, camera, FIELD_SIZE),
         target.params,
-        *rays,
+        cropped_rays(camera, config.resolution, corner, config.crop),
+        cropped_rays(camera, size, corner * factor, side),
         corner,
         pick(target.image),
         pick(target.mask),
         pick(target.face_mask),
-        depth,
+        pick(target.depth)[factor // 2 :: factor, factor // 2 :: factor],
         source.background,
         scale,
     )
+
+
+def cropped_rays(camera: Camera, resolution: int, corner: Array, side: int) -> tuple[Array, Array]:
+    """Origins and directions (side², 3) of a square of the rays of a view."""
+    square = lambda x: x.reshape(resolution, resolution, 3)  # noqa: E731
+    origins, directions = generate_rays(camera, resolution)
+    return tuple(crop_image(square(x), corner, side).reshape(-1, 3) for x in (origins, directions))
 
 
 def build_samples(
@@ -168,26 +183,25 @@ def render_samples(
 ) -> dict[str, Array]:
     """Psi on a batch of samples; every image is (B, ., ., .), colours in [-1, 1]."""
     apply = functools.partial(reconstructor.apply, variables)
-    lifted = samples.lifted if reconstructor.config.source_lifting else None
-    source = apply(samples.image, samples.motion_source, lifted, samples.scale, method="encode")
+    image, lifted = jax.vmap(functools.partial(network_inputs, reconstructor))(samples.guide)
+    source = apply(image, samples.motion_source, lifted, samples.scale, method="encode")
     planes = apply(source, samples.motion_driving, samples.scale, method="animate")
     keys = None if key is None else jax.random.split(key, planes.shape[0])
 
-    def shade(planes, field, origins, directions, camera, key):
-        return shade_rays(
-            reconstructor, variables, planes, field, origins, directions, camera, config.samples, key
-        )
+    def shade(planes, field, rays, camera, key):
+        return shade_rays(reconstructor, variables, planes, field, *rays, camera, config.samples, key)
 
-    shaded = jax.vmap(shade)(
-        planes, samples.field, samples.origins, samples.directions, samples.params.camera, keys
-    )
-    shaded = jax.tree.map(lambda x: x.reshape(x.shape[0], config.crop, config.crop, x.shape[-1]), shaded)
+    flat = jax.vmap(shade)(planes, samples.field, samples.rays, samples.params.camera, keys)
+    shaded = jax.tree.map(lambda x: x.reshape(x.shape[0], config.crop, config.crop, x.shape[-1]), flat)
     size = (planes.shape[0], config.resolution, config.resolution, source.background.shape[-1])
     background = jax.image.resize(source.background, size, "bilinear", antialias=False)
     behind = jax.vmap(crop_image, (0, 0, None))(background, samples.corner, config.crop)
     features = compose(shaded.features, shaded.transmittance, behind)
+    upscaled = apply(features, method="upscale")
+    refine = functools.partial(refine_image, reconstructor, variables)
     return {
-        "image": apply(features, method="upscale"),
+        "image": jax.vmap(refine)(upscaled, flat, samples.field, samples.guide, samples.pixel_rays),
+        **({"upscaled": upscaled} if reconstructor.config.refinement_features else {}),
         "raw": features[..., :3],
         "foreground": 2.0 * shaded.features[..., :3] - 1.0,
         "opacity": 1.0 - shaded.transmittance,
@@ -208,7 +222,11 @@ def sample_losses(config: StepConfig, sample: Sample, out: dict[str, Array]) -> 
     )
     foreground = (small_target + 1.0) * small_mask - 1.0
     behind = shrink(sample.background, out["background"].shape[0])
-    return {
+    parts = {}
+    if "upscaled" in out:
+        target, weight = (shrink(x, out["upscaled"].shape[0]) for x in (sample.target, weights))
+        parts["upscaled"] = config.raw_weight * losses.reconstruction(out["upscaled"], target, weight)
+    return parts | {
         "image": losses.reconstruction(out["image"], sample.target, weights),
         "raw": config.raw_weight * losses.reconstruction(out["raw"], small_target, small_weights),
         "foreground": config.raw_weight * losses.reconstruction(out["foreground"], foreground, small_weights),
@@ -257,7 +275,7 @@ def build_step(
         gradients, metrics = spread(state.params, state.buffers, samples, key)
         updates, optimizer_state = optimizer.update(gradients, state.optimizer, state.params)
         params = jax.tree.map(lambda p, u: p - rate * u, state.params, updates)
-        batch = samples.image.shape[0]
+        batch = samples.scale.shape[0]
         decay = average_decay((state.step + 1) * batch, batch, config.average_half_life)
         average = jax.tree.map(lambda a, p: decay * a + (1 - decay) * p, state.average, params)
         new = state.replace(step=state.step + 1, params=params, average=average, optimizer=optimizer_state)
