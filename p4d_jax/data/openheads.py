@@ -57,7 +57,6 @@ from p4d_jax.render.raster import interpolate, rasterize
 from p4d_jax.render.rays import generate_rays
 from p4d_jax.types import SHAPE_SIZE, Array, Camera, FrameParams
 
-
 MOUTH_LIGHT = {"inner_mouth": 0.25, "tongue": 0.5, "teeth": 0.8}  # share of the light outside, at the lips
 MOUTH_RIM = 0.05  # world units behind the lips that get all of it
 MOUTH_REACH = 0.06  # world units in which it falls to a third
