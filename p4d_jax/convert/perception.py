@@ -12,7 +12,9 @@ import dataclasses
 from collections.abc import Sequence
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
+import numpy as np
 
 from p4d_jax.convert.mapping import (
     Layout,
@@ -121,7 +123,7 @@ IRESNET: Rules = [
 ]
 
 
-def channel_vector(value):
+def channel_vector(value: np.ndarray) -> np.ndarray:
     """LPIPS' 1x1 convolution to one number, (1, C, 1, 1) -> (C,)."""
     return value.reshape(-1)
 
@@ -159,7 +161,7 @@ INCEPTION: Rules = [
 
 def _network(module: nn.Module, image_size: int, rules: Rules, *marks: str) -> NetworkImport:
     """What the import must know of a module that takes images (B, image_size, image_size, 3)."""
-    images = jnp.zeros((1, image_size, image_size, 3))
+    images = jax.ShapeDtypeStruct((1, image_size, image_size, 3), jnp.float32)
     inputs = (images, images) if isinstance(module, LPIPS) else (images,)
     fields = (field.name for field in dataclasses.fields(module))
     sizes = {name: getattr(module, name) for name in fields if name not in ("parent", "name", "dtype")}

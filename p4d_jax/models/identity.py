@@ -93,7 +93,7 @@ def align_for_identity(image: Array, landmarks: Array) -> Array:
 
 
 def portrait_identity(network: IResNet, variables: dict, image: Array, landmarks: Array) -> Array:
-    """The embedding (512,) of one image (H, W, 3) and its landmarks, as `align_for_identity` wants them."""
+    """The embedding (512,) of one image and its landmarks, both as `align_for_identity` wants them."""
     return network.apply(variables, align_for_identity(image, landmarks)[None])[0]
 
 

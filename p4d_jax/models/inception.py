@@ -17,7 +17,7 @@ from p4d_jax.nn.convnet import batch_norm, conv
 from p4d_jax.nn.resample import resize_bilinear
 from p4d_jax.types import Array
 
-# A convolution of a branch: name, output channels, kernel (rows, columns), stride. Of stride 2, none is padded.
+# A convolution of a branch: name, output channels, kernel (rows, columns), stride; padded where that is 1.
 ConvRow = tuple[str, int, tuple[int, int], int]
 
 

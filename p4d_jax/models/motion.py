@@ -43,7 +43,7 @@ class MotionFeatures:
 
 
 class PyramidBlock(nn.Module):
-    """Three 3x3 convolutions in a row, their outputs side by side, and a shortcut: (..., C) -> (..., features).
+    """Three 3x3 convolutions in a row, their outputs side by side, plus a shortcut: C -> `features` channels.
 
     Attributes:
       features: the three give a half, a quarter and a quarter of them.
@@ -199,6 +199,6 @@ def align_for_motion(image: Array, landmarks: Array) -> Array:
 
 
 def portrait_motion(encoder: MotionEncoder, variables: dict, image: Array, landmarks: Array) -> Array:
-    """The motion vector v (548,) of one image (H, W, 3) and its landmarks, as `align_for_motion` wants them."""
+    """The motion vector v (548,) of one image and its landmarks, both as `align_for_motion` wants them."""
     aligned = align_for_motion(image, landmarks)
     return encoder.apply(variables, aligned[None], method="motion_vector")[0]

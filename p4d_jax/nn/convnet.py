@@ -22,7 +22,7 @@ def conv(
     dtype: jnp.dtype = jnp.float32,
     name: str | None = None,
 ) -> nn.Conv:
-    """Convolution with symmetric zero padding, half the kernel where `padding` (rows, columns) is not given."""
+    """Convolution with symmetric zero padding: `padding` (rows, columns), or half the kernel."""
     size = (kernel, kernel) if isinstance(kernel, int) else kernel
     if padding is None:
         padding = (size[0] // 2, size[1] // 2)
