@@ -239,6 +239,8 @@ def test_lpips_wants_images_of_one_shape(small_lpips):
     network, variables, a, b, _ = small_lpips
     with pytest.raises(ValueError, match="images of one shape"):
         network.apply(variables, a, b[:1])
+    with pytest.raises(ValueError, match=r"images: \(24, 24\) is too small"):
+        network.apply(variables, a[:, :24, :24], b[:, :24, :24])
 
 
 # Inception -------------------------------------------------------------------------------------------------

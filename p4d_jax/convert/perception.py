@@ -174,7 +174,14 @@ _LIN = "lin4.model.1.weight"
 _VGG, _ALEX = "features.28.weight", "features.3.weight"
 NETWORKS: dict[str, NetworkImport] = {
     "motion": _network(MotionEncoder(), 224, MOTION, "model.m0.b2_plus_1.conv1.weight", "to_mouth.0.weight"),
-    "arcface50": _network(IResNet(IRESNET_50), 112, IRESNET, "layer3.13.prelu.weight", "features.weight"),
+    "arcface50": _network(
+        IResNet(IRESNET_50),
+        112,
+        IRESNET,
+        "layer3.13.prelu.weight",
+        "layer4.0.prelu.weight",
+        "features.weight",
+    ),
     "arcface18": _network(IResNet(IRESNET_18), 112, IRESNET, "layer4.0.prelu.weight", "features.weight"),
     "lpips_vgg": _network(LPIPS(vgg16()), 64, LPIPS_VGG, _VGG, _LIN),
     "lpips_alex": _network(LPIPS(alexnet()), 64, LPIPS_ALEX, _ALEX, _LIN),

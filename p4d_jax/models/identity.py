@@ -46,7 +46,7 @@ class IResNetBlock(nn.Module):
 
 
 class IResNet(nn.Module):
-    """Aligned faces (B, S, S, 3), S a multiple of 16 -> embeddings (B, embedding), not normalised.
+    """Aligned faces (B, S, S, 3) -> embeddings (B, embedding), not normalised.
 
     Attributes:
       depths: blocks of each of the four stages; the first of a stage halves the image.

@@ -169,6 +169,8 @@ class InceptionV3(nn.Module):
     def __call__(self, images: Array) -> Array:
         if images.ndim != 4 or images.shape[-1] != 3:
             raise ValueError(f"images: expected shape (B, H, W, 3), got {images.shape}")
+        if self.image_size < 75:
+            raise ValueError(f"image_size: the network needs at least 75, got {self.image_size}")
 
         def unit(name: str, features: int, kernel: int, stride: int = 1, padded: bool = False) -> ConvUnit:
             return ConvUnit(features // self.divisor, (kernel, kernel), stride, padded, self.dtype, name=name)

@@ -95,7 +95,7 @@ class Hourglass(nn.Module):
 
 
 class MotionEncoder(nn.Module):
-    """Aligned faces (B, S, S, 3), S a multiple of 4 · 2^depth -> `MotionFeatures`.
+    """Aligned faces (B, S, S, 3), S a multiple of 8 -> `MotionFeatures`.
 
     Attributes:
       features: channels of the hourglass; the stages before have a quarter and a half of them.

@@ -81,6 +81,8 @@ class ConvTrunk(nn.Module):
         x, outputs, number = (images - SHIFT) / SCALE, [], 0
         for stage in self.stages:
             if stage.pool:
+                if min(x.shape[1:3]) < stage.pool:
+                    raise ValueError(f"images: {images.shape[1:3]} is too small for the classifier")
                 x = nn.max_pool(x, (stage.pool, stage.pool), (2, 2))
             for shape in stage.convs:
                 x = nn.relu(
