@@ -44,6 +44,15 @@ def test_gaussians_of_two_dimensions(rng):
     assert found == pytest.approx(np.trace(a) + np.trace(b) - 2 * overlap, rel=1e-9)
 
 
+def test_gaussians_of_any_axes_against_the_root_of_the_product(rng):
+    a, b = _covariance(rng, 20, 30), _covariance(rng, 20, 30)
+    values, vectors = np.linalg.eig(a @ b)
+    root = vectors * np.sqrt(values) @ np.linalg.inv(vectors)
+    np.testing.assert_allclose(root @ root, a @ b, atol=1e-8)
+    found = frechet_distance(np.zeros(20), a, np.zeros(20), b)
+    assert found == pytest.approx(np.trace(a + b - 2 * root).real, rel=1e-9)
+
+
 def test_statistics_of_batches_are_those_of_all(rng):
     features = rng.standard_normal((50, 5)) * 0.01 + 1000.0
     statistics = FeatureStatistics.empty(5)
@@ -64,6 +73,17 @@ def test_samples_of_one_gaussian_are_near(rng):
     assert frechet_distance(a.mean, a.covariance, shifted.mean, shifted.covariance) == pytest.approx(
         4, abs=0.5
     )
+
+
+def test_fewer_samples_than_features(rng):
+    """Singular covariances: the overlap is the sum of singular values of the product of centred samples."""
+    a, b = rng.standard_normal((15, 40)), 2 * rng.standard_normal((25, 40))
+    s, t = FeatureStatistics.of(a), FeatureStatistics.of(b)
+    product = (a - a.mean(0)) @ (b - b.mean(0)).T / np.sqrt(14 * 24)
+    overlap = np.linalg.svd(product, compute_uv=False).sum()
+    traces = np.trace(s.covariance) + np.trace(t.covariance)
+    expected = np.sum((s.mean - t.mean) ** 2) + traces - 2 * overlap
+    assert frechet_distance(s.mean, s.covariance, t.mean, t.covariance) == pytest.approx(expected, rel=1e-7)
 
 
 def test_wrong_input_is_named(rng):

@@ -171,6 +171,19 @@ def test_identity_crop_shows_the_face_upright():
     np.testing.assert_allclose(crop[y, x, :2], expected, atol=1e-4)
 
 
+def test_portraits_are_embedded_one_by_one_or_many_at_once():
+    network, variables = identity.IResNet(), perception.NETWORKS["arcface18"].init_shapes()
+    image, points = jnp.zeros((200, 160, 3)), jnp.asarray(LANDMARKS)
+
+    def embed_both(variables, images, points):
+        one = identity.portrait_identity(network, variables, images[0], points[0])
+        many = jax.vmap(identity.portrait_identity, (None, None, 0, 0))(network, variables, images, points)
+        return one, many
+
+    one, many = jax.eval_shape(embed_both, variables, jnp.stack([image] * 2), jnp.stack([points] * 2))
+    assert one.shape == (512,) and many.shape == (2, 512)
+
+
 def test_cosine_similarity(rng):
     a = rng.standard_normal((3, 8)).astype(np.float32)
     np.testing.assert_allclose(identity.cosine_similarity(a, 2 * a), 1, atol=1e-6)
