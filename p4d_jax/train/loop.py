@@ -1,8 +1,9 @@
 """The loop around a pure step: resume, step, log, draw, save.
 
-A run lives in its workdir: `metrics.jsonl` (a line each `log_every` steps), `grid_<step>.png`,
-`checkpoints/` (Orbax) and `weights.npz` (the moving average, ready to use). The same command goes on where a
-killed run stopped: the random key of a step depends only on the run's key and the step's number.
+A run lives in its workdir: TensorBoard events and `metrics.jsonl` (a line each `log_every` steps),
+`grid_<step>.png`, `checkpoints/` (Orbax) and `weights.npz` (the moving average, ready to use). The same
+command goes on where a killed run stopped: the random key of a step depends only on the run's key and the
+step's number.
 """
 
 from __future__ import annotations
@@ -71,7 +72,7 @@ def train(
     Raises:
       UserError: a loss is not finite; the last checkpoint is left as it is.
     """
-    workdir.mkdir(parents=True, exist_ok=True)
+    events = open_events(workdir)
     policy = ocp.training.preservation_policies.LatestN(config.keep)
     with ocp.training.Checkpointer(workdir.resolve() / "checkpoints", preservation_policy=policy) as saved:
         if saved.latest is not None:
@@ -84,25 +85,52 @@ def train(
             state, metrics = step(state, jnp.float32(rate))
             number += 1
             if number % config.log_every == 0:
-                _log(workdir, number, rate, metrics, logged, before + time.time() - started)
+                _log(workdir, events, number, rate, metrics, logged, before + time.time() - started)
                 logged = (number, time.time())
             if number % config.grid_every == 0:
-                iio.imwrite(workdir / f"grid_{number:06d}.png", draw(state))
+                _show(workdir, events, number, draw(state))
             if time.time() - last_save > 60 * config.save_minutes:
                 state = _save(saved, state, number, before + time.time() - started, workdir, export)
                 last_save = time.time()
         if saved.latest is None or saved.latest.step != number:
             state = _save(saved, state, number, before + time.time() - started, workdir, export)
-    iio.imwrite(workdir / f"grid_{number:06d}.png", draw(state))
+    _show(workdir, events, number, draw(state))
+    events.close()
     return state
 
 
-def _log(workdir: Path, number: int, rate: float, metrics: dict, logged: tuple, seconds: float) -> None:
+def open_events(workdir: Path):
+    """clu's writer of TensorBoard events in the workdir, which is made.
+
+    Raises:
+      UserError: tensorflow or TensorBoard, which clu writes with, are not installed.
+    """
+    try:
+        from clu.metric_writers import SummaryWriter
+    except ImportError as error:
+        raise UserError(
+            f"training writes TensorBoard events with clu and tensorflow, and {error.name!r} is not"
+            ' installed: pip install ".[train]"'
+        ) from None
+    workdir.mkdir(parents=True, exist_ok=True)
+    return SummaryWriter(str(workdir))
+
+
+def _show(workdir: Path, events, number: int, picture: np.ndarray) -> None:
+    iio.imwrite(workdir / f"grid_{number:06d}.png", picture)
+    events.write_images(number, {"grid": picture[None]})
+    events.flush()
+
+
+def _log(
+    workdir: Path, events, number: int, rate: float, metrics: dict, logged: tuple, seconds: float
+) -> None:
     values = {name: round(float(value), 5) for name, value in metrics.items()}
     speed = (number - logged[0]) / max(time.time() - logged[1], 1e-6)
     line = {"step": number, "seconds": round(seconds, 1), "rate": rate, "steps_per_second": round(speed, 4)}
     with open(workdir / "metrics.jsonl", "a") as log:
         log.write(json.dumps({**line, **values}) + "\n")
+    events.write_scalars(number, {**values, "rate": rate, "steps_per_second": speed})
     print(json.dumps({**line, **values}), flush=True)
     broken = [name for name, value in values.items() if not np.isfinite(value)]
     if broken:
