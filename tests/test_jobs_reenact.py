@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 
 from p4d_jax import assets, main
+from p4d_jax.jobs.reenact import find_driving
 from p4d_jax.models.checkpoint import save_reconstructor
 from p4d_jax.models.reconstructor import Reconstructor, ReconstructorConfig
 
@@ -48,6 +49,8 @@ TINY = ReconstructorConfig(
     source_lifting=True,
     lifted_size=64,
     deformation="expression",
+    refinement_features=(8,),
+    refinement_scale=2,
 )
 QUICK = (
     "--config.personalise_steps=2",
@@ -116,6 +119,23 @@ def test_photo_drives_a_photo(tiny_weights, tmp_path):
     same = (f"--config.source={photo}", f"--config.driving={photo}", f"--config.weights={tiny_weights}")
     assert run(tmp_path / "run", *same, "--config.personalise_steps=0") == 0
     assert (tmp_path / "run/frame_0000.png").exists()
+
+
+def test_a_film_drives_a_photo(tiny_weights, tmp_path):
+    film, face = tmp_path / "clip.mp4", assets.photo("astronaut")[:288, 64:352]
+    imageio.mimwrite(film, [face, face[:, ::-1], face], fps=10, macro_block_size=16)
+    rest = (f"--config.driving={film}", f"--config.weights={tiny_weights}", "--config.personalise_steps=0")
+    assert run(tmp_path / "run", *rest) == 0
+    report = json.loads((tmp_path / "run/report.json").read_text())
+    assert report["film"]["frames"] == 3 and report["film"]["fps"] == pytest.approx(10)
+
+
+def test_the_bundled_motion_shuts_both_eyes_of_the_head_it_moves():
+    head = assets.head_model("openhead")
+    expression = np.asarray(find_driving("motion_talk", head).params.expression)
+    lids = [head.expression_names.index(f"eyeBlink{side}") for side in ("Left", "Right")]
+    assert expression[:, lids].max(0) == pytest.approx([1, 1], abs=0.01)
+    assert np.corrcoef(expression[:, lids].T)[0, 1] > 0.99
 
 
 def test_photo_without_a_face_writes_nothing(tiny_weights, tmp_path, capsys):

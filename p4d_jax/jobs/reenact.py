@@ -34,7 +34,7 @@ from p4d_jax import assets
 from p4d_jax.capture import capture_film, capture_photo
 from p4d_jax.capture.film import FILM_SUFFIXES, FOLDER_FPS, is_film
 from p4d_jax.capture.image import PHOTO_SUFFIXES, read_photo
-from p4d_jax.data.motion import MotionFile, load_motion
+from p4d_jax.data.motion import MotionFile, load_motion, motion_for_head
 from p4d_jax.errors import UserError
 from p4d_jax.head.model import HeadModel
 from p4d_jax.head.retarget import transfer_motion
@@ -230,7 +230,7 @@ def find_driving(name: str, head: HeadModel) -> MotionFile | Path:
                 f"{name!r} moves the head model {motion.head!r}, not {head.name!r}: their expression numbers"
                 f" mean different things; use --config.head={motion.head}"
             )
-        return motion
+        return motion_for_head(motion, head.expression_names)
     if not is_film(path) and path.suffix.lower() not in PHOTO_SUFFIXES:
         known = " ".join((*FILM_SUFFIXES, *PHOTO_SUFFIXES, ".npz"))
         raise UserError(f"{name!r} is neither film, photo nor motion; endings that can be read: {known}")

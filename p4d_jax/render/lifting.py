@@ -87,7 +87,7 @@ class SourceGuide:
       image: (S, S, 3) the photo in [-1, 1].
       camera: of the photo.
       depth: (r, r) rasterised distance of the posed mesh in the photo's view, 0 where empty.
-      places: (L, L, 3) from `lift_places`.
+      places: (L, L, 4) from `lift_places`.
       anchors: (n, 3) candidates on the canonical mesh.
       anchor_offset: (n, 3) the photo's posed mesh - canonical mesh.
     """
@@ -168,7 +168,7 @@ def sample_image(image: Array, uv: Array) -> Array:
 
 
 def lift_places(frame: CanonicalFrame, posed: Array, camera: Camera, visible_depth: Array) -> Array:
-    """Where the texels of the xy-plane are in a photo: (L, L, 3), uv in [0, 1] and visibility.
+    """Where the texels of the xy-plane are in a photo: (L, L, 4), uv in [0, 1], visibility and canonical z.
 
     Args:
       frame: the head model's constants.
@@ -182,14 +182,14 @@ def lift_places(frame: CanonicalFrame, posed: Array, camera: Camera, visible_dep
     on_mesh = jnp.einsum("hwk,hwkc->hwc", frame.barycentric, posed[frame.triangles])
     uv, seen = seen_by(camera, jnp.where(frame.covered[..., None], on_mesh, frame.points), visible_depth)
     visibility = jnp.where(frame.covered, seen.astype(jnp.float32), -1.0)
-    return jnp.concatenate([uv, visibility[..., None]], axis=-1)
+    return jnp.concatenate([uv, visibility[..., None], frame.points[..., 2:]], axis=-1)
 
 
 def lift_image(image: Array, places: Array) -> Array:
     """A photo (S, S, 3) on the texels of the xy-plane: (L, L, 4), RGB in [-1, 1] and visibility."""
     uv = places[..., :2]
     inside = jnp.all((uv > 0) & (uv < 1), axis=-1, keepdims=True)
-    return jnp.concatenate([sample_image(image, uv) * inside, places[..., 2:]], axis=-1)
+    return jnp.concatenate([sample_image(image, uv) * inside, places[..., 2:3]], axis=-1)
 
 
 def seen_by(camera: Camera, points: Array, depth: Array) -> tuple[Array, Array]:
@@ -233,7 +233,10 @@ def look_up_source(guide: SourceGuide, points: Array) -> Array:
 
     def by_mesh(points: Array) -> Array:
         place = sample_image(guide.places, points[:, :2] / BOX_WARP + 0.5)
-        return jnp.concatenate([sample_image(guide.image, place[:, :2]), place[:, 2:]], axis=-1)
+        # Under chin and nose the front surface is not the one that the point lies on.
+        same = jnp.exp(-(((points[:, 2:] - place[:, 3:]) / SURFACE_REACH) ** 2))
+        visibility = jnp.where(place[:, 2:3] > 0, same, 1.0) * place[:, 2:3]
+        return jnp.concatenate([sample_image(guide.image, place[:, :2]), visibility], axis=-1)
 
     observed = points + nearest_average(guide.anchors, guide.anchor_offset, points)
     uv, seen = seen_by(guide.camera, observed, guide.depth)
