@@ -37,9 +37,10 @@ MOTION_SIZE = 224
 def round_product(product: Array) -> Array:
     """A product, rounded to float32 before anything is added to it.
 
-    Compilers contract a * b + c into one operation with one rounding. Where the last bit decides (which of
-    two equally near triangles counts; a pixel coordinate into white noise), the roundings must be those of
-    the reference. No compiler may drop a minimum with the largest float, and none may fuse across it.
+    Compilers contract a * b + c into one operation with one rounding, and move constants out of products.
+    Where the last bit decides (which of two equally near triangles counts; a pixel coordinate into white
+    noise), the roundings must be those of the reference. No compiler may drop a minimum with the largest
+    float, and none may rearrange across it.
     """
     return jnp.minimum(product, jnp.finfo(jnp.float32).max)
 
@@ -284,13 +285,14 @@ def _source_from_target(matrix: Array, source: tuple[int, int], target: tuple[in
     to_pixel = height / (width * height), width / (width * height)
     rows = []
     for row, extent in zip(matrix, target[::-1], strict=True):
-        to_unit = np.float32(2 / (extent - 1))
-        linear = [to_unit * round_product(row[k] * to_pixel[k]) for k in range(2)]
+        scale = np.float32(2 / (extent - 1))
+        linear = [round_product(scale * round_product(row[k] * to_pixel[k])) for k in range(2)]
         shift = dot_in_order((row[0], row[1]), to_pixel) + row[2]
-        rows.append((*linear, round_product(to_unit * shift) - 1))
+        rows.append((*linear, round_product(scale * shift) - 1))
     (a, b, c), (d, e, f) = rows
-    determinant = dot_in_order((a, -b), (e, d))
-    cofactors = ((e, -b, dot_in_order((b, -c), (f, e))), (-d, a, dot_in_order((c, -a), (d, f))))
+    determinant = dot_in_order((a, d), (e, -b))
+    # One product of these two is contracted there, and left to the compiler here.
+    cofactors = ((e, -b, b * f - round_product(c * e)), (-d, a, c * d - round_product(a * f)))
     return jnp.stack([jnp.stack([cofactor / determinant for cofactor in row]) for row in cofactors])
 
 
