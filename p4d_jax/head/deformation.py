@@ -133,24 +133,33 @@ def _components(vectors: Array) -> tuple[Array, Array, Array]:
 
 
 def _triangle_table(triangles: Array) -> Array:
-    """(F, 31) what `_distance_to_triangle` reads: edges (start, direction, squared length), plane."""
+    """(F, 27) what `_distance_to_triangle` reads of triangles (F, 3, 3), corners a, b, c.
+
+    Columns: of the edges ab, ac, bc (in this direction: the other would round differently) the start, the
+    vector and its squared length, 7 each; the unit normal, 3; ab . ac; the Gram determinant of ab and ac; the
+    area.
+    """
     corner = [triangles[:, k] for k in range(3)]
-    columns = []
-    for s, t in ((0, 1), (0, 2), (1, 2)):  # an edge from its other end would round differently
+    edges = []
+    for s, t in ((0, 1), (0, 2), (1, 2)):
         edge = corner[t] - corner[s]
         squared = dot_in_order(_components(edge), _components(edge))[:, None]
         short = squared <= _SHORT_EDGE
-        columns += [jnp.where(short, corner[t], corner[s]), jnp.where(short, 0, edge)]
-        columns += [jnp.where(short, 1, squared)]
-    e1, e2 = corner[1] - corner[0], corner[2] - corner[0]
-    normal = jnp.cross(e1, e2)
-    squared = jnp.sum(normal**2, -1, keepdims=True)
-    counts = squared >= (2 * MIN_TRIANGLE_AREA) ** 2
-    inverse = jnp.where(counts, 1 / jnp.where(counts, squared, 1), 0)
-    gradient1, gradient2 = jnp.cross(e2, normal) * inverse, jnp.cross(normal, e1) * inverse
-    return jnp.concatenate(
-        [*columns, gradient1, gradient2, normal * jnp.sqrt(inverse), counts.astype(e1.dtype)], axis=1
-    )
+        edges.append(
+            [
+                jnp.where(short, corner[t], corner[s]),
+                jnp.where(short, 0, edge),
+                jnp.where(short, 1, squared),
+            ]
+        )
+    ab, ac = (_components(corner[k] - corner[0]) for k in (1, 2))
+    normal = [dot_in_order((ac[k - 2], -ac[k - 1]), (ab[k - 1], ab[k - 2])) for k in range(3)]
+    length = jnp.sqrt(dot_in_order(normal, normal))
+    unit = [divide_by_one(component, length + 1e-8) for component in normal]
+    ab_ab, ab_ac, ac_ac = dot_in_order(ab, ab), dot_in_order(ab, ac), dot_in_order(ac, ac)
+    gram = dot_in_order((ab_ab, -ab_ac), (ac_ac, ab_ac)) + 1e-8
+    plane = jnp.stack([*unit, ab_ac, gram, length / 2], axis=1)
+    return jnp.concatenate([column for edge in edges for column in edge] + [plane], axis=1)
 
 
 def _distance_to_triangle(point: tuple[Array, Array, Array], row: Array) -> Array:
@@ -163,12 +172,15 @@ def _distance_to_triangle(point: tuple[Array, Array, Array], row: Array) -> Arra
         gap = [point[i] - (start[i] + round_product(along * edge[i])) for i in range(3)]
         distance = dot_in_order(gap, gap)
         best = distance if best is None else jnp.minimum(best, distance)
-    away = [point[i] - row[i] for i in range(3)]
-    dot = lambda a, b: a[0] * b[0] + a[1] * b[1] + a[2] * b[2]  # noqa: E731
-    b1, b2 = dot(away, row[21:24]), dot(away, row[24:27])
-    height = dot(away, row[27:30])
-    over = (b1 >= 0) & (b2 >= 0) & (b1 + b2 <= 1) & (row[30] > 0)
-    return jnp.where(over, height * height, best)
+    a, ab, ab_ab, ac, ac_ac = row[0:3], row[3:6], row[6], row[10:13], row[13]
+    normal, ab_ac, gram, area = row[21:24], row[24], row[25], row[26]
+    height = dot_in_order([a[i] - point[i] for i in range(3)], normal)
+    foot = [point[i] + round_product(height * normal[i]) - a[i] for i in range(3)]
+    along_ab, along_ac = dot_in_order(foot, ab), dot_in_order(foot, ac)
+    b = divide_by_one(dot_in_order((ac_ac, -ab_ac), (along_ab, along_ac)), gram)
+    c = divide_by_one(dot_in_order((ab_ab, -ab_ac), (along_ac, along_ab)), gram)
+    over = (b >= 0) & (b <= 1) & (c >= 0) & (c <= 1) & (1 - b - c >= 0) & (1 - b - c <= 1)
+    return jnp.where(over & (area >= MIN_TRIANGLE_AREA), height * height, best)
 
 
 def _distance_to_vertex(point: tuple[Array, Array, Array], row: Array) -> Array:
@@ -214,6 +226,7 @@ def surface_field(points: Array, observed: Array, canonical: Array, faces: Array
       faces: (F, 3) int32.
     """
     points, observed, canonical = lax.stop_gradient((points, observed, canonical))
+    faces = jnp.asarray(faces)
     triangle, squared = _scan_nearest(
         points, _triangle_table(observed[faces]), _distance_to_triangle, jnp.less_equal, _TRIANGLES_A_TURN
     )
