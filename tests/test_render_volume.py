@@ -81,6 +81,15 @@ def test_march_reference_case():
     assert case.error("fine_depths", fine.reshape(2, 9, 40, 1)) < 1e-4
 
 
+@pytest.mark.parametrize("scale", [0.0, 1e-30, 1e-24, 1e-12, 1e-3])
+def test_depth_has_a_finite_gradient_however_little_a_ray_meets(scale):
+    depths = jnp.linspace(3.4, 4.6, 9)
+    weights = scale * jnp.linspace(0.5, 1.0, 8)
+    depth, gradient = jax.jit(jax.value_and_grad(volume.expected_depth))(weights, depths)
+    assert 3.4 <= depth <= 4.6 and jnp.isfinite(gradient).all()
+    assert bool((gradient != 0).any()) == (scale == 1e-3)
+
+
 march = jax.jit(volume.march_rays)
 
 

@@ -29,7 +29,7 @@ from p4d_jax.nn.resnet import AtrousPyramid, ResNet
 from p4d_jax.nn.transformer import CrossBlock, OverlapPatchEmbed, SelfBlock, tokens_to_image
 from p4d_jax.types import Array
 
-GUIDE_CHANNELS = 12  # of `render.lifting.look_up_source`
+GUIDE_CHANNELS = 15  # `render.lifting.look_up_source`, and the photo at the same pixel
 conv_init = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 
 
@@ -353,25 +353,36 @@ class GuidedRefinement(nn.Module):
     """The rendered picture, and the photo seen at the rendered surface, mixed pixel by pixel.
 
     A 3D-anchored stand-in for detail that a small super-resolution would have to invent: each pixel is a
-    convex mixture of the rendered colour and the three of `look_up_source`, and a small correction. What the
-    photo does not show keeps the rendered colour.
+    convex mixture of the rendered colour, the three of `look_up_source` and, for the background, which stands
+    still, the photo's at the same pixel; and a small correction. What the photo does not show keeps the
+    rendered colour.
     """
 
     features: tuple[int, ...]
 
     @nn.compact
     def __call__(self, image: Array, guide: Array, opacity: Array) -> Array:
-        """image (B, S, S, 3) in [-1, 1], guide (B, S, S, 12) of `look_up_source`, opacity (B, S, S, 1)."""
+        """image (B, S, S, 3) in [-1, 1], guide (B, S, S, 15), opacity (B, S, S, 1) -> (B, S, S, 3).
+
+        The guide is `look_up_source` (12) and the photo's colour at the same pixel (3).
+        """
         x = jnp.concatenate([image, guide, 2.0 * opacity - 1.0], axis=-1)
         for index, features in enumerate(self.features):
             x = leaky(conv3(features, name=f"conv{index}")(x))
-        x = conv3(7, name="mix", init=nn.initializers.normal(0.01))(x)
-        by_mesh, by_point, by_other_side = jnp.split(guide, 3, axis=-1)
-        shown = [nn.relu(by_mesh[..., 3]), opacity[..., 0] * by_point[..., 3], nn.relu(by_other_side[..., 3])]
-        shares = nn.softmax(x[..., :4], axis=-1) * jnp.stack([jnp.ones_like(shown[0]), *shown], axis=-1)
+        x = conv3(8, name="mix", init=nn.initializers.normal(0.01))(x)
+        by_mesh, by_point, by_other_side, behind = jnp.split(guide, (4, 8, 12), axis=-1)
+        opacity = opacity[..., 0]
+        shown = [
+            jnp.ones_like(opacity),
+            nn.relu(by_mesh[..., 3]),
+            opacity * by_point[..., 3],
+            nn.relu(by_other_side[..., 3]),
+            1.0 - opacity,
+        ]
+        shares = nn.softmax(x[..., :5], axis=-1) * jnp.stack(shown, axis=-1)
         shares = shares / (shares.sum(-1, keepdims=True) + 1e-6)
-        colours = jnp.stack([image, by_mesh[..., :3], by_point[..., :3], by_other_side[..., :3]], axis=-1)
-        return jnp.sum(shares[..., None, :] * colours, axis=-1) + x[..., 4:]
+        colours = [image, by_mesh[..., :3], by_point[..., :3], by_other_side[..., :3], behind]
+        return jnp.sum(shares[..., None, :] * jnp.stack(colours, axis=-1), axis=-1) + x[..., 5:]
 
 
 class Reconstructor(nn.Module):

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from flax import struct
 
 from p4d_jax.errors import UserError
+from p4d_jax.geometry import project
 from p4d_jax.head.model import HeadModel
 from p4d_jax.head.skinning import head_vertices
 from p4d_jax.models.reconstructor import Reconstructor, SourceFeatures
@@ -29,6 +30,7 @@ from p4d_jax.render.lifting import (
     build_source_guide,
     lift_image,
     look_up_source,
+    sample_image,
     snap_to_surface,
 )
 from p4d_jax.render.rays import generate_rays
@@ -236,7 +238,8 @@ def refine_image(
     origins, directions = rays
     points = origins + jax.lax.stop_gradient(fill(shaded.depth)).reshape(-1, 1) * directions
     canonical = apply_expression_field(field, snap_to_surface(field, points, directions))
-    seen = look_up_source(guide, canonical).reshape(1, size, size, -1)
+    behind = sample_image(guide.image, project(field.camera, points)[0])
+    seen = jnp.concatenate([look_up_source(guide, canonical), behind], axis=-1).reshape(1, size, size, -1)
     opacity = 1.0 - fill(shaded.transmittance)[None]
     image = resize_bilinear(image, size)[None]
     return reconstructor.apply(variables, image, seen, opacity, method="refine")[0]

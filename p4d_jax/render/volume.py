@@ -66,8 +66,10 @@ def sample_weights(weights: Array) -> Array:
 def expected_depth(weights: Array, depths: Array) -> Array:
     """Mean depth of the intervals' middles by weights (S - 1,), within the range of depths (S,).
 
-    A ray that ends nowhere has the last depth.
+    A ray that ends nowhere has the last depth. A ray that ends almost nowhere (weights of less than 1e-6) has
+    no gradient: the square of their sum, by which it would be divided, underflows.
     """
+    weights = jnp.where(weights.sum() < 1e-6, jax.lax.stop_gradient(weights), weights)
     total = weights.sum()
     middle = 0.5 * (depths[:-1] + depths[1:])
     empty = total < 1e-30
