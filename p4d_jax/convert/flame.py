@@ -7,14 +7,13 @@ the MediaPipe embedding (`mediapipe_landmark_embedding.npz`). Nothing in them is
 
 from __future__ import annotations
 
-import io
 from pathlib import Path
 from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 
-from p4d_jax.convert.pickles import read_pickle, read_pickle_bytes, to_array
+from p4d_jax.convert.pickles import read_npy, read_pickle, to_array
 from p4d_jax.errors import UserError
 from p4d_jax.head.model import NECK, NEIGHBOURS, HeadModel
 
@@ -210,7 +209,7 @@ def _landmarks68(
             "contour_triangles": none79.astype(jnp.int32),
             "contour_barycentric": none79,
         }
-    found = _read_object_npy(Path(source))
+    found = read_npy(source)
     names = [f"{kind}_lmk_{part}" for kind in ("full", "dynamic") for part in ("faces_idx", "bary_coords")]
     if not isinstance(found, dict) or any(name not in found for name in names):
         raise UserError(f"{source}: not a landmark embedding, expected a dict with {', '.join(names)}")
@@ -228,22 +227,6 @@ def _landmarks68(
         "contour_triangles": contour[rows],
         "contour_barycentric": contour_weights[rows],
     }
-
-
-def _read_object_npy(path: Path) -> Any:
-    """The object that a pickled `.npy` holds, through the restricted reader."""
-    try:
-        raw = path.read_bytes()
-        stream = io.BytesIO(raw)
-        np.lib.format.read_magic(stream)
-        header = int.from_bytes(stream.read(2), "little")
-        stream.read(header)
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: not a .npy file ({error})") from None
-    value = read_pickle_bytes(raw[stream.tell() :], path)
-    if isinstance(value, np.ndarray) and value.dtype == object and value.size == 1:
-        value = value.item()
-    return value
 
 
 def _mediapipe(source: str | Path | None, faces: np.ndarray) -> dict[str, jnp.ndarray]:
