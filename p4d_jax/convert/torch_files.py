@@ -1,4 +1,4 @@
-"""PyTorch's files as data, without torch: `torch.save` in its zip and its legacy format, and StyleGAN's `.pkl`.
+"""PyTorch's files as data, without torch: `torch.save` as zip and in its legacy format, StyleGAN's `.pkl`.
 
 All three are pickles (`machine`) in which a tensor is a call of a rebuild function over a storage: in the zip
 format an entry of the archive, in the legacy format bytes behind the pickle, in a `.pkl` a whole legacy file
@@ -33,6 +33,8 @@ _LEGACY_START = b"\x8a\n" + _MAGIC.to_bytes(10, "little")
 _MAX_DIRECTORY = 1 << 23  # bytes of a zip's directory; a released file has some 100 kB
 _MAX_EXPANDED = 1 << 24  # elements of a tensor that repeats its storage
 _MAX_KEYS = 100_000
+_MAX_VISITS = 1_000_000  # of dicts, modules and tensors; the same one may be found over and over
+_MAX_KEY = 1000  # characters
 _MAX_DEPTH = 100  # of modules in modules
 _CHUNK = 1 << 20
 
@@ -74,9 +76,12 @@ class Storage:
             raise Broken("a storage without bytes")
         self._check()
         values = self.data.part(start, count * dtype.itemsize).read_array()
-        if dtype == bool:
+        if dtype.kind == "b":
             return values != 0  # any byte may be there; NumPy's bool knows only 0 and 1
-        return values.view(dtype).byteswap() if self.swapped else values.view(dtype)
+        if self.swapped:
+            unit = dtype.itemsize // (2 if dtype.kind == "c" else 1)
+            values = values.view(f"u{unit}").byteswap()
+        return values.view(dtype)
 
     def _check(self) -> None:
         if self.checksum is None:
@@ -226,18 +231,16 @@ def _storage_kind(kind: Any) -> np.dtype:
 
 def _storage_id(pid: Any) -> tuple[np.dtype, str, int, Any]:
     """dtype, key, number of elements and, in the legacy format, what part of another storage this is."""
-    if not (
-        isinstance(pid, tuple) and len(pid) in (5, 6) and pid[0] == "storage" and isinstance(pid[2], str)
-    ):
+    if not (isinstance(pid, tuple) and len(pid) in (5, 6) and pid[0] == "storage"):
         raise Refused("a persistent object that is no storage")
-    return _storage_kind(pid[1]), pid[2], _whole(pid[4]), pid[5] if len(pid) == 6 else None
+    return _storage_kind(pid[1]), str(pid[2]), _whole(pid[4]), pid[5] if len(pid) == 6 else None
 
 
 # The two formats of torch.save -----------------------------------------------------------------------------
 
 
 def _load_legacy(extent: Extent, budget: Budget) -> Any:
-    """Four pickles (magic number, version, about the machine, the object), the storages' keys, their bytes."""
+    """Pickles (magic number, version, about the machine, the object, the storages' keys), then bytes."""
     stream, vocabulary = Stream(extent), _vocabulary(budget)
     storages: dict[str, Storage] = {}
     views: dict[str, tuple[Storage, Storage, int]] = {}
@@ -366,10 +369,10 @@ def read_torch(path: str | Path) -> Any:
     """
     extent, budget = open_extent(path), Budget()
     with one_line_errors(path, "a file of PyTorch"):
-        start = extent.part(0, min(len(extent), 14)).read()
+        start = extent.part(0, min(len(extent), 32)).read()
         if start[:4] == b"PK\x03\x04":
             return _load_zip(extent, budget)
-        if start[2:14] == _LEGACY_START:
+        if _LEGACY_START in start:
             return _load_legacy(extent, budget)
         return Machine(Stream(extent), _vocabulary(budget), budget).load()
 
@@ -384,24 +387,23 @@ def tensors_below(value: Any) -> dict[str, Tensor | np.ndarray]:
     dict are joined by dots in the same way.
 
     Raises:
-      Broken: more than 100 000 tensors, or modules more than 100 deep (a module that contains itself).
+      Broken: more than 100 000 tensors, modules more than 100 deep (one that contains itself), or the like.
     """
     found: dict[str, Tensor | np.ndarray] = {}
-    for key, tensor in _walk(value, "", 0):
-        found[key] = tensor
-        if len(found) > _MAX_KEYS:
-            raise Broken(f"more than {_MAX_KEYS} tensors")
-    return found
-
-
-def _walk(value: Any, prefix: str, depth: int) -> Iterator[tuple[str, Tensor | np.ndarray]]:
-    if depth > _MAX_DEPTH:
-        raise Broken(f"modules more than {_MAX_DEPTH} deep in each other")
-    for key, member in _members(value):
-        if isinstance(member, Tensor | np.ndarray):
-            yield prefix + key, member
+    pending, visits = [("", value, 0)], 0
+    while pending:
+        key, value, depth = pending.pop()
+        visits += 1
+        if depth > _MAX_DEPTH or visits > _MAX_VISITS or len(found) > _MAX_KEYS or len(key) > _MAX_KEY:
+            raise Broken("modules without end: too many, too deep in each other or too long a name")
+        if isinstance(value, Tensor | np.ndarray):
+            if key in found:
+                raise Broken(f"two tensors {key!r}")
+            found[key] = value
         else:
-            yield from _walk(member, f"{prefix}{key}.", depth + 1)
+            prefix = f"{key}." if depth else ""
+            pending += [(prefix + name, member, depth + 1) for name, member in reversed(_members(value))]
+    return found
 
 
 def _members(value: Any) -> list[tuple[str, Any]]:
@@ -420,7 +422,11 @@ def _members(value: Any) -> list[tuple[str, Any]]:
     else:
         pairs = [*value.items()] if isinstance(value, dict) else []
     kinds = Tensor | np.ndarray | Record | dict
-    return [(str(key), member) for key, member in pairs if isinstance(member, kinds)]
+    return [
+        (str(key), member)
+        for key, member in pairs
+        if isinstance(member, kinds) and getattr(member, "dtype", None) != object
+    ]
 
 
 class LazyState(Mapping):
