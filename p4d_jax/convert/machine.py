@@ -88,7 +88,7 @@ class Budget:
 
 
 def _length(value: Any) -> int:
-    if isinstance(value, str | bytes | Extent):
+    if isinstance(value, str | bytes):
         return len(value) >> 8
     return len(value) if isinstance(value, tuple | list | dict | set | frozenset) else 0
 

@@ -7,6 +7,7 @@ their objects arrive as records, which `to_array` makes arrays of.
 from __future__ import annotations
 
 import contextlib
+import functools
 import io
 import math
 import re
@@ -136,7 +137,9 @@ def _dtype_of(value: Any) -> np.dtype:
     return value.dtype
 
 
-def _raw(data: Any) -> bytes:
+def _raw(data: Any, budget: Budget) -> bytes:
+    # The same bytes may be copied into array after array.
+    budget.spend(len(data) >> 8)
     if isinstance(data, str):
         return data.encode(ENCODING)
     return data.read() if isinstance(data, Extent) else bytes(memoryview(data))
@@ -154,7 +157,7 @@ def _new_array(subtype: Any, shape: Any, dtype: Any) -> np.ndarray:
     return np.ndarray((0,), "b")
 
 
-def _set_array_state(array: np.ndarray, state: Any) -> None:
+def _set_array_state(array: np.ndarray, state: Any, budget: Budget) -> None:
     _, shape, dtype, is_fortran, data = state
     shape, dtype = _shape_of(shape), _dtype_of(dtype)
     count = math.prod(shape)
@@ -164,36 +167,40 @@ def _set_array_state(array: np.ndarray, state: Any) -> None:
     elif count * dtype.itemsize != len(data):
         raise Broken(f"an array of shape {shape} and {dtype} in {len(data)} bytes")
     else:
-        data = _raw(data)
+        data = _raw(data, budget)
     # NumPy fills the very array that the pickle may refer to elsewhere; all that it is given is checked.
     array.__setstate__((1, shape, dtype, bool(is_fortran), data))
 
 
-def _scalar(dtype: Any, data: Any = b"") -> np.generic:
+def _scalar(dtype: Any, data: Any, budget: Budget) -> np.generic:
     dtype = _dtype_of(dtype)
     if dtype.hasobject:
         raise Refused("a NumPy scalar of objects")
-    return np.frombuffer(_raw(data), dtype, count=1)[0]
+    return np.frombuffer(_raw(data, budget), dtype, count=1)[0]
 
 
-def _from_buffer(data: Any, dtype: Any, shape: Any, order: Any, *_: Any) -> np.ndarray:
+def _from_buffer(data: Any, dtype: Any, shape: Any, order: Any, budget: Budget) -> np.ndarray:
     # Protocol 5. The shape must account for the bytes, else NumPy raises.
     dtype = _dtype_of(dtype)
     if dtype.hasobject:
         raise Refused("a NumPy buffer of objects")
-    return np.frombuffer(_raw(data), dtype).reshape(_shape_of(shape), order="F" if order == "F" else "C")
+    return np.frombuffer(_raw(data, budget), dtype).reshape(
+        _shape_of(shape), order="F" if order == "F" else "C"
+    )
 
 
-def _numpy() -> Vocabulary:
+def numpy_vocabulary(budget: Budget) -> Vocabulary:
+    """What pickles of NumPy's arrays, dtypes and scalars may do, on top of Python's own."""
     calls: dict[Name, Callable[..., Any]] = {Name("numpy", "dtype"): _DType}
     for core in ("numpy.core", "numpy._core"):
         calls[Name(f"{core}.multiarray", "_reconstruct")] = _new_array
-        calls[Name(f"{core}.multiarray", "scalar")] = _scalar
-        calls[Name(f"{core}.numeric", "_frombuffer")] = _from_buffer
-    return Vocabulary(calls, {np.ndarray: _set_array_state, _DType: _DType.set_state})
-
-
-NUMPY = PYTHON | _numpy()
+        calls[Name(f"{core}.multiarray", "scalar")] = functools.partial(_scalar, budget=budget)
+        calls[Name(f"{core}.numeric", "_frombuffer")] = functools.partial(_from_buffer, budget=budget)
+    states = {
+        np.ndarray: functools.partial(_set_array_state, budget=budget),
+        _DType: _DType.set_state,
+    }
+    return PYTHON | Vocabulary(calls, states)
 
 
 def read_pickle(path: str | Path) -> Any:
@@ -245,7 +252,8 @@ def read_npy(path: str | Path) -> Any:
 
 
 def _load(extent: Extent) -> Any:
-    return Machine(Stream(extent), NUMPY, Budget()).load()
+    budget = Budget()
+    return Machine(Stream(extent), numpy_vocabulary(budget), budget).load()
 
 
 @contextlib.contextmanager

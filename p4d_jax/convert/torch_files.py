@@ -25,7 +25,7 @@ import numpy as np
 
 from p4d_jax.convert.extents import Broken, Extent, SeekableExtent, Stream, memory_extent, open_extent
 from p4d_jax.convert.machine import Budget, Machine, Name, Record, Refused, Vocabulary
-from p4d_jax.convert.pickles import NUMPY, one_line_errors
+from p4d_jax.convert.pickles import numpy_vocabulary, one_line_errors
 
 _MAGIC = 0x1950A86A20F9469CFC6C
 _LEGACY_VERSION = 1001
@@ -217,7 +217,7 @@ def _vocabulary(budget: Budget) -> Vocabulary:
         Name("torch", "device"): _device,
         Name("torch_utils.persistence", "_reconstruct_persistent_obj"): _persistent_network,
     }
-    return NUMPY | Vocabulary({**rebuilds, **others})
+    return numpy_vocabulary(budget) | Vocabulary({**rebuilds, **others})
 
 
 def _storage_kind(kind: Any) -> np.dtype:
@@ -262,9 +262,8 @@ def _load_legacy(extent: Extent, budget: Budget) -> Any:
     magic, version = (Machine(stream, Vocabulary({}), budget).load() for _ in range(2))
     if magic != _MAGIC or version != _LEGACY_VERSION:
         raise Broken("not the magic number and version of a file of torch")
-    Machine(
-        stream, Vocabulary({}), budget
-    ).load()  # sizes of the machine's types; all files are little-endian
+    # About the machine. Whatever it says, the bytes are little-endian.
+    Machine(stream, Vocabulary({}), budget).load()
     made = Machine(stream, vocabulary, budget, persistent).load()
     keys = Machine(stream, Vocabulary({}), budget).load()
     if not isinstance(keys, list) or not all(isinstance(key, str) for key in keys):
@@ -421,12 +420,13 @@ def _members(value: Any) -> list[tuple[str, Any]]:
         pairs = [*value.items.items()]
     else:
         pairs = [*value.items()] if isinstance(value, dict) else []
-    kinds = Tensor | np.ndarray | Record | dict
-    return [
-        (str(key), member)
-        for key, member in pairs
-        if isinstance(member, kinds) and getattr(member, "dtype", None) != object
-    ]
+    return [(str(key), member) for key, member in pairs if _leads_to_tensors(member)]
+
+
+def _leads_to_tensors(value: Any) -> bool:
+    if isinstance(value, np.ndarray):
+        return not value.dtype.hasobject
+    return isinstance(value, Tensor | Record | dict)
 
 
 class LazyState(Mapping):
