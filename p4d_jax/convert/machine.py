@@ -14,13 +14,15 @@ are long. Large byte strings stay in the file as `Extent`.
 from __future__ import annotations
 
 import codecs
+import contextlib
 import struct
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from p4d_jax.convert.extents import Broken, Extent, Stream
+from p4d_jax.errors import UserError
 
 _LAZY_BYTES = 1 << 12  # byte strings from this size on are left in the file
 _MAX_TEXT = 1 << 28
@@ -525,3 +527,25 @@ def _check_protocol(protocol: int) -> None:
 
 
 _INSTRUCTIONS = _table()
+
+
+@contextlib.contextmanager
+def one_line_errors(source: Any, kind: str = "a pickle") -> Iterator[None]:
+    """Whatever goes wrong inside while data is read is one line that names its source."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Refused as error:
+        raise UserError(f"{source}: refused, it asks for {_printable(error)}, which is not data") from None
+    except Broken as error:
+        raise UserError(f"{source}: truncated or broken as {kind}: {_printable(error)}") from None
+    # A broken stream can fail in as many ways as there are instructions; none of them ran its code.
+    except Exception as error:
+        raise UserError(f"{source}: truncated or broken as {kind} ({type(error).__name__})") from None
+
+
+def _printable(error: Exception) -> str:
+    """A message that may quote a file: shortened, without anything that a terminal obeys."""
+    text = str(error)
+    return "".join(c if c.isprintable() else "?" for c in text[:300]) + ("..." if len(text) > 300 else "")

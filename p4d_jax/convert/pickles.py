@@ -1,24 +1,22 @@
-"""Reads pickles and `.npy` files of NumPy, SciPy and chumpy arrays as data, without running what they name.
+"""Reads pickles and `.npy` files of arrays as data, without running what they name: a head model's files.
 
-`machine` does the reading; here is what NumPy's own objects become. Neither scipy nor chumpy is imported:
-their objects arrive as records, which `to_array` makes arrays of.
+`machine` does the reading. Neither scipy, chumpy nor torch is imported: their objects arrive as records and
+tensors, which `to_array` makes arrays of.
 """
 
 from __future__ import annotations
 
 import contextlib
-import functools
 import io
 import math
-import re
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from p4d_jax.convert.extents import Broken, Extent, SeekableExtent, Stream, memory_extent, open_extent
-from p4d_jax.convert.machine import ENCODING, PYTHON, Budget, Machine, Name, Record, Refused, Vocabulary
+from p4d_jax.convert.machine import Budget, Machine, Name, Record, one_line_errors
+from p4d_jax.convert.torch_files import Tensor, torch_vocabulary
 from p4d_jax.errors import UserError
 
 
@@ -39,6 +37,9 @@ def to_array(value: Any) -> np.ndarray:
         if isinstance(value, Record) and value.cls in _CHUMPY:
             raise UserError("a chumpy array in the pickle is computed from others: save it as a NumPy array")
         return to_array(value)
+    if isinstance(value, Tensor):
+        with one_line_errors("a tensor in the pickle"):
+            return value.read()
     if _count_numbers(value) <= _MAX_NUMBERS:
         with contextlib.suppress(ValueError):  # rows of unequal length
             array = np.asarray(value)
@@ -109,100 +110,6 @@ def _coordinates(layout: str, state: dict, size: int) -> tuple[np.ndarray, np.nd
     return (major, minor) if layout == "csr" else (minor, major)
 
 
-class _DType:
-    """`numpy.dtype` while its pickle is being read: a kind and size, then the byte order as its state."""
-
-    def __init__(self, code: Any, *_: Any) -> None:
-        self._code = code.decode(ENCODING) if isinstance(code, bytes) else str(code)
-        self._order = "="
-        # Anything else that NumPy can spell as a dtype may name classes or fields.
-        if not re.fullmatch(r"[?bOSU]|[biufcSUO]\d{1,9}", self._code):
-            raise Refused(f"the NumPy dtype {self._code[:40]!r}")
-
-    def set_state(self, state: Any) -> None:
-        _, order, subtype, names, fields, *_ = state
-        order = order.decode(ENCODING) if isinstance(order, bytes) else order
-        if (subtype, names, fields) != (None, None, None) or order not in ("<", ">", "|", "="):
-            raise Refused("a structured NumPy dtype")
-        self._order = order
-
-    @property
-    def dtype(self) -> np.dtype:
-        return np.dtype(self._code).newbyteorder(self._order)
-
-
-def _dtype_of(value: Any) -> np.dtype:
-    if not isinstance(value, _DType):
-        raise Broken(f"a {type(value).__name__} for a dtype")
-    return value.dtype
-
-
-def _raw(data: Any, budget: Budget) -> bytes:
-    # The same bytes may be copied into array after array.
-    budget.spend(len(data) >> 8)
-    if isinstance(data, str):
-        return data.encode(ENCODING)
-    return data.read() if isinstance(data, Extent) else bytes(memoryview(data))
-
-
-def _shape_of(shape: Any) -> tuple[int, ...]:
-    shape = tuple(shape) if isinstance(shape, tuple | list) else (shape,)
-    if len(shape) > 32 or not all(type(n) is int and n >= 0 for n in shape):
-        raise Broken("a shape that is none")
-    return shape
-
-
-def _new_array(subtype: Any, shape: Any, dtype: Any) -> np.ndarray:
-    # Shape, dtype and bytes come as the state; whatever is asked for here, a lying shape allocates nothing.
-    return np.ndarray((0,), "b")
-
-
-def _set_array_state(array: np.ndarray, state: Any, budget: Budget) -> None:
-    _, shape, dtype, is_fortran, data = state
-    shape, dtype = _shape_of(shape), _dtype_of(dtype)
-    count = math.prod(shape)
-    if dtype.hasobject:
-        if not isinstance(data, list) or len(data) != count:
-            raise Broken(f"{count} objects are not there")
-    elif count * dtype.itemsize != len(data):
-        raise Broken(f"an array of shape {shape} and {dtype} in {len(data)} bytes")
-    else:
-        data = _raw(data, budget)
-    # NumPy fills the very array that the pickle may refer to elsewhere; all that it is given is checked.
-    array.__setstate__((1, shape, dtype, bool(is_fortran), data))
-
-
-def _scalar(dtype: Any, data: Any, budget: Budget) -> np.generic:
-    dtype = _dtype_of(dtype)
-    if dtype.hasobject:
-        raise Refused("a NumPy scalar of objects")
-    return np.frombuffer(_raw(data, budget), dtype, count=1)[0]
-
-
-def _from_buffer(data: Any, dtype: Any, shape: Any, order: Any, budget: Budget) -> np.ndarray:
-    # Protocol 5. The shape must account for the bytes, else NumPy raises.
-    dtype = _dtype_of(dtype)
-    if dtype.hasobject:
-        raise Refused("a NumPy buffer of objects")
-    return np.frombuffer(_raw(data, budget), dtype).reshape(
-        _shape_of(shape), order="F" if order == "F" else "C"
-    )
-
-
-def numpy_vocabulary(budget: Budget) -> Vocabulary:
-    """What pickles of NumPy's arrays, dtypes and scalars may do, on top of Python's own."""
-    calls: dict[Name, Callable[..., Any]] = {Name("numpy", "dtype"): _DType}
-    for core in ("numpy.core", "numpy._core"):
-        calls[Name(f"{core}.multiarray", "_reconstruct")] = _new_array
-        calls[Name(f"{core}.multiarray", "scalar")] = functools.partial(_scalar, budget=budget)
-        calls[Name(f"{core}.numeric", "_frombuffer")] = functools.partial(_from_buffer, budget=budget)
-    states = {
-        np.ndarray: functools.partial(_set_array_state, budget=budget),
-        _DType: _DType.set_state,
-    }
-    return PYTHON | Vocabulary(calls, states)
-
-
 def read_pickle(path: str | Path) -> Any:
     """The contents of a pickle of arrays, sparse matrices and chumpy arrays.
 
@@ -210,8 +117,8 @@ def read_pickle(path: str | Path) -> Any:
       path: file written by Python 2 or 3, protocol 0 to 5.
 
     Returns:
-      Builtin containers with NumPy arrays and, for objects of any other class, a `machine.Record`; long byte
-      strings as `Extent`.
+      Builtin containers with NumPy arrays, `Tensor` and, for objects of other classes, `machine.Record`; long
+      byte strings as `Extent`.
 
     Raises:
       UserError: the file is missing, broken, or asks for anything but data.
@@ -253,20 +160,4 @@ def read_npy(path: str | Path) -> Any:
 
 def _load(extent: Extent) -> Any:
     budget = Budget()
-    return Machine(Stream(extent), numpy_vocabulary(budget), budget).load()
-
-
-@contextlib.contextmanager
-def one_line_errors(source: Any, kind: str = "a pickle") -> Iterator[None]:
-    """Whatever goes wrong inside while data is read is one line that names its source."""
-    try:
-        yield
-    except UserError:
-        raise
-    except Refused as error:
-        raise UserError(f"{source}: refused, it asks for {error}, which is not data") from None
-    except Broken as error:
-        raise UserError(f"{source}: truncated or broken as {kind}: {error}") from None
-    # A broken stream can fail in as many ways as there are instructions; none of them ran its code.
-    except Exception as error:
-        raise UserError(f"{source}: truncated or broken as {kind} ({type(error).__name__})") from None
+    return Machine(Stream(extent), torch_vocabulary(budget), budget).load()

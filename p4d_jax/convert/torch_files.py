@@ -24,8 +24,8 @@ import ml_dtypes
 import numpy as np
 
 from p4d_jax.convert.extents import Broken, Extent, SeekableExtent, Stream, memory_extent, open_extent
-from p4d_jax.convert.machine import Budget, Machine, Name, Record, Refused, Vocabulary
-from p4d_jax.convert.pickles import numpy_vocabulary, one_line_errors
+from p4d_jax.convert.machine import Budget, Machine, Name, Record, Refused, Vocabulary, one_line_errors
+from p4d_jax.convert.numpy_pickles import numpy_vocabulary
 
 _MAGIC = 0x1950A86A20F9469CFC6C
 _LEGACY_VERSION = 1001
@@ -183,7 +183,7 @@ def _persistent_network(meta: Any) -> Record:
     return Record(Name("torch_utils.persistence", meta["class_name"]), (), meta.get("state"))
 
 
-def _vocabulary(budget: Budget) -> Vocabulary:
+def torch_vocabulary(budget: Budget) -> Vocabulary:
     """What the pickles of PyTorch may do, on top of NumPy's."""
 
     def from_type(function: Any, kind: Any, arguments: Any, state: Any = None) -> Tensor:
@@ -241,7 +241,7 @@ def _storage_id(pid: Any) -> tuple[np.dtype, str, int, Any]:
 
 def _load_legacy(extent: Extent, budget: Budget) -> Any:
     """Pickles (magic number, version, about the machine, the object, the storages' keys), then bytes."""
-    stream, vocabulary = Stream(extent), _vocabulary(budget)
+    stream, vocabulary = Stream(extent), torch_vocabulary(budget)
     storages: dict[str, Storage] = {}
     views: dict[str, tuple[Storage, Storage, int]] = {}
 
@@ -311,7 +311,7 @@ def _load_zip(extent: Extent, budget: Budget) -> Any:
 
     data, checksum = entries[f"{root}data.pkl"]
     Storage(_DTYPES["uint8"], len(data), data, checksum)._check()
-    return Machine(Stream(data), _vocabulary(budget), budget, persistent).load()
+    return Machine(Stream(data), torch_vocabulary(budget), budget, persistent).load()
 
 
 def _zip_entries(extent: Extent) -> dict[str, tuple[Extent, int]]:
@@ -373,7 +373,7 @@ def read_torch(path: str | Path) -> Any:
             return _load_zip(extent, budget)
         if _LEGACY_START in start:
             return _load_legacy(extent, budget)
-        return Machine(Stream(extent), _vocabulary(budget), budget).load()
+        return Machine(Stream(extent), torch_vocabulary(budget), budget).load()
 
 
 # What is in a file -----------------------------------------------------------------------------------------
