@@ -147,10 +147,14 @@ class Stream:
 
 
 class SeekableExtent(io.RawIOBase):
-    """An extent as a binary file, for `zipfile`."""
+    """An extent as a binary file, for `zipfile`, which believes what an archive says of its own size.
 
-    def __init__(self, extent: Extent) -> None:
-        self._extent, self._position = extent, 0
+    Args:
+      limit: the most bytes that are read at once.
+    """
+
+    def __init__(self, extent: Extent, limit: int = 1 << 16) -> None:
+        self._extent, self._limit, self._position = extent, limit, 0
 
     def readable(self) -> bool:
         return True
@@ -165,8 +169,16 @@ class SeekableExtent(io.RawIOBase):
         self._position = base + offset
         return self._position
 
-    def readinto(self, view) -> int:
-        size = max(0, min(len(view), self._extent.size - self._position))
-        view[:size] = self._extent.part(self._position, size).read() if size else b""
+    def read(self, size: int = -1) -> bytes:
+        left = max(0, self._extent.size - self._position)
+        size = left if size is None or size < 0 else min(size, left)
+        if size > self._limit:
+            raise Broken(f"{size} bytes of directory")
+        data = self._extent.part(self._position, size).read() if size else b""
         self._position += size
-        return size
+        return data
+
+    def readinto(self, view) -> int:
+        data = self.read(len(view))
+        view[: len(data)] = data
+        return len(data)

@@ -7,7 +7,6 @@ tensors, which `to_array` makes arrays of.
 from __future__ import annotations
 
 import contextlib
-import io
 import math
 from pathlib import Path
 from typing import Any
@@ -142,7 +141,7 @@ def read_npy(path: str | Path) -> Any:
     """
     extent = open_extent(path)
     with one_line_errors(path, "a .npy file"):
-        stream = io.BufferedReader(SeekableExtent(extent))
+        stream = SeekableExtent(extent)
         version = np.lib.format.read_magic(stream)
         read_header = {
             (1, 0): np.lib.format.read_array_header_1_0,

@@ -30,10 +30,10 @@ from p4d_jax.convert.numpy_pickles import numpy_vocabulary
 _MAGIC = 0x1950A86A20F9469CFC6C
 _LEGACY_VERSION = 1001
 _LEGACY_START = b"\x8a\n" + _MAGIC.to_bytes(10, "little")
-_MAX_DIRECTORY = 1 << 23  # bytes of a zip's directory; a released file has some 100 kB
+_MAX_DIRECTORY = 1 << 22  # bytes of a zip's directory; a released file has some 100 kB
 _MAX_EXPANDED = 1 << 24  # elements of a tensor that repeats its storage
 _MAX_KEYS = 100_000
-_MAX_VISITS = 1_000_000  # of dicts, modules and tensors; the same one may be found over and over
+_MAX_VISITS = 250_000  # of dicts, modules and tensors; the same one may be found over and over
 _MAX_KEY = 1000  # characters
 _MAX_DEPTH = 100  # of modules in modules
 _CHUNK = 1 << 20
@@ -316,9 +316,8 @@ def _load_zip(extent: Extent, budget: Budget) -> Any:
 
 def _zip_entries(extent: Extent) -> dict[str, tuple[Extent, int]]:
     """Name -> bytes and CRC-32, of an archive that stores its entries as they are. Nothing is unpacked."""
-    _check_directory_size(extent)
     entries: dict[str, tuple[Extent, int]] = {}
-    with zipfile.ZipFile(SeekableExtent(extent)) as archive:
+    with zipfile.ZipFile(SeekableExtent(extent, _MAX_DIRECTORY)) as archive:
         for info in archive.infolist():
             if info.filename in entries:
                 raise Broken(f"two entries {info.filename[:60]!r} in the archive")
@@ -335,23 +334,6 @@ def _zip_entries(extent: Extent) -> dict[str, tuple[Extent, int]]:
             data = extent.part(info.header_offset + 30 + name + extra, info.file_size)
             entries[info.filename] = data, info.CRC
     return entries
-
-
-def _check_directory_size(extent: Extent) -> None:
-    """`zipfile` reads the whole directory of an archive at once; here it may not be huge."""
-    size = min(len(extent), (1 << 16) + 22)
-    tail = extent.part(len(extent) - size, size).read()
-    end = tail.rfind(b"PK\x05\x06")
-    if end < 0 or len(tail) - end < 22:
-        raise Broken("an archive without end")
-    directory = struct.unpack("<I", tail[end + 12 : end + 16])[0]
-    if directory == 0xFFFFFFFF or tail[end - 20 : end - 16] == b"PK\x06\x07":
-        position = tail.rfind(b"PK\x06\x06", 0, end)
-        if position < 0:
-            raise Broken("an archive without end")
-        directory = struct.unpack("<Q", tail[position + 40 : position + 48])[0]
-    if directory > _MAX_DIRECTORY:
-        raise Refused(f"an archive with {directory} bytes of directory")
 
 
 def read_torch(path: str | Path) -> Any:

@@ -184,7 +184,9 @@ def recognise(source: Source, part: str, networks: Mapping[str, NetworkImport]) 
     """
     tensors = source.parts[part]
     marked = [name for name, network in networks.items() if set(network.marks) <= tensors.keys()]
-    if len(marked) > 1:
+    # Shapes of a large network take seconds; networks that differ by their weights alone need none here.
+    sizes = [(networks[name].config, networks[name].rules) for name in marked]
+    if any(size != sizes[0] for size in sizes):
         fits = lambda net: names_fit(tensors, net.rules, net.init_shapes())  # noqa: E731
         marked = [name for name in marked if fits(networks[name])] or marked
     if len(marked) > 1:
