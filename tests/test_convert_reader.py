@@ -32,7 +32,7 @@ from torch_samples import (
 
 from p4d_jax.convert.extents import Extent, SeekableExtent, Stream, memory_extent
 from p4d_jax.convert.machine import PYTHON, Budget, Machine, Name, Record, Refused
-from p4d_jax.convert.pickles import read_npy, read_pickle, read_pickle_bytes, to_array
+from p4d_jax.convert.pickles import read_npy, read_npz, read_pickle, read_pickle_bytes, to_array
 from p4d_jax.convert.torch_files import Tensor, read_torch, state_dict, tensors_below
 from p4d_jax.errors import UserError
 
@@ -378,6 +378,12 @@ def test_the_refusal_names_what_was_called(written, protocol):
         (b"ccollections\nOrderedDict\nK\x01R.", "without arguments"),
         (b"K\x01K\x01\x93.", "a name that is no text"),
         (b"S'open\n.", "quotes"),
+        (b"}" + pickle.dumps(1 << 60, 2)[2:-1] + b"K\x01s.", "huge numbers"),
+        (b"}(" + b"K\x01" * 17 + b"tK\x01s.", "a dict or set of anything but"),
+        (b"cbuiltins\nlist\n(X\x02\x00\x00\x00abtR.", "members of a str"),
+        (b"cbuiltins\ntuple\n(C\x01atR.", "members of a bytes"),
+        (b"ctorch\nSize\n(K\x01tR.", "members of a int"),
+        (b"ctorch\ndevice\n(K\x01tR.", "a device"),
         (b"(K\x01d.", "a key without a value"),
         (b"\x80\x09K\x01.", "protocol"),
         (b"K\x01\x87.", "broken"),
@@ -412,6 +418,24 @@ def test_bombs_of_references_take_no_time(written):
     modules = b"}\x94" + b"".join(map(level, range(60)))
     with pytest.raises(UserError, match="modules without end"):
         state_dict(written(modules + b"0" * 61 + b"h\x3c."))
+    for use in (
+        b"cnumpy\ndtype\nh\x3c\x85R.",  # where a text is made of it,
+        b"ctorch\ndevice\nh\x3c\x85R.",
+        b"ctorch._tensor\n_rebuild_from_type_v2\n(h\x3cN)tR.",  # or its hash is asked for
+        b"(h\x3cK\x01o.",
+        b"(h\x3co.",
+        b"h\x3c)\x81.",
+        b"h\x3c)R.",
+        b"cbuiltins\nset\n(h\x3ctR.",
+        b"cbuiltins\nset\n(]h\x3catR.",
+    ):
+        refuse(written, bomb(60, doubled, b"K\x01") + use, "refused|broken")
+    many = [{"a": [k] * 10_000} for k in range(3)]
+    wide = {str(k): many for k in range(100_000)}
+    assert len(state_dict(written(pickle.dumps(wide)))) == 0
+    with pytest.raises(UserError, match="modules without end"):
+        shared = dict.fromkeys(range(10_000), 0)
+        state_dict(written(pickle.dumps(dict.fromkeys(map(str, range(1000)), shared))))
     big = b"](" + b"N" * 5000 + b"e\x94cbuiltins\nlist\n\x94"
     refuse(written, big + b"(" + b"h\x01h\x00\x85R" * 5000 + b"l.", "instructions")
     assert time.perf_counter() - started < 30
@@ -489,6 +513,7 @@ def test_the_largest_honest_view_is_read(written):
         (("storage", os.system, "0", "cpu", 3), "system"),
         (("module", Net, "file", "source"), "no storage"),
         (("storage",), "no storage"),
+        (("storage", torch.FloatStorage, ("0",), "cpu", 3), "whose name is a tuple"),
         (7, "no storage"),
     ],
 )
@@ -688,6 +713,25 @@ def test_npy_files(tmp_path, written):
     refuse(written, b"\x93NUMPY\x09\x00" + bytes(100), "broken", read_npy)
     with pytest.raises(UserError, match="cannot be read"):
         read_npy(tmp_path / "missing.npy")
+
+
+def test_npz_files(tmp_path, written):
+    for save in (np.savez, np.savez_compressed):
+        save(tmp_path / "a.npz", a=np.arange(6.0).reshape(2, 3), b=np.array(3))
+        found = read_npz(tmp_path / "a.npz", ("b", "a"))
+        assert list(found) == ["b", "a"] and found["a"].shape == (2, 3) and found["b"] == 3
+    np.savez(tmp_path / "evil.npz", a=np.array(CALLS["open"], object))
+    read = functools.partial(read_npz, names=("a",))
+    refuse(written, (tmp_path / "evil.npz").read_bytes(), "refused", read)
+    refuse(written, (tmp_path / "a.npz").read_bytes(), "lacks the array 'c'", lambda p: read_npz(p, ("c",)))
+    refuse(written, (tmp_path / "a.npz").read_bytes()[:100], "broken", read)
+    with zipfile.ZipFile(tmp_path / "bomb.npz", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("a.npy", bytes((1 << 26) + 1))
+    with open(tmp_path / "huge.npz", "wb") as huge:
+        huge.truncate((1 << 26) + 1)
+    with pytest.raises(UserError, match="more than 67108864 bytes"):
+        read_npz(tmp_path / "huge.npz", ("a",))
+    refuse(written, (tmp_path / "bomb.npz").read_bytes(), "more than 67108864 bytes in", read)
 
 
 def test_arrays_out_of_records():

@@ -132,6 +132,12 @@ class Stream:
 
     def readline(self, limit: int) -> bytes:
         """The next bytes up to a line feed, which is left out."""
+        # Usually it lies in the buffer: then nothing is read again.
+        offset = max(0, self.position - self._buffer_start)
+        end = self._buffer.find(b"\n", offset)
+        if end >= 0:
+            self.position += end + 1 - offset
+            return self._buffer[offset:end]
         pieces, length = [], 0
         while True:
             size = min(_BUFFER, self._extent.size - self.position)
@@ -177,8 +183,3 @@ class SeekableExtent(io.RawIOBase):
         data = self._extent.part(self._position, size).read() if size else b""
         self._position += size
         return data
-
-    def readinto(self, view) -> int:
-        data = self.read(len(view))
-        view[: len(data)] = data
-        return len(data)

@@ -15,7 +15,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from p4d_jax.convert.pickles import read_npy, read_pickle, to_array
+from p4d_jax.convert.pickles import read_npy, read_npz, read_pickle, to_array
 from p4d_jax.errors import UserError
 from p4d_jax.head.model import NECK, NEIGHBOURS, HeadModel
 
@@ -288,13 +288,8 @@ def _mediapipe(source: str | Path | None, faces: np.ndarray) -> dict[str, jnp.nd
             "mediapipe_triangles": jnp.zeros((0, 3), jnp.int32),
             "mediapipe_barycentric": jnp.zeros((0, 3)),
         }
-    try:
-        with np.load(source, allow_pickle=False) as found:
-            indices, triangles, weights = (
-                found[name] for name in ("landmark_indices", "lmk_face_idx", "lmk_b_coords")
-            )
-    except (OSError, ValueError, KeyError) as error:
-        raise UserError(f"{source}: not a MediaPipe embedding ({error})") from None
+    found = read_npz(source, ("landmark_indices", "lmk_face_idx", "lmk_b_coords"))
+    indices, triangles, weights = found.values()
     triangles, weights = _embedding(source, "lmk_face_idx", triangles, weights, faces)
     return {
         "mediapipe_indices": _int(indices),

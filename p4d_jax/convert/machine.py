@@ -28,6 +28,7 @@ _LAZY_BYTES = 1 << 12  # byte strings from this size on are left in the file
 _MAX_TEXT = 1 << 28
 _MAX_NAME = 1 << 12
 _MAX_INTEGER = 1 << 8  # bytes of an int
+_MAX_KEY = 16  # members of a tuple as a key
 # The released networks take some hundred thousand. 4 million plain objects take a few hundred MB.
 MAX_INSTRUCTIONS = 4_000_000
 # Python 2 wrote strings as bytes; NumPy arrays inside such pickles decode only as latin1.
@@ -158,13 +159,13 @@ def _bytes(data: Any = b"", encoding: str = ENCODING) -> Any:
 
 def _ordered_dict(pairs: Any = ()) -> OrderedDict:
     made = OrderedDict()
-    for key, value in pairs.items() if isinstance(pairs, dict) else pairs:
+    for key, value in pairs.items() if isinstance(pairs, dict) else sequence(pairs):
         made[check_key(key)] = value
     return made
 
 
 def _set(members: Any = ()) -> set:
-    return {check_key(member) for member in members}
+    return {check_key(member) for member in sequence(members)}
 
 
 def _complex(real: float, imaginary: float) -> complex:
@@ -174,9 +175,19 @@ def _complex(real: float, imaginary: float) -> complex:
 def check_key(key: Any) -> Any:
     """A key of a dict or a member of a set: a plain value, a name, or a tuple of such."""
     members = key if type(key) is tuple else (key,)
-    if not all(member is None or type(member) in _KEYS for member in members):
+    if not all(member is None or type(member) in _KEYS for member in members) or len(members) > _MAX_KEY:
         raise Refused("a dict or set of anything but numbers, texts and their tuples")
+    # Beyond, as many numbers as one likes have the same hash.
+    if any(type(member) is int and abs(member) >= 1 << 60 for member in members):
+        raise Refused("a dict or set of huge numbers")
     return key
+
+
+def sequence(value: Any) -> Any:
+    """An argument that is to be iterated: a container, for which the budget has been asked."""
+    if not isinstance(value, list | tuple | dict | set | frozenset):
+        raise Broken(f"members of a {type(value).__name__}")
+    return value
 
 
 _KEYS = (str, int, float, bool, bytes, Name)
@@ -191,7 +202,7 @@ def _base_calls() -> dict[Name, Callable[..., Any]]:
     made: dict[Name, Callable[..., Any]] = {
         Name("collections", "OrderedDict"): _ordered_dict,
         Name("collections", "defaultdict"): lambda factory=None: {},
-        Name("collections", "deque"): lambda members=(), limit=None: list(members),
+        Name("collections", "deque"): lambda members=(), limit=None: list(sequence(members)),
         Name("_codecs", "encode"): _encode,
         Name("functools", "partial"): _partial,
     }
@@ -202,8 +213,8 @@ def _base_calls() -> dict[Name, Callable[..., Any]]:
     for module in ("builtins", "__builtin__"):
         made[Name(module, "set")] = _set
         made[Name(module, "frozenset")] = lambda members=(): frozenset(_set(members))
-        made[Name(module, "list")] = lambda members=(): list(members)
-        made[Name(module, "tuple")] = lambda members=(): tuple(members)
+        made[Name(module, "list")] = lambda members=(): list(sequence(members))
+        made[Name(module, "tuple")] = lambda members=(): tuple(sequence(members))
         made[Name(module, "dict")] = lambda pairs=(): dict(_ordered_dict(pairs))
         made[Name(module, "complex")] = _complex
         made[Name(module, "bytes")] = _bytes
@@ -280,7 +291,7 @@ class Machine:
 
     def _instantiate(self, cls: Any, arguments: list) -> None:
         # Without arguments Python makes the object and does not call the class.
-        if arguments or cls in self._vocabulary.calls:
+        if arguments or (isinstance(cls, Name) and cls in self._vocabulary.calls):
             self._stack.append(self._call(cls, tuple(arguments)))
         else:
             self._stack.append(new_object(cls))

@@ -18,11 +18,11 @@ class _DType:
     """`numpy.dtype` while its pickle is being read: a kind and size, then the byte order as its state."""
 
     def __init__(self, code: Any, *_: Any) -> None:
-        self._code = code.decode(ENCODING) if isinstance(code, bytes) else str(code)
+        self._code = code.decode(ENCODING) if isinstance(code, bytes) else code
         self._order = "="
         # Anything else that NumPy can spell as a dtype may name classes or fields.
-        if not re.fullmatch(r"[?bOSU]|[biufcSUO]\d{1,9}", self._code):
-            raise Refused(f"the NumPy dtype {self._code[:40]!r}")
+        if not (isinstance(code, str | bytes) and re.fullmatch(r"[?bOSU]|[biufcSUO]\d{1,9}", self._code)):
+            raise Refused(f"the NumPy dtype {code[:40]!r}" if isinstance(code, str) else "a NumPy dtype")
 
     def set_state(self, state: Any) -> None:
         _, order, subtype, names, fields, *_ = state

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import contextlib
 import math
+import zipfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +71,7 @@ _SPARSE = {
     for kind in ("matrix", "array")
 }
 _CHUMPY = (Name("chumpy.ch", "Ch"), Name("chumpy", "Ch"), Name("chumpy.reordering", "Select"))
+_MAX_UNPACKED = 1 << 26  # bytes of an .npz file and of an array in it
 _MAX_NUMBERS = 1 << 24  # of an array that is not stored as one
 
 
@@ -141,20 +144,49 @@ def read_npy(path: str | Path) -> Any:
     """
     extent = open_extent(path)
     with one_line_errors(path, "a .npy file"):
-        stream = SeekableExtent(extent)
-        version = np.lib.format.read_magic(stream)
-        read_header = {
-            (1, 0): np.lib.format.read_array_header_1_0,
-            (2, 0): np.lib.format.read_array_header_2_0,
-        }[version]
-        shape, is_fortran, dtype = read_header(stream)
-        data = extent.part(stream.tell(), len(extent) - stream.tell())
-        if dtype.hasobject:
-            value = _load(data)
-            return value.item() if isinstance(value, np.ndarray) and value.size == 1 else value
-        if math.prod(shape) * dtype.itemsize != len(data):
-            raise Broken(f"an array of shape {shape} and {dtype} in {len(data)} bytes")
-        return data.read_array().view(dtype).reshape(shape, order="F" if is_fortran else "C")
+        return _load_npy(extent)
+
+
+def read_npz(path: str | Path, names: Sequence[str]) -> dict[str, np.ndarray]:
+    """Some arrays of an `.npz` file, compressed or not.
+
+    Raises:
+      UserError: the file is missing, broken, lacks one of them, or is (or one of them is) larger than 64 MB.
+    """
+    extent = open_extent(path)
+    with one_line_errors(path, "an .npz file"):
+        if len(extent) > _MAX_UNPACKED:
+            raise Broken(f"more than {_MAX_UNPACKED} bytes")
+        archive = zipfile.ZipFile(SeekableExtent(extent, _MAX_UNPACKED))
+        missing = [name for name in names if f"{name}.npy" not in archive.namelist()]
+        if missing:
+            raise UserError(f"{path}: lacks the array {missing[0]!r}")
+        arrays = {}
+        for name in names:
+            with archive.open(f"{name}.npy") as entry:
+                # What the archive says of its size is not believed.
+                data = entry.read(_MAX_UNPACKED + 1)
+            if len(data) > _MAX_UNPACKED:
+                raise Broken(f"more than {_MAX_UNPACKED} bytes in {name!r}")
+            arrays[name] = to_array(_load_npy(memory_extent(data)))
+        return arrays
+
+
+def _load_npy(extent: Extent) -> Any:
+    stream = SeekableExtent(extent)
+    version = np.lib.format.read_magic(stream)
+    read_header = {
+        (1, 0): np.lib.format.read_array_header_1_0,
+        (2, 0): np.lib.format.read_array_header_2_0,
+    }[version]
+    shape, is_fortran, dtype = read_header(stream)
+    data = extent.part(stream.tell(), len(extent) - stream.tell())
+    if dtype.hasobject:
+        value = _load(data)
+        return value.item() if isinstance(value, np.ndarray) and value.size == 1 else value
+    if math.prod(shape) * dtype.itemsize != len(data):
+        raise Broken(f"an array of shape {shape} and {dtype} in {len(data)} bytes")
+    return data.read_array().view(dtype).reshape(shape, order="F" if is_fortran else "C")
 
 
 def _load(extent: Extent) -> Any:

@@ -24,7 +24,16 @@ import ml_dtypes
 import numpy as np
 
 from p4d_jax.convert.extents import Broken, Extent, SeekableExtent, Stream, memory_extent, open_extent
-from p4d_jax.convert.machine import Budget, Machine, Name, Record, Refused, Vocabulary, one_line_errors
+from p4d_jax.convert.machine import (
+    Budget,
+    Machine,
+    Name,
+    Record,
+    Refused,
+    Vocabulary,
+    one_line_errors,
+    sequence,
+)
 from p4d_jax.convert.numpy_pickles import numpy_vocabulary
 
 _MAGIC = 0x1950A86A20F9469CFC6C
@@ -33,7 +42,7 @@ _LEGACY_START = b"\x8a\n" + _MAGIC.to_bytes(10, "little")
 _MAX_DIRECTORY = 1 << 22  # bytes of a zip's directory; a released file has some 100 kB
 _MAX_EXPANDED = 1 << 24  # elements of a tensor that repeats its storage
 _MAX_KEYS = 100_000
-_MAX_VISITS = 250_000  # of dicts, modules and tensors; the same one may be found over and over
+_MAX_VISITS = 1_000_000  # members of dicts and modules; the same one may be found over and over
 _MAX_KEY = 1000  # characters
 _MAX_DEPTH = 100  # of modules in modules
 _CHUNK = 1 << 20
@@ -169,11 +178,13 @@ def _rebuild_parameter(tensor: Any, *_: Any) -> Tensor:
 
 
 def _size(numbers: Any = ()) -> tuple[int, ...]:
-    return tuple(map(_whole, numbers))
+    return tuple(map(_whole, sequence(numbers)))
 
 
 def _device(kind: Any, index: Any = None) -> str:
-    return str(kind) if index is None else f"{kind}:{index}"
+    if not isinstance(kind, str) or not isinstance(index, int | None):
+        raise Broken("a device that is none")
+    return kind if index is None else f"{kind}:{index}"
 
 
 def _persistent_network(meta: Any) -> Record:
@@ -188,7 +199,7 @@ def torch_vocabulary(budget: Budget) -> Vocabulary:
 
     def from_type(function: Any, kind: Any, arguments: Any, state: Any = None) -> Tensor:
         """`torch._tensor._rebuild_from_type_v2`: a tensor with attributes, which we do not need."""
-        if function not in rebuilds or not isinstance(arguments, tuple):
+        if not (isinstance(function, Name) and function in rebuilds and isinstance(arguments, tuple)):
             raise Refused(f"a call of {function if isinstance(function, Name) else type(function).__name__}")
         return rebuilds[function](*arguments)
 
@@ -233,7 +244,13 @@ def _storage_id(pid: Any) -> tuple[np.dtype, str, int, Any]:
     """dtype, key, number of elements and, in the legacy format, what part of another storage this is."""
     if not (isinstance(pid, tuple) and len(pid) in (5, 6) and pid[0] == "storage"):
         raise Refused("a persistent object that is no storage")
-    return _storage_kind(pid[1]), str(pid[2]), _whole(pid[4]), pid[5] if len(pid) == 6 else None
+    return _storage_kind(pid[1]), _storage_key(pid[2]), _whole(pid[4]), pid[5] if len(pid) == 6 else None
+
+
+def _storage_key(key: Any) -> str:
+    if not isinstance(key, str | int):
+        raise Broken(f"a storage whose name is a {type(key).__name__}")
+    return str(key)
 
 
 # The two formats of torch.save -----------------------------------------------------------------------------
@@ -256,7 +273,7 @@ def _load_legacy(extent: Extent, budget: Budget) -> Any:
             return root
         view_key, offset, size = view
         part = Storage(dtype, _whole(size))
-        made, _, _ = views.setdefault(str(view_key), (part, root, _whole(offset)))
+        made, _, _ = views.setdefault(_storage_key(view_key), (part, root, _whole(offset)))
         return made
 
     magic, version = (Machine(stream, Vocabulary({}), budget).load() for _ in range(2))
@@ -374,7 +391,6 @@ def tensors_below(value: Any) -> dict[str, Tensor | np.ndarray]:
     pending, visits = [("", value, 0)], 0
     while pending:
         key, value, depth = pending.pop()
-        visits += 1
         if depth > _MAX_DEPTH or visits > _MAX_VISITS or len(found) > _MAX_KEYS or len(key) > _MAX_KEY:
             raise Broken("modules without end: too many, too deep in each other or too long a name")
         if isinstance(value, Tensor | np.ndarray):
@@ -383,31 +399,36 @@ def tensors_below(value: Any) -> dict[str, Tensor | np.ndarray]:
             found[key] = value
         else:
             prefix = f"{key}." if depth else ""
-            pending += [(prefix + name, member, depth + 1) for name, member in reversed(_members(value))]
+            for members in reversed(_members(value)):
+                visits += len(members)
+                if visits <= _MAX_VISITS:
+                    pending += [
+                        (prefix + str(name)[: _MAX_KEY + 1], member, depth + 1)
+                        for name, member in reversed(members.items())
+                        if _leads_to_tensors(member)
+                    ]
     return found
 
 
-def _members(value: Any) -> list[tuple[str, Any]]:
-    """Name and value of the tensors, modules and dicts directly below one."""
-    if isinstance(value, Record) and isinstance(value.state, dict) and "_modules" in value.state:
-        parameters, buffers, modules = (
-            value.state.get(name) for name in ("_parameters", "_buffers", "_modules")
-        )
-        if not all(isinstance(part, dict) for part in (parameters, buffers, modules)):
-            raise Broken(f"the parameters, buffers and modules of {value.cls} are no dicts")
-        transient = value.state.get("_non_persistent_buffers_set") or ()
-        kept = {name: buffer for name, buffer in buffers.items() if name not in transient}
-        pairs = [*parameters.items(), *kept.items(), *modules.items()]
-    elif isinstance(value, Record):
-        pairs = [*value.items.items()]
-    else:
-        pairs = [*value.items()] if isinstance(value, dict) else []
-    return [(str(key), member) for key, member in pairs if _leads_to_tensors(member)]
+def _members(value: Any) -> list[dict]:
+    """The dicts that hold a module's parameters, persistent buffers and submodules, or what a dict holds."""
+    if not isinstance(value, Record):
+        return [value] if isinstance(value, dict) else []
+    if not isinstance(value.state, dict) or "_modules" not in value.state:
+        return [value.items]
+    names = ("_parameters", "_buffers", "_modules")
+    parameters, buffers, modules = (value.state.get(name) for name in names)
+    if not all(isinstance(part, dict) for part in (parameters, buffers, modules)):
+        raise Broken(f"the parameters, buffers and modules of {value.cls} are no dicts")
+    transient = value.state.get("_non_persistent_buffers_set")
+    if isinstance(transient, set | frozenset) and transient:
+        buffers = {name: buffer for name, buffer in buffers.items() if name not in transient}
+    return [parameters, buffers, modules]
 
 
 def _leads_to_tensors(value: Any) -> bool:
     if isinstance(value, np.ndarray):
-        return not value.dtype.hasobject
+        return value.dtype.kind in "biufc"
     return isinstance(value, Tensor | Record | dict)
 
 

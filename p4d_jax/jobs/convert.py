@@ -77,7 +77,8 @@ def source_files(config: ConfigDict, workdir: Path) -> list[Path]:
         raise UserError("give either --config.source=FILE or --config.download=NAME")
     if config.download:
         return [released.download(config.download, workdir / "downloads", config.endpoint)]
-    paths = [Path(name).expanduser() for name in config.source.split(",")]
+    names = [config.source] if Path(config.source).expanduser().exists() else config.source.split(",")
+    paths = [Path(name).expanduser() for name in names]
     if config.sha256 and len(paths) > 1:
         raise UserError("--config.sha256 is of one source, but --config.source names several")
     return paths
@@ -103,12 +104,15 @@ def find_parts(value: Any, path: Path) -> dict[str, dict]:
 
     The prefix that training on several devices leaves on every key is taken off.
     """
-    members = value if isinstance(value, dict) else {"": value}
-    nested = {name: member for name, member in members.items() if isinstance(member, dict | Record)}
-    direct = {name: member for name, member in members.items() if name not in nested}
+    members = value.items() if isinstance(value, dict) else ()
+    nested = {str(name) for name, member in members if isinstance(member, dict | Record)}
     with one_line_errors(path, "a file of PyTorch"):
-        parts = {str(name): tensors_below(member) for name, member in nested.items()}
-        parts[""] = parts.get("", {}) | tensors_below(direct)
+        whole = tensors_below(value)
+    parts: dict[str, dict] = {}
+    for key, tensor in whole.items():
+        first, _, rest = key.partition(".")
+        part, name = (first, rest) if first in nested else ("", key)
+        parts.setdefault(part, {})[name] = tensor
     parts = {name: without_prefix(tensors, "module.") for name, tensors in parts.items() if tensors}
     if not parts:
         raise UserError(f"{path}: there are no tensors in it")
@@ -210,7 +214,11 @@ def convert_network(source: Source, name: str, part: str, network: NetworkImport
     state = LazyState(source.parts[part], where)
     sizes = ", ".join(f"{key}={value}" for key, value in list(network.config.items())[:8])
     what = f"{where} as {name} ({sizes})"
-    converted = convert_state(state, network.rules, network.init_shapes(), what)
+    unreal = [key for key, tensor in state.tensors.items() if tensor.dtype.kind == "c"]
+    if unreal:
+        raise UserError(f"{what}: key {unreal[0]!r} holds complex numbers")
+    with np.errstate(over="ignore"):  # of float64 to float32: what is not finite is found below
+        converted = convert_state(state, network.rules, network.init_shapes(), what)
     flat = flax.traverse_util.flatten_dict(converted.variables, sep="/")
     for path, value in flat.items():
         if not np.isfinite(value).all():
