@@ -31,6 +31,9 @@ from p4d_jax.models.converted import load_converted, read_about, save_converted
 CONFIG = Path(__file__).parents[1] / "configs/convert.py"
 
 
+KNOWN = convert.known_networks
+
+
 class Small(nn.Module):
     """The Flax side: a convolution and a linear layer."""
 
@@ -144,6 +147,14 @@ def test_wrapped_states_and_prefixes_of_parallel_training(run, tmp_path):
     state = {f"module.{key}": value for key, value in torch_side().state_dict().items()}
     assert run(zip_file({"epoch": 3, "state_dict": state, "optimizer": {"lr": torch.ones(1)}}))[0] == 0
     assert read_about(tmp_path / "out")["part"] == "state_dict"
+
+
+def test_every_table_of_this_installation_is_known():
+    known = KNOWN()
+    assert all(isinstance(network, NetworkImport) for network in known.values())
+    for network in known.values():
+        json.dumps(network.config)
+        assert network.marks
 
 
 def test_two_files_make_one_network(run, tmp_path):

@@ -29,8 +29,8 @@ _MAX_TEXT = 1 << 28
 _MAX_NAME = 1 << 12
 _MAX_INTEGER = 1 << 8  # bytes of an int
 _MAX_KEY = 16  # members of a tuple as a key
-# The released networks take some hundred thousand. 4 million plain objects take a few hundred MB.
-MAX_INSTRUCTIONS = 4_000_000
+# A released network takes about a hundred thousand. 2 million plain objects take a few hundred MB.
+MAX_INSTRUCTIONS = 2_000_000
 # Python 2 wrote strings as bytes; NumPy arrays inside such pickles decode only as latin1.
 ENCODING = "latin1"
 
