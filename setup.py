@@ -1,4 +1,4 @@
-"""Install p4d_jax: `pip install .`, with extras train, test, cuda, tpu and bake."""
+"""Install p4d_jax: `pip install .`, with extras train, convert, test, cuda, tpu and bake."""
 
 import re
 from pathlib import Path
@@ -12,7 +12,7 @@ INFERENCE = [
     "jax>=0.10,<0.13",
     "flax>=0.12",
     "optax>=0.2.5",
-    "orbax-checkpoint>=0.11",
+    "orbax-checkpoint>=0.12.5",  # saves without copying every array first
     "numpy>=2.0",
     "ml-collections>=1.0",
     "absl-py>=2.0",
@@ -29,6 +29,9 @@ TRAIN = [
     "tensorboard>=2.18",
     "tensorflow-datasets>=4.9",
     "grain>=0.2.10",
+]
+CONVERT = [
+    "huggingface_hub>=1.0",  # for --config.download
 ]
 TEST = [
     "pytest>=8.0",
@@ -52,7 +55,8 @@ setup(
     install_requires=INFERENCE,
     extras_require={
         "train": TRAIN,
-        "test": TRAIN + TEST,
+        "convert": CONVERT,
+        "test": TRAIN + CONVERT + TEST,
         "cuda": ["jax[cuda13]>=0.10,<0.13"],
         "tpu": ["jax[tpu]>=0.10,<0.13"],
     },

@@ -1,24 +1,26 @@
 """FLAME 2020 and 2023, as a user downloads them under FLAME's licence, to a `HeadModel`.
 
 The model file is `generic_model.pkl` (or its male/female siblings, or `flame2023.pkl`). Optional beside it:
-the vertex masks (`FLAME_masks.pkl`), the 68-landmark embedding with contour (`landmark_embedding.npy`) and
-the MediaPipe embedding (`mediapipe_landmark_embedding.npz`). Nothing in them is executed: `pickles`.
+the vertex masks (`FLAME_masks.pkl`), the 68-landmark embedding with contour (`landmark_embedding.npy`), the
+MediaPipe embedding (`mediapipe_landmark_embedding.npz`), and of the public implementation the decimated mesh
+(`simplify_baricentric2.npy`) and the vertex neighbours (`flame_addition_info_new_smallface.npy`). Nothing in
+them is executed: `pickles`.
 """
 
 from __future__ import annotations
 
-import io
 from pathlib import Path
 from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 
-from p4d_jax.convert.pickles import read_pickle, read_pickle_bytes, to_array
+from p4d_jax.convert.pickles import read_npy, read_npz, read_pickle, to_array
 from p4d_jax.errors import UserError
 from p4d_jax.head.model import NECK, NEIGHBOURS, HeadModel
 
 _SHAPE_SIZE, _EXPRESSION_SIZE = 300, 100
+MODEL_KEYS = ("v_template", "shapedirs", "posedirs", "J_regressor", "weights", "f")
 _DECIMATED_VERTICES = 730  # the size of the public implementation's decimated mesh
 
 
@@ -28,15 +30,21 @@ def load_flame(
     masks: str | Path | None = None,
     landmarks: str | Path | None = None,
     mediapipe: str | Path | None = None,
+    decimation: str | Path | None = None,
+    neighbours: str | Path | None = None,
 ) -> HeadModel:
     """Reads a FLAME pickle and what belongs to it.
 
     Args:
       path: FLAME 2020 or 2023 model pickle.
       masks: `FLAME_masks.pkl`, name -> vertex indices. Without it the regions are empty.
-      landmarks: `landmark_embedding.npy` with the 68 landmarks and the 17 contour points for 79 yaws.
-        Without it the landmark arrays are empty.
+      landmarks: `landmark_embedding.npy` with the 68 landmarks (more are left out: the public
+        implementation adds the eyes' centres) and the 17 contour points for 79 yaws. Without it the landmark
+        arrays are empty.
       mediapipe: `mediapipe_landmark_embedding.npz`. Without it the MediaPipe arrays are empty.
+      decimation: `simplify_baricentric2.npy`. Without it the mesh is decimated here.
+      neighbours: `flame_addition_info_new_smallface.npy`, which also has the eyelids. Without it a vertex's
+        neighbours are its ring.
 
     Raises:
       UserError: a file is missing, refused or broken, or an array has the wrong shape.
@@ -44,7 +52,10 @@ def load_flame(
     arrays = _model_arrays(Path(path))
     faces = arrays["f"]
     template = arrays["v_template"]
-    decimated_faces, kept = decimate(template, faces, _DECIMATED_VERTICES)
+    regions = _regions(masks, len(template))
+    rings = vertex_rings(faces, len(template))
+    if neighbours is not None:
+        rings, regions["eyelids"] = _neighbours(neighbours, len(template))
     shape_and_expression = arrays["shapedirs"]
     static = _landmarks68(landmarks, faces, template)
     return HeadModel(
@@ -58,11 +69,9 @@ def load_flame(
         origin=_float(arrays["J_regressor"][NECK] @ template),
         **static,
         **_mediapipe(mediapipe, faces),
-        regions=_regions(masks, len(template)),
-        neighbours=_int(vertex_rings(faces, len(template))),
-        decimated_faces=_int(decimated_faces),
-        decimated_triangles=_int(np.repeat(kept[:, None], 3, axis=1)),
-        decimated_barycentric=_float(np.tile([1.0, 0.0, 0.0], (len(kept), 1))),
+        regions=regions,
+        neighbours=_int(rings),
+        **_decimation(decimation, template, faces),
         uv=jnp.zeros((len(template), 2)),
         name=Path(path).stem,
     )
@@ -123,10 +132,9 @@ def _int(array: Any) -> jnp.ndarray:
 
 def _model_arrays(path: Path) -> dict[str, np.ndarray]:
     model = read_pickle(path)
-    names = ("v_template", "shapedirs", "posedirs", "J_regressor", "weights", "f")
-    if not isinstance(model, dict) or any(name not in model for name in names):
-        raise UserError(f"{path}: not a FLAME model, expected a dict with {', '.join(names)}")
-    arrays = {name: to_array(model[name]) for name in names}
+    if not isinstance(model, dict) or any(name not in model for name in MODEL_KEYS):
+        raise UserError(f"{path}: not a FLAME model, expected a dict with {', '.join(MODEL_KEYS)}")
+    arrays = {name: to_array(model[name]) for name in MODEL_KEYS}
     vertices = len(arrays["v_template"])
     expected = {
         "v_template": (vertices, 3),
@@ -161,12 +169,54 @@ def _regions(masks: str | Path | None, vertices: int) -> dict[str, jnp.ndarray]:
     regions = {str(name): np.asarray(to_array(value), np.int64).ravel() for name, value in found.items()}
     for name, indices in regions.items():
         _check_indices(masks, name, indices, vertices)
-    # FLAME's masks cover all skin and both eyeballs; the inner mouth is what they leave out.
-    regions["without_inner_mouth"] = np.unique(np.concatenate(list(regions.values())))
+    # FLAME's masks cover all skin and both eyeballs; the inner mouth is what they leave out. The public
+    # implementation's copy of the file says it itself.
+    regions["without_inner_mouth"] = (
+        regions["noinmouth"] if "noinmouth" in regions else np.unique(np.concatenate(list(regions.values())))
+    )
     regions["eyelids"] = np.setdiff1d(
         regions["eye_region"], np.concatenate([regions["left_eyeball"], regions["right_eyeball"]])
     )
     return {name: _int(indices) for name, indices in regions.items()}
+
+
+def _dict_of_arrays(source: str | Path, kind: str, names: tuple[str, ...]) -> list[np.ndarray]:
+    found = read_npy(source)
+    if not isinstance(found, dict) or any(name not in found for name in names):
+        raise UserError(f"{source}: not {kind}, expected a dict with {', '.join(names)}")
+    return [to_array(found[name]) for name in names]
+
+
+def _neighbours(source: str | Path, vertices: int) -> tuple[np.ndarray, jnp.ndarray]:
+    """(V, 10) each vertex's neighbours, padded with V; the eyelids' vertices."""
+    names = ("vertices_region_idxs", "eyelids_idxs")
+    rings, eyelids = _dict_of_arrays(source, "the public implementation's regions", names)
+    if rings.shape != (vertices, NEIGHBOURS):
+        raise UserError(f"{source}: {names[0]} has shape {rings.shape}, expected {(vertices, NEIGHBOURS)}")
+    _check_indices(source, names[0], rings, vertices + 1)
+    _check_indices(source, names[1], eyelids, vertices)
+    return rings, _int(eyelids)
+
+
+def _decimation(source: str | Path | None, template: np.ndarray, faces: np.ndarray) -> dict[str, jnp.ndarray]:
+    if source is None:
+        small, kept = decimate(template, faces, _DECIMATED_VERTICES)
+        triangles = np.repeat(kept[:, None], 3, axis=1)
+        weights = np.tile([1.0, 0.0, 0.0], (len(kept), 1))
+    else:
+        names = ("idxs", "baris", "faces")
+        triangles, weights, small = _dict_of_arrays(source, "the public implementation's decimation", names)
+        if not (triangles.shape == weights.shape == (len(triangles), 3) and small.shape == (len(small), 3)):
+            raise UserError(
+                f"{source}: {', '.join(names)} have shapes {triangles.shape}, {weights.shape}, {small.shape}"
+            )
+        _check_indices(source, names[0], triangles, len(template))
+        _check_indices(source, names[2], small, len(triangles))
+    return {
+        "decimated_faces": _int(small),
+        "decimated_triangles": _int(triangles),
+        "decimated_barycentric": _float(weights),
+    }
 
 
 def _embedding(source: Any, name: str, triangles: Any, weights: Any, faces: np.ndarray) -> tuple[Any, Any]:
@@ -210,14 +260,15 @@ def _landmarks68(
             "contour_triangles": none79.astype(jnp.int32),
             "contour_barycentric": none79,
         }
-    found = _read_object_npy(Path(source))
+    found = read_npy(source)
     names = [f"{kind}_lmk_{part}" for kind in ("full", "dynamic") for part in ("faces_idx", "bary_coords")]
     if not isinstance(found, dict) or any(name not in found for name in names):
         raise UserError(f"{source}: not a landmark embedding, expected a dict with {', '.join(names)}")
     full_idx, full_bary, contour_idx, contour_bary = (to_array(found[name]) for name in names)
-    if full_idx.size != 68 or contour_idx.size != 79 * 17:
+    if full_idx.size < 68 or full_bary.size != 3 * full_idx.size or contour_idx.size != 79 * 17:
         raise UserError(f"{source}: expected 68 landmarks and 79 x 17 contour points")
-    triangles, weights = _embedding(source, names[0], full_idx.reshape(68), full_bary.reshape(68, 3), faces)
+    full_idx, full_bary = full_idx.reshape(-1)[:68], full_bary.reshape(-1, 3)[:68]
+    triangles, weights = _embedding(source, names[0], full_idx, full_bary, faces)
     contour, contour_weights = _embedding(
         source, names[2], contour_idx.reshape(79, 17), contour_bary.reshape(79, 17, 3), faces
     )
@@ -230,22 +281,6 @@ def _landmarks68(
     }
 
 
-def _read_object_npy(path: Path) -> Any:
-    """The object that a pickled `.npy` holds, through the restricted reader."""
-    try:
-        raw = path.read_bytes()
-        stream = io.BytesIO(raw)
-        np.lib.format.read_magic(stream)
-        header = int.from_bytes(stream.read(2), "little")
-        stream.read(header)
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: not a .npy file ({error})") from None
-    value = read_pickle_bytes(raw[stream.tell() :], path)
-    if isinstance(value, np.ndarray) and value.dtype == object and value.size == 1:
-        value = value.item()
-    return value
-
-
 def _mediapipe(source: str | Path | None, faces: np.ndarray) -> dict[str, jnp.ndarray]:
     if source is None:
         return {
@@ -253,13 +288,8 @@ def _mediapipe(source: str | Path | None, faces: np.ndarray) -> dict[str, jnp.nd
             "mediapipe_triangles": jnp.zeros((0, 3), jnp.int32),
             "mediapipe_barycentric": jnp.zeros((0, 3)),
         }
-    try:
-        with np.load(source, allow_pickle=False) as found:
-            indices, triangles, weights = (
-                found[name] for name in ("landmark_indices", "lmk_face_idx", "lmk_b_coords")
-            )
-    except (OSError, ValueError, KeyError) as error:
-        raise UserError(f"{source}: not a MediaPipe embedding ({error})") from None
+    found = read_npz(source, ("landmark_indices", "lmk_face_idx", "lmk_b_coords"))
+    indices, triangles, weights = found.values()
     triangles, weights = _embedding(source, "lmk_face_idx", triangles, weights, faces)
     return {
         "mediapipe_indices": _int(indices),

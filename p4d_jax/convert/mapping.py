@@ -8,7 +8,7 @@ rule knows, a variable that no key fills and a shape that does not fit are error
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import flax
@@ -157,6 +157,19 @@ def convert_state(state: Mapping[str, np.ndarray], rules: Rules, expected: dict,
 def _rank(layout: Layout, value: np.ndarray) -> int:
     """The rank that a layout turns; a tensor of another rank fails by its shape, with both shapes named."""
     return {dense: 2, conv: 4}.get(layout, value.ndim)
+
+
+def names_fit(keys: Iterable[str], rules: Rules, expected: dict) -> bool:
+    """Whether rules know every key and the keys fill every variable; shapes are not looked at."""
+    compiled = [(re.compile(rule.pattern), rule) for rule in rules]
+    paths = set()
+    for key in keys:
+        match, rule = next(((m, r) for p, r in compiled if (m := p.fullmatch(key))), (None, None))
+        if rule is None:
+            return False
+        if isinstance(rule, Rule):
+            paths.add(match.expand(rule.path))
+    return paths == set(flax.traverse_util.flatten_dict(expected, sep="/"))
 
 
 def shapes_of(init: Callable, *arguments) -> dict:

@@ -1,0 +1,284 @@
+"""The job `convert`: a released file of PyTorch or FLAME -> ours, without running anything that it holds.
+
+Written to the workdir: a folder per network, `NAME/checkpoint` (Orbax) or, of FLAME, `NAME/head.npz`, and
+beside it `NAME/about.json`: the source's name, size and sha256, the network's config, and every key of the
+source that was left out with its reason. A folder appears when it is complete.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import importlib.util
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import flax
+import numpy as np
+from ml_collections import ConfigDict
+
+from p4d_jax.convert import released
+from p4d_jax.convert.flame import MODEL_KEYS, load_flame
+from p4d_jax.convert.machine import Record, one_line_errors
+from p4d_jax.convert.mapping import NetworkImport, convert_state, names_fit
+from p4d_jax.convert.released import Fingerprint
+from p4d_jax.convert.torch_files import LazyState, read_torch, tensors_below
+from p4d_jax.errors import UserError, nearest
+from p4d_jax.head.loading import save_head_model
+from p4d_jax.models.converted import new_folder, save_converted
+
+_TABLES = ("reconstructor", "genhead", "perception")
+FLAME = "flame"
+# In a file of StyleGAN's kind, the moving average is the network, and G its copy in training.
+_AVERAGE, _TRAINED = "G_ema", "G"
+
+
+@dataclass(frozen=True)
+class Source:
+    """What is to be converted.
+
+    Attributes:
+      label: names its files in messages.
+      stem: of its first file's name.
+      files: name, size and sha256 of each.
+      parts: name -> tensors by their keys, of each network that the files may hold; '' is the
+        rest.
+    """
+
+    label: str
+    stem: str
+    files: list[Fingerprint]
+    parts: dict[str, dict]
+
+
+def run(config: ConfigDict, workdir: str | Path) -> dict:
+    """Converts `config.source` or `config.download`. Returns the about.json of what was written."""
+    workdir = Path(workdir)
+    paths = source_files(config, workdir)
+    files = [check_source(path, config.sha256) for path in paths]
+    if config.download and not (config.sha256 or released.RELEASED[config.download].sha256):
+        print("this package does not know this file's sha256; --config.sha256 pins the one above", flush=True)
+    values = [read_torch(path) for path in paths]
+    if config.network == FLAME or (not config.network and is_flame(values[0])):
+        return convert_flame(config, paths[0], values[0], files, workdir)
+    parts = find_parts(values[0], paths[0]) if len(values) == 1 else {"": merge_states(values, paths)}
+    source = Source(", ".join(map(str, paths)), paths[0].stem, files, parts)
+    return convert_network(source, *choose(source, known_networks(), config.network, config.part), workdir)
+
+
+# Sources ---------------------------------------------------------------------------------------------------
+
+
+def source_files(config: ConfigDict, workdir: Path) -> list[Path]:
+    """The files to read; fetched first, if the config names one to download."""
+    if bool(config.source) == bool(config.download):
+        raise UserError("give either --config.source=FILE or --config.download=NAME")
+    if config.download:
+        return [released.download(config.download, workdir / "downloads", config.endpoint)]
+    names = [config.source] if Path(config.source).expanduser().exists() else config.source.split(",")
+    paths = [Path(name).expanduser() for name in names]
+    if config.sha256 and len(paths) > 1:
+        raise UserError("--config.sha256 is of one source, but --config.source names several")
+    return paths
+
+
+def check_source(path: Path, sha256: str) -> Fingerprint:
+    """Name, size and sha256 of a source, which must be that of the config or of the file's name."""
+    found = released.fingerprint(path)
+    if sha256:
+        released.check_sha256(found, sha256, "--config.sha256")
+    released.check_name(found)
+    print(f"{path}: {found.size} bytes, sha256 {found.sha256}", flush=True)
+    return found
+
+
+def is_flame(value: Any) -> bool:
+    """Whether this is a FLAME model's pickle."""
+    return isinstance(value, dict) and {"v_template", "shapedirs", "J_regressor"} <= value.keys()
+
+
+def find_parts(value: Any, path: Path) -> dict[str, dict]:
+    """`Source.parts` of a file: a part is a module or dict directly in its dict.
+
+    The prefix that training on several devices leaves on every key is taken off.
+    """
+    members = value.items() if isinstance(value, dict) else ()
+    nested = {str(name) for name, member in members if isinstance(member, dict | Record)}
+    with one_line_errors(path, "a file of PyTorch"):
+        whole = tensors_below(value)
+    parts: dict[str, dict] = {}
+    for key, tensor in whole.items():
+        first, _, rest = key.partition(".")
+        part, name = (first, rest) if first in nested else ("", key)
+        parts.setdefault(part, {})[name] = tensor
+    parts = {name: without_prefix(tensors, "module.") for name, tensors in parts.items() if tensors}
+    if not parts:
+        raise UserError(f"{path}: there are no tensors in it")
+    return parts
+
+
+def merge_states(values: list, paths: list[Path]) -> dict:
+    """The tensors of several files, each a piece of one network's state."""
+    merged: dict = {}
+    for path, value in zip(paths, values, strict=True):
+        tensors = find_parts(value, path).get("", {})
+        twice = sorted(merged.keys() & tensors.keys())
+        if twice or not tensors:
+            reason = f"its key {twice[0]!r} is in another source, too" if twice else "is no plain state"
+            raise UserError(f"{path}: {reason}")
+        merged |= tensors
+    return merged
+
+
+def without_prefix(tensors: dict, prefix: str) -> dict:
+    """The same tensors, with a prefix that all of their keys have taken off."""
+    if not all(key.startswith(prefix) for key in tensors):
+        return tensors
+    return {key.removeprefix(prefix): tensor for key, tensor in tensors.items()}
+
+
+# Which network ---------------------------------------------------------------------------------------------
+
+
+def known_networks() -> dict[str, NetworkImport]:
+    """Every network that can be converted, by name."""
+    networks: dict[str, NetworkImport] = {}
+    for table in _TABLES:
+        name = f"p4d_jax.convert.{table}"
+        if importlib.util.find_spec(name):
+            networks |= getattr(importlib.import_module(name), "NETWORKS", {})
+    return networks
+
+
+def choose(
+    source: Source, networks: Mapping[str, NetworkImport], network: str, part: str
+) -> tuple[str, str, NetworkImport]:
+    """What to convert: a network's name, the part that it is made of, and how.
+
+    Args:
+      network, part: as the user says; '' finds out.
+    """
+    names = ", ".join([FLAME, *networks])
+    if network and network not in networks:
+        raise UserError(f"--config.network={network!r} is not one of {names}{nearest(network, networks)}")
+    if part and part not in source.parts:
+        there = ", ".join(repr(name) for name in source.parts if name) or "none"
+        raise UserError(f"--config.part={part!r} is not in {source.label}, whose parts are: {there}")
+    known = {network: networks[network]} if network else networks
+    parts = [part] if part else sorted(source.parts, key=lambda p: (p != _AVERAGE, p == _TRAINED))
+    for candidate in parts:
+        if name := recognise(source, candidate, known):
+            return name, candidate, networks[name]
+    if network:
+        return network, parts[0], networks[network]
+    keys = ", ".join(map(repr, list(source.parts[parts[0]])[:3]))
+    raise UserError(
+        f"{source.label}: no known network has its keys ({keys}, ...); known are {names};"
+        " --config.network=NAME forces one"
+    )
+
+
+def recognise(source: Source, part: str, networks: Mapping[str, NetworkImport]) -> str:
+    """The network whose marks are among a part's keys, or ''.
+
+    Of several, those whose rules fit all the keys; of networks with the same keys, the one that the file's
+    name starts with.
+    """
+    tensors = source.parts[part]
+    marked = [name for name, network in networks.items() if set(network.marks) <= tensors.keys()]
+    # Shapes of a large network take seconds; networks that differ by their weights alone need none here.
+    sizes = [(networks[name].config, networks[name].rules) for name in marked]
+    if any(size != sizes[0] for size in sizes):
+        fits = lambda net: names_fit(tensors, net.rules, net.init_shapes())  # noqa: E731
+        marked = [name for name in marked if fits(networks[name])] or marked
+    if len(marked) > 1:
+        plain = lambda name: name.replace("_", "-")  # noqa: E731
+        named = [name for name in marked if plain(source.stem).startswith(plain(name))]
+        if not named:
+            raise UserError(
+                f"{source.label}: its keys are those of {' and of '.join(marked)}; say which it is by"
+                " --config.network=NAME"
+            )
+        marked = [max(named, key=len)]
+    return marked[0] if marked else ""
+
+
+# Conversion ------------------------------------------------------------------------------------------------
+
+
+def convert_network(source: Source, name: str, part: str, network: NetworkImport, workdir: Path) -> dict:
+    """Converts a part of the source and writes its folder. Returns its about.json."""
+    where = f"{source.label} ({part})" if part else source.label
+    state = LazyState(source.parts[part], where)
+    sizes = ", ".join(f"{key}={value}" for key, value in list(network.config.items())[:8])
+    what = f"{where} as {name} ({sizes})"
+    unreal = [key for key, tensor in state.tensors.items() if tensor.dtype.kind == "c"]
+    if unreal:
+        raise UserError(f"{what}: key {unreal[0]!r} holds complex numbers")
+    with np.errstate(over="ignore"):  # of float64 to float32: what is not finite is found below
+        converted = convert_state(state, network.rules, network.init_shapes(), what)
+    flat = flax.traverse_util.flatten_dict(converted.variables, sep="/")
+    for path, value in flat.items():
+        if not np.isfinite(value).all():
+            raise UserError(f"{what}: {path!r} holds values that are not finite; the file is damaged")
+    elsewhere = {
+        f"{other}.{key}" if other else key: why_not(other, source)
+        for other, tensors in source.parts.items()
+        if other != part
+        for key in tensors
+    }
+    about = {
+        "network": name,
+        "config": network.config,
+        "sources": [dataclasses.asdict(file) for file in source.files],
+        "part": part,
+        "tensors": len(state),
+        "unused": converted.unused | elsewhere,
+    }
+    save_converted(workdir / name, about, converted.variables)
+    print(
+        f"{workdir / name}: {sum(value.size for value in flat.values())} numbers from"
+        f" {len(state) - len(converted.unused)} tensors of {where};"
+        f" {len(about['unused'])} tensors of the source are left out, about.json says why",
+        flush=True,
+    )
+    return about
+
+
+def why_not(part: str, source: Source) -> str:
+    """The reason why a part is not in the folder of another."""
+    if part == _TRAINED and _AVERAGE in source.parts:
+        return f"the copy in training, of which {_AVERAGE} is the moving average"
+    return f"another network; --config.part={part} converts it" if part else "of no part of the source"
+
+
+def convert_flame(
+    config: ConfigDict, path: Path, model: Any, files: list[Fingerprint], workdir: Path
+) -> dict:
+    """A FLAME pickle and what belongs to it to a head asset. Returns its about.json."""
+    names = ("masks", "landmarks", "mediapipe", "decimation", "neighbours")
+    missing = [name for name in names[:2] if not config[name]]
+    if missing:
+        raise UserError(f"{path}: FLAME's model alone is no head; give --config.{missing[0]}, too")
+    companions = {name: Path(config[name]).expanduser() for name in names if config[name]}
+    head = load_flame(path, **companions)
+    found = {name: released.fingerprint(file) for name, file in companions.items()}
+    about = {
+        "network": FLAME,
+        "config": {"vertices": len(head.template), "triangles": len(head.faces)},
+        "sources": [
+            *(dataclasses.asdict(file) | {"as": "model"} for file in files),
+            *(dataclasses.asdict(file) | {"as": name} for name, file in found.items()),
+        ],
+        "unused": {
+            f"model.{key}": "not needed: the same for every FLAME model, or for fitting only"
+            for key in model
+            if key not in MODEL_KEYS
+        },
+    }
+    with new_folder(workdir / FLAME, about) as folder:
+        save_head_model(folder / "head.npz", head)
+    print(f"{workdir / FLAME / 'head.npz'}: {len(head.template)} vertices", flush=True)
+    return about
