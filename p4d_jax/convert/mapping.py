@@ -62,6 +62,25 @@ Rules = Sequence[Rule | Unused]
 
 
 @dataclass(frozen=True)
+class NetworkImport:
+    """All that the job `convert` must know of a network.
+
+    A module of this package lists its own in `NETWORKS`, a dict from name to this.
+
+    Attributes:
+      rules: of the whole state.
+      init_shapes: () -> our variables' shapes, nested (`shapes_of`).
+      config: sizes, JSON-able; written beside the checkpoint, for whoever loads it.
+      marks: keys by which a state is recognised: where all are present, it is this network's.
+    """
+
+    rules: Rules
+    init_shapes: Callable[[], dict]
+    config: dict
+    marks: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class Converted:
     """What became of a state.
 
