@@ -88,6 +88,17 @@ def filter2d(x: Array, before: int, after: int, gain: float = 1.0) -> Array:
     return _filter_axis(_filter_axis(x, x.ndim - 3, taps, before, after), x.ndim - 2, taps, before, after)
 
 
+def blur2d(x: Array, sigma: float) -> Array:
+    """(..., H, W, C) blurred over both axes by 2^-(k / sigma)² for |k| up to 3 sigma pixels, zero outside.
+
+    StyleGAN2's blur: its sigma is the distance at which a pixel counts half. Below 1/3 it does nothing.
+    """
+    reach = math.floor(3 * sigma)
+    weights = [2.0 ** -((k / sigma) ** 2) for k in range(-reach, reach + 1)] if reach else [1.0]
+    taps = tuple(weight / sum(weights) for weight in weights)
+    return _filter_axis(_filter_axis(x, x.ndim - 3, taps, reach, reach), x.ndim - 2, taps, reach, reach)
+
+
 def _upsample_axis(x: Array, axis: int) -> Array:
     """Doubles one axis: each new sample is 3/4 of the near and 1/4 of the far neighbour, zero outside."""
     even = _filter_axis(x, axis, (0.25, 0.75), 1, 0)
