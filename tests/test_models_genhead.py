@@ -57,13 +57,12 @@ def small():
 # Import ---------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["background_generator", "discriminator"])
-def test_reference_cases(name):
-    case = load_case(name)
-    ours = CASES[name](case)
-    assert {output: case.error(output, ours[output]) < 1e-4 for output in case.outputs} == dict.fromkeys(
-        case.outputs, True
-    )
+def test_background_reference_case():
+    """The larger cases, tri-planes and discriminator, are left to `convert.check_parity`."""
+    case = load_case("background_generator")
+    ours = CASES["background_generator"](case)
+    for output in ("ws", "features"):
+        assert case.error(output, ours[output]) < 1e-4
 
 
 def released_state() -> dict[str, np.ndarray]:
@@ -95,6 +94,15 @@ def test_every_key_of_the_released_genhead_has_its_place():
         convert_state(
             {"backbone.synthesis.b512.conv0.weight": np.zeros((2, 2, 3, 3))}, network.rules, shapes, "x"
         )
+
+
+def test_every_key_of_the_released_discriminator_has_its_place():
+    network = NETWORKS["genhead_discriminator"]
+    rows = json.loads((FOLDER / "discriminator.json").read_text())["state"]
+    state = {row["key"]: np.broadcast_to(np.float32(0), row["shape"]) for row in rows}
+    assert set(network.marks) <= set(state)
+    converted = convert_state(state, network.rules, network.init_shapes(), "discriminator")
+    assert all(key.endswith("resample_filter") for key in converted.unused)
 
 
 def test_a_dense_layer_behind_an_image_keeps_its_meaning(rng):
@@ -146,68 +154,56 @@ def test_styles_know_the_direction_of_a_latent_and_of_a_condition_only_their_own
         genhead.apply(variables, latent, camera, shape[:, :3], method="map")
 
 
-def test_noise_is_stored_left_out_or_drawn(small):
-    genhead, variables, inputs = small
-    ws = jax.jit(lambda: genhead.apply(variables, *inputs, method="map"))()
+def test_noise_is_stored_left_out_or_drawn(key):
+    network = stylegan2.SynthesisNetwork(resolution=4, image_channels=3, channel_base=32)
+    ws = jax.random.normal(key, (2, 2, 8))
+    variables = draw_variables(network, ws)
 
     @jax.jit
-    def three(variables, ws, key):
-        draw = lambda noise: genhead.apply(variables, ws, noise, method="planes", rngs={"noise": key})  # noqa: E731
+    def three(variables, key):
+        draw = lambda noise: network.apply(variables, ws, noise, rngs={"noise": key})  # noqa: E731
         return draw("const"), draw("none"), draw("random")
 
-    const, none, drawn = three(variables, ws, jax.random.key(2))
-    assert const.shape == (3, 2, 3, 8, 8, 4)
-    again, _, other = three(variables, ws, jax.random.key(3))
+    const, none, drawn = three(variables, jax.random.key(2))
+    assert const.shape == (2, 4, 4, 3)
+    again, none_again, other = three(variables, jax.random.key(3))
     np.testing.assert_array_equal(const, again)
-    assert jnp.abs(drawn - other).max() > 1e-2 and jnp.abs(const - drawn).max() > 1e-2
-    assert jnp.abs(const - none).max() > 1e-2
+    np.testing.assert_array_equal(none, none_again)
+    pairs = ((drawn, other), (const, drawn), (const, none), (drawn, none))
+    assert all(jnp.abs(first - second).max() > 1e-2 for first, second in pairs)
 
     def quiet(path, leaf):
         return leaf * 0 if "noise_strength" in jax.tree_util.keystr(path) else leaf
 
-    silent, silent_none, silent_drawn = three(
-        jax.tree_util.tree_map_with_path(quiet, variables), ws, jax.random.key(2)
-    )
-    np.testing.assert_allclose(silent, none, atol=1e-5)
-    np.testing.assert_allclose(silent_drawn, silent_none, atol=1e-5)
+    silent = three(jax.tree_util.tree_map_with_path(quiet, variables), jax.random.key(2))
+    for image in silent:
+        np.testing.assert_allclose(image, none, atol=1e-5)
     with pytest.raises(ValueError, match="noise"):
-        genhead.apply(variables, ws, "constant", method="planes")
+        network.apply(variables, ws, "constant")
     with pytest.raises(ValueError, match="ws"):
-        genhead.apply(variables, ws[:, :3], method="planes")
+        network.apply(variables, ws[:, :1])
 
 
-def test_channels_of_the_planes_are_parts_then_head_plane_by_plane(small):
+def test_planes_are_parts_then_head_and_every_weight_has_a_gradient(small):
     genhead, variables, inputs = small
-    image, planes = jax.jit(
-        lambda: (
-            genhead.apply(variables, *inputs, method=lambda g, *x: g.backbone.synthesize(g.map(*x))),
-            genhead.apply(variables, *inputs, method=lambda g, *x: g.planes(g.map(*x))),
-        )
-    )()
-    assert image.shape == (3, 8, 8, 24)
-    np.testing.assert_array_equal(planes[1, 0, 2], image[1, ..., 8:12])
-    np.testing.assert_array_equal(planes[1, 1, 0], image[1, ..., 12:16])
-
-
-def test_images_and_gradients_of_all_parts_are_finite(small):
-    genhead, variables, (latent, camera, shape) = small
 
     @jax.jit
-    @jax.grad
-    def gradient(params):
-        run = lambda *inputs, method: genhead.apply(params | rest, *inputs, method=method)  # noqa: E731
-        rest = {"buffers": variables["buffers"]}
-        params = {"params": params}
-        planes = run(run(latent, camera, shape, method="map"), method="planes")
-        density, features = run(planes[0, 1, :, 3], method="decode")
-        image = run(2 * run(latent, method="background") - 1, method="upscale")
-        assert image.shape == (3, 16, 16, 3)
-        return jnp.square(density).mean() + features.mean() + jnp.square(image).mean()
+    def run(params):
+        def loss(params):
+            everything = {"params": params, "buffers": variables["buffers"]}
+            image = genhead.apply(everything, *inputs, method=lambda g, *x: g.backbone.synthesize(g.map(*x)))
+            return jnp.square(image + 0.1).mean(), image
 
-    leaves = jax.tree_util.tree_leaves_with_path(gradient(variables["params"]))
+        return jax.grad(loss, has_aux=True)(params)
+
+    gradient, image = run(variables["params"])
+    planes = genhead.apply(variables, image, method=lambda g, image: g.split_planes(image))
+    assert image.shape == (3, 8, 8, 24) and planes.shape == (3, 2, 3, 8, 8, 4)
+    np.testing.assert_array_equal(planes[1, 0, 2], image[1, ..., 8:12])
+    np.testing.assert_array_equal(planes[1, 1, 0], image[1, ..., 12:16])
+    leaves = jax.tree_util.tree_leaves_with_path(gradient["backbone"])
     assert all(jnp.isfinite(leaf).all() for _, leaf in leaves)
-    idle = [jax.tree_util.keystr(path) for path, leaf in leaves if not jnp.abs(leaf).max() > 0]
-    assert not idle
+    assert not [jax.tree_util.keystr(path) for path, leaf in leaves if not jnp.abs(leaf).max() > 0]
 
 
 def test_a_clamp_bounds_activations_and_nothing_else(key):

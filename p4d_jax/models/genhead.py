@@ -151,8 +151,11 @@ class GenHead(nn.Module):
 
     def planes(self, ws: Array, noise: Noise = "const") -> Array:
         """Styles (B, L, W) -> the tri-planes T_p, T_h (B, 2, 3, P, P, C), in the order `PARTS`, `HEAD`."""
+        return self.split_planes(self.backbone.synthesize(ws, noise))
+
+    def split_planes(self, image: Array) -> Array:
+        """The backbone's image (B, P, P, 6C) -> (B, 2, 3, P, P, C): channels are plane by plane."""
         c = self.config
-        image = self.backbone.synthesize(ws, noise)
         image = image.reshape(-1, c.plane_size, c.plane_size, 2, 3, c.plane_channels)
         return image.transpose(0, 3, 4, 1, 2, 5)
 
