@@ -35,6 +35,11 @@ def conv(value: np.ndarray) -> np.ndarray:
     return value.transpose(2, 3, 1, 0)
 
 
+def image(value: np.ndarray) -> np.ndarray:
+    """Image CHW -> HWC."""
+    return value.transpose(1, 2, 0)
+
+
 @dataclass(frozen=True)
 class Rule:
     """Keys that become variables.
@@ -146,7 +151,7 @@ def convert_state(state: Mapping[str, np.ndarray], rules: Rules, expected: dict,
                 f"{what}: key {key!r} of shape {raw.shape} becomes {path!r} of shape {value.shape},"
                 f" where this config has {tuple(shapes[path].shape)}"
             )
-        flat[path], sources[path] = np.ascontiguousarray(value, np.float32), key
+        flat[path], sources[path] = np.asarray(value, np.float32, order="C"), key
     missing = sorted(set(shapes) - set(flat))
     if missing:
         more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
@@ -156,7 +161,7 @@ def convert_state(state: Mapping[str, np.ndarray], rules: Rules, expected: dict,
 
 def _rank(layout: Layout, value: np.ndarray) -> int:
     """The rank that a layout turns; a tensor of another rank fails by its shape, with both shapes named."""
-    return {dense: 2, conv: 4}.get(layout, value.ndim)
+    return {dense: 2, conv: 4, image: 3}.get(layout, value.ndim)
 
 
 def names_fit(keys: Iterable[str], rules: Rules, expected: dict) -> bool:

@@ -18,11 +18,13 @@ class SuperResolution(nn.Module):
     Attributes:
       channels: of each block; the image ends at input_resolution * 2 ** len(channels).
       input_resolution: to which features are resized first; 0 leaves them, and any size goes in.
+      clamp: bound of the activations; checkpoints trained in half precision have 256 (`nn.stylegan2`).
       dtype: of the activations.
     """
 
     channels: Sequence[int] = (256, 128)
     input_resolution: int = 128
+    clamp: float | None = None
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
@@ -34,5 +36,6 @@ class SuperResolution(nn.Module):
         rgb = x[..., :3]
         ws = jnp.stack([w] * 3)
         for index, channels in enumerate(self.channels):
-            x, rgb = SynthesisBlock(channels, dtype=self.dtype, name=f"block{index}")(x, rgb, ws)
+            block = SynthesisBlock(channels, clamp=self.clamp, dtype=self.dtype, name=f"block{index}")
+            x, rgb = block(x, rgb, ws)
         return rgb

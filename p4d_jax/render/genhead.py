@@ -1,0 +1,174 @@
+"""One view of a generated head: rays through the part-wise field, background, super-resolution.
+
+An identity is its tri-planes and background (`GenHead.map`, `planes`, `background`), a frame its
+`PosedParts`; `render_genhead` makes a view of both, for one head; `vmap` for many. R rays a side, S image
+size, P plane size, C plane channels, b background size, F feature channels. Source: SPEC sections 4 and 5.
+"""
+
+from __future__ import annotations
+
+import functools
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+
+from p4d_jax.head.model import HeadModel
+from p4d_jax.models.discriminator import DiscriminatorInput
+from p4d_jax.models.genhead import HEAD, PARTS, GenHead
+from p4d_jax.nn.resample import resize_bilinear
+from p4d_jax.render.part_fusion import (
+    TRAINED_RESOLUTION,
+    Fusion,
+    HeadParts,
+    PartMasks,
+    PointMasks,
+    PosedParts,
+    canonical_points,
+    correspondence_map,
+    fuse_by_density,
+    fuse_by_masks,
+    gate_part_density,
+    rasterize_part_masks,
+    resize_masks,
+    soften_masks,
+)
+from p4d_jax.render.rays import generate_rays
+from p4d_jax.render.triplane import sample_planes
+from p4d_jax.render.volume import Field, depth_range, render_rays
+from p4d_jax.types import Array, Camera
+
+
+@struct.dataclass
+class GenHeadView:
+    """One view of a generated head.
+
+    Attributes:
+      image_sr: (S, S, 3) the picture, in [-1, 1].
+      image: (R, R, 3) the volume renderer's colours over the background, in [-1, 1].
+      features: (R, R, F) the same with all features, what super-resolution saw.
+      depth: (R, R) distance along the ray, world units; the far end where nothing is.
+      opacity: (R, R) in [0, 1].
+      background: (R, R, F) features in [-1, 1].
+      masks: (R, R) each, of the rays.
+      correspondence: (S, S, 3) the correspondence map.
+    """
+
+    image_sr: Array
+    image: Array
+    features: Array
+    depth: Array
+    opacity: Array
+    background: Array
+    masks: PartMasks
+    correspondence: Array
+
+
+def discriminator_input(view: GenHeadView) -> DiscriminatorInput:
+    """What the discriminator sees of a view, or of a batch of views."""
+    segmentation = view.opacity[..., None] * 2 - 1
+    return DiscriminatorInput(view.image_sr, view.image, view.correspondence, segmentation)
+
+
+def part_wise_field(
+    genhead: GenHead,
+    variables: dict,
+    planes: Array,
+    head: HeadModel,
+    parts: HeadParts,
+    posed: PosedParts,
+    masks: PartMasks,
+    fuse: Fusion,
+) -> Field:
+    """The field that rays march through: the two branches, fused.
+
+    Args:
+      planes: (2, 3, P, P, C).
+      masks: (N,) each, of the N rays. The field takes the points of whole rays, one ray after the other.
+      fuse: `fuse_by_masks` or `fuse_by_density`.
+    """
+
+    def decode(branch: int, points: Array) -> tuple[Array, Array]:
+        return genhead.apply(variables, sample_planes(planes[branch], points), method="decode")
+
+    def field(points: Array) -> tuple[Array, Array]:
+        canonical = canonical_points(head, parts, posed, points)
+        per_point = lambda mask: jnp.repeat(mask, points.shape[0] // mask.shape[0])[:, None]  # noqa: E731
+        in_eye_box = canonical.in_eye_box[:, None].astype(points.dtype)
+        at = PointMasks(per_point(masks.eye), per_point(masks.mouth), in_eye_box)
+        density, features = decode(PARTS, jnp.where(at.mouth > 0, canonical.mouth, canonical.eyes))
+        return fuse((gate_part_density(density, at), features), decode(HEAD, canonical.head), at)
+
+    return field
+
+
+@functools.partial(jax.jit, static_argnames=("genhead", "resolution", "samples"))
+def render_genhead(
+    genhead: GenHead,
+    variables: dict,
+    planes: Array,
+    background: Array,
+    head: HeadModel,
+    parts: HeadParts,
+    posed: PosedParts,
+    camera: Camera,
+    *,
+    resolution: int = 64,
+    samples: tuple[int, int] = (48, 48),
+    key: Array | None = None,
+) -> GenHeadView:
+    """Renders one view of one head.
+
+    Args:
+      genhead, variables: the networks; `decode` and `upscale` are used.
+      planes: (2, 3, P, P, C) from `GenHead.planes`.
+      background: (b, b, F) in [0, 1] from `GenHead.background`.
+      head, parts, posed: the head model, its parts (`build_head_parts`), the frame (`pose_parts`).
+      camera: of the view.
+      resolution: R, up to `superresolution_size`, or S itself: then the rays are the picture, and
+        super-resolution makes the background alone.
+      samples: coarse and fine samples a ray.
+      key: randomises the samples; None is deterministic.
+    """
+    config = genhead.config
+    size = config.image_size
+    if resolution > config.superresolution_size and resolution != size:
+        raise ValueError(
+            f"resolution: at most {config.superresolution_size} rays a side, or {size}, got {resolution}"
+        )
+    masks = rasterize_part_masks(parts, posed, camera, size)
+    masks = soften_masks(masks) if resolution == size else resize_masks(masks, resolution)
+    field = part_wise_field(
+        genhead, variables, planes, head, parts, posed,
+        masks=jax.tree.map(jnp.ravel, masks),
+        fuse=fuse_by_masks if resolution <= TRAINED_RESOLUTION else fuse_by_density,
+    )  # fmt: skip
+    near, far = depth_range(camera)
+    out = render_rays(
+        field,
+        *generate_rays(camera, resolution),
+        near=near,
+        far=far,
+        coarse_samples=samples[0],
+        fine_samples=samples[1],
+        key=key,
+    )
+    square = lambda x: x.reshape(resolution, resolution, -1)  # noqa: E731
+    transmittance, behind = square(out.transmittance), resize_bilinear(background, resolution)
+    upscale = lambda image: genhead.apply(variables, image[None], method="upscale")[0]  # noqa: E731
+    features = 2 * (square(out.features) + transmittance * behind) - 1
+    if resolution == size:
+        sharp = (upscale(2 * behind - 1) + 1) / 2
+        image_sr = 2 * (square(out.features)[..., :3] + transmittance * sharp) - 1
+    else:
+        image_sr = upscale(features)
+    return GenHeadView(
+        image_sr=image_sr,
+        image=image_sr if resolution == size else features[..., :3],
+        features=features,
+        depth=square(out.depth)[..., 0],
+        opacity=1 - transmittance[..., 0],
+        background=2 * behind - 1,
+        masks=masks,
+        correspondence=correspondence_map(parts, posed, camera, size),
+    )
