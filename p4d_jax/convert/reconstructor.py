@@ -1,4 +1,4 @@
-"""The released reconstructors' keys (Portrait4D, its static model, Portrait4D-v2) into `models/reconstructor.py`.
+"""The released reconstructors' keys (Portrait4D, its static model, Portrait4D-v2) into our own.
 
 A table a part, so that a reference case of one part is mapped by the very rules of the whole. The three
 released models have one structure and differ in how they were trained.
@@ -31,9 +31,7 @@ def norm(key: str, path: str) -> list[Rule]:
 def sequence(pattern: str, path: str, indices: tuple[int, ...]) -> list[Rule]:
     """Convolutions that stand at `indices` of a list become `path` with 0, 1, 2, ...; %d is their place."""
     return [
-        rule
-        for number, index in enumerate(indices)
-        for rule in layer(pattern % index, f"{path}{number}")
+        rule for number, index in enumerate(indices) for rule in layer(pattern % index, f"{path}{number}")
     ]
 
 
@@ -173,4 +171,3 @@ NETWORKS: dict[str, NetworkImport] = {
     "portrait4d-static": network(),
     "portrait4d-v2": network(),
 }
-
