@@ -17,21 +17,14 @@ from p4d_jax.errors import UserError
 from p4d_jax.head.model import HeadModel
 from p4d_jax.head.skinning import head_vertices
 from p4d_jax.models.reconstructor import Reconstructor, SourceFeatures
-from p4d_jax.render.lifting import (
-    CanonicalFrame,
-    ExpressionField,
-    apply_expression_field,
-    build_canonical_frame,
-    build_expression_field,
-    lift_image,
-)
+from p4d_jax.render.deformation import DEPTH_EXTENT, Deformation, apply_field, build_field
+from p4d_jax.render.lifting import CanonicalFrame, build_canonical_frame, lift_image
 from p4d_jax.render.raster import rasterize
 from p4d_jax.render.rays import generate_rays
 from p4d_jax.render.triplane import sample_planes
-from p4d_jax.render.volume import depth_range, render_rays
+from p4d_jax.render.volume import Field, depth_range, render_rays
 from p4d_jax.types import Array, Camera, FrameParams
 
-DEPTH_EXTENT = 1.1  # world units of a ray that are marched; every head fits in
 VISIBILITY_SIZE = 128  # side of the depth buffer that decides what the source camera sees
 
 
@@ -108,6 +101,11 @@ def posed_vertices(head: HeadModel, shape: Array, driving: FrameParams) -> Array
     return head_vertices(head, shape, driving.expression, driving.pose, driving.eyes)
 
 
+def straightened_vertices(head: HeadModel, shape: Array, driving: FrameParams) -> Array:
+    """(V, 3) `posed_vertices` without the neck's rotation."""
+    return posed_vertices(head, shape, driving.replace(pose=driving.pose.at[..., :3].set(0.0)))
+
+
 def lift_source(image: Array, frame: CanonicalFrame, posed: Array, camera: Camera) -> Array:
     """`lift_image` with the visibility of the posed mesh in the source view: (L, L, 4)."""
     depth = rasterize(posed, frame.faces, camera, VISIBILITY_SIZE, False).depth
@@ -115,26 +113,34 @@ def lift_source(image: Array, frame: CanonicalFrame, posed: Array, camera: Camer
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _encode(reconstructor, variables, image, params, head, frame) -> SourceFeatures:
+def _encode(reconstructor, variables, image, params, motion, head, frame) -> SourceFeatures:
     lifted = None
     if reconstructor.config.source_lifting:
         posed = posed_vertices(head, params.shape, params)
         lifted = lift_source(image, frame, posed, params.camera)[None]
-    motion, one = params.motion()[None], jnp.ones(1)
-    return reconstructor.apply(variables, image[None], motion, lifted, one, method="encode")
+    return reconstructor.apply(variables, image[None], motion[None], lifted, jnp.ones(1), method="encode")
 
 
-def check_deformation(reconstructor: Reconstructor) -> None:
-    """Raises for a model whose points this renderer cannot move, rather than leave them where they are."""
-    if reconstructor.config.deformation != "expression":
+def motion_of(reconstructor: Reconstructor, params: FrameParams, motion: Array | None) -> Array:
+    """The motion vector (M,) that the model takes: `motion`, or the parameters' own where it is None."""
+    size = reconstructor.config.motion_size
+    vector = params.motion() if motion is None else motion
+    if vector.shape != (size,):
+        given = "the parameters' own" if motion is None else "the one given"
         raise UserError(
-            f"model.deformation={reconstructor.config.deformation!r}: rendering with D_neck alone is not"
-            " there yet; use 'expression'"
+            f"motion: this model takes {size} numbers, {given} has {vector.shape[-1]}; pass motion= from the"
+            " motion encoder that the model was trained with"
         )
+    return vector
 
 
 def encode_source(
-    reconstructor: Reconstructor, variables: dict, image: Array, params: FrameParams, head: HeadModel
+    reconstructor: Reconstructor,
+    variables: dict,
+    image: Array,
+    params: FrameParams,
+    head: HeadModel,
+    motion: Array | None = None,
 ) -> Avatar:
     """Encodes a source.
 
@@ -143,26 +149,43 @@ def encode_source(
       image: (S, S, 3) in [-1, 1] with S = `reconstructor.config.image_size`, in the standard crop.
       params: fitted parameters of the image.
       head: the head model they belong to.
+      motion: (M,) motion vector of the image; None for a model that takes the parameters' own.
     """
-    check_deformation(reconstructor)
     size = reconstructor.config.image_size
     if image.shape != (size, size, 3):
         raise ValueError(f"image: this model takes ({size}, {size}, 3) in [-1, 1], got {image.shape}")
+    motion = motion_of(reconstructor, params, motion)
     frame = canonical_frame(head, reconstructor.config.lifted_size)
-    return Avatar(_encode(reconstructor, variables, image, params, head, frame), frame)
+    return Avatar(_encode(reconstructor, variables, image, params, motion, head, frame), frame)
 
 
 @functools.partial(jax.jit, static_argnums=0)
 def animate_avatar(reconstructor: Reconstructor, variables: dict, avatar: Avatar, motion: Array) -> Array:
-    """Tri-plane (3, PT, PT, C) of a driving motion (109,)."""
+    """Tri-plane (3, PT, PT, C) of a driving motion (M,)."""
     return reconstructor.apply(variables, avatar.features, motion[None], jnp.ones(1), method="animate")[0]
+
+
+def radiance_field(
+    reconstructor: Reconstructor, variables: dict, planes: Array, deformation: Deformation | None
+) -> Field:
+    """Observed points -> densities and features, from one tri-plane (3, H, W, C).
+
+    Args:
+      deformation: observed -> canonical, or None where observed and canonical space are the same.
+    """
+
+    def density_and_features(points: Array) -> tuple[Array, Array]:
+        canonical = points if deformation is None else apply_field(deformation, points)
+        return reconstructor.apply(variables, sample_planes(planes, canonical), method="decode")
+
+    return density_and_features
 
 
 def shade_rays(
     reconstructor: Reconstructor,
     variables: dict,
     planes: Array,
-    field: ExpressionField | None,
+    field: Deformation | None,
     origins: Array,
     directions: Array,
     camera: Camera,
@@ -179,14 +202,9 @@ def shade_rays(
       samples: coarse and fine samples a ray.
       key: randomises the samples; None is deterministic.
     """
-
-    def density_and_features(points: Array) -> tuple[Array, Array]:
-        canonical = points if field is None else apply_expression_field(field, points)
-        return reconstructor.apply(variables, sample_planes(planes, canonical), method="decode")
-
-    near, far = depth_range(camera, DEPTH_EXTENT)
+    near, far = depth_range(camera, DEPTH_EXTENT[reconstructor.config.deformation])
     out = render_rays(
-        density_and_features,
+        radiance_field(reconstructor, variables, planes, field),
         origins,
         directions,
         near=near,
@@ -211,17 +229,19 @@ def render_planes(
     background: Array,
     frame: CanonicalFrame,
     posed: Array,
+    straight: Array,
     camera: Camera,
     *,
     resolution: int,
     samples: tuple[int, int],
     with_background: bool = True,
 ) -> Frame:
-    """One view of a tri-plane whose observed mesh is `posed`; the picture has 2 R pixels a side for each
-    synthesis block of the super-resolution. Without background the head stands before black."""
-    field = None
-    if reconstructor.config.deformation == "expression":
-        field = build_expression_field(frame, posed, camera, resolution)
+    """One view of a tri-plane whose observed mesh is `posed`, and `straight` without the neck's rotation.
+
+    The picture has 2 R pixels a side for each synthesis block of the super-resolution. Without background the
+    head stands before black.
+    """
+    field = build_field(reconstructor.config, frame, posed, straight, camera, resolution)
     origins, directions = generate_rays(camera, resolution)
     shaded = shade_rays(reconstructor, variables, planes, field, origins, directions, camera, samples)
     square = lambda x: x.reshape(resolution, resolution, -1)  # noqa: E731
@@ -236,6 +256,12 @@ def render_planes(
     return Frame(image, features[..., :3], square(shaded.depth)[..., 0], opacity)
 
 
+@jax.jit
+def driven_meshes(head: HeadModel, shape: Array, driving: FrameParams) -> tuple[Array, Array]:
+    """`posed_vertices` and `straightened_vertices` of one frame."""
+    return posed_vertices(head, shape, driving), straightened_vertices(head, shape, driving)
+
+
 def render_frame(
     reconstructor: Reconstructor,
     variables: dict,
@@ -244,6 +270,7 @@ def render_frame(
     source_params: FrameParams,
     driving: FrameParams,
     *,
+    motion: Array | None = None,
     resolution: int = 64,
     samples: tuple[int, int] = (16, 16),
     plane_offset: Array | None = None,
@@ -257,15 +284,16 @@ def render_frame(
       head: the head model of all parameters.
       source_params: of the source; its shape is the identity.
       driving: whose expression, pose, eyes and camera are shown; its shape is ignored.
+      motion: (M,) motion vector of the driving frame; None for a model that takes the parameters' own.
       resolution: R, rays a side; the image has twice as many pixels a side for each synthesis block.
       samples: coarse and fine samples a ray.
       plane_offset: (3, PT, PT, C) added to the tri-plane (`train.personalise`), or None.
       with_background: False shows the head before black.
     """
-    planes = animate_avatar(reconstructor, variables, avatar, driving.motion())
+    planes = animate_avatar(reconstructor, variables, avatar, motion_of(reconstructor, driving, motion))
     if plane_offset is not None:
         planes = planes + plane_offset
-    posed = jax.jit(posed_vertices)(head, source_params.shape, driving)
+    posed, straight = driven_meshes(head, source_params.shape, driving)
     return render_planes(
         reconstructor,
         variables,
@@ -273,6 +301,7 @@ def render_frame(
         avatar.features.background[0],
         avatar.frame,
         posed,
+        straight,
         driving.camera,
         resolution=resolution,
         samples=samples,

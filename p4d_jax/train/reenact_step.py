@@ -23,9 +23,10 @@ from jax.sharding import Mesh, PartitionSpec
 from p4d_jax.data.openheads import Stage
 from p4d_jax.data.samples import HeadClip
 from p4d_jax.head.model import HeadModel
-from p4d_jax.models.reconstructor import Reconstructor
-from p4d_jax.render.avatar import compose, lift_source, posed_vertices, shade_rays
-from p4d_jax.render.lifting import CanonicalFrame, ExpressionField, build_expression_field
+from p4d_jax.models.reconstructor import Reconstructor, ReconstructorConfig
+from p4d_jax.render.avatar import compose, lift_source, posed_vertices, shade_rays, straightened_vertices
+from p4d_jax.render.deformation import Deformation, build_field
+from p4d_jax.render.lifting import CanonicalFrame
 from p4d_jax.render.rays import generate_rays
 from p4d_jax.train import losses
 from p4d_jax.train.devices import DATA_AXIS, split
@@ -80,7 +81,7 @@ class Sample:
     motion_source: Array
     motion_driving: Array
     lifted: Array
-    field: ExpressionField
+    field: Deformation
     params: FrameParams
     origins: Array
     directions: Array
@@ -113,6 +114,7 @@ def pair_frames(clips: HeadClip) -> tuple[HeadClip, HeadClip]:
 
 def build_sample(
     config: StepConfig,
+    model: ReconstructorConfig,
     head: HeadModel,
     frame: CanonicalFrame,
     source: HeadClip,
@@ -124,6 +126,7 @@ def build_sample(
     factor = source.image.shape[0] // config.resolution
     posed_source = posed_vertices(head, source.params.shape, source.params)
     posed_target = posed_vertices(head, source.params.shape, target.params)
+    straight_target = straightened_vertices(head, source.params.shape, target.params)
     corner = jax.random.randint(key, (2,), 0, config.resolution - config.crop + 1)
     rays = [
         crop_image(x.reshape(config.resolution, config.resolution, 3), corner, config.crop).reshape(-1, 3)
@@ -137,7 +140,7 @@ def build_sample(
         source.params.motion(),
         target.params.motion(),
         lift_source(source.image, frame, posed_source, source.params.camera),
-        build_expression_field(frame, posed_target, target.params.camera, config.resolution),
+        build_field(model, frame, posed_target, straight_target, target.params.camera, config.resolution),
         target.params,
         *rays,
         corner,
@@ -151,14 +154,19 @@ def build_sample(
 
 
 def build_samples(
-    config: StepConfig, head: HeadModel, frame: CanonicalFrame, clips: HeadClip, key: Array
+    config: StepConfig,
+    model: ReconstructorConfig,
+    head: HeadModel,
+    frame: CanonicalFrame,
+    clips: HeadClip,
+    key: Array,
 ) -> Sample:
     """All samples of a batch of clips; every second one is static."""
     sources, targets = pair_frames(clips)
     count = sources.image.shape[0]
     scale = (jnp.arange(count) + jax.random.randint(key, (), 0, 2)) % 2
     keys = jax.random.split(key, count)
-    make = functools.partial(build_sample, config, head, frame)
+    make = functools.partial(build_sample, config, model, head, frame)
     samples = jax.vmap(make)(sources, targets, scale.astype(jnp.float32), keys)
     return jax.lax.stop_gradient(samples)
 
@@ -233,7 +241,9 @@ def build_step(
     all geometry is computed, then the network is differentiated with the batch split over the mesh; only
     gradients and metrics cross devices.
     """
-    prepare = jax.jit(functools.partial(build_samples, config), out_shardings=split(mesh))
+    prepare = jax.jit(
+        functools.partial(build_samples, config, reconstructor.config), out_shardings=split(mesh)
+    )
 
     def on_device(params, buffers, samples, key):
         def objective(params):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable
 
 import flax.linen as nn
@@ -13,10 +14,20 @@ import numpy as np
 from p4d_jax.convert import reconstructor as tables
 from p4d_jax.convert.mapping import Rules, convert_state, shapes_of
 from p4d_jax.convert.parity.fixtures import Case
+from p4d_jax.head.deformation import build_neck_field
 from p4d_jax.models import reconstructor as models
 from p4d_jax.models.field_decoder import FieldDecoder
 from p4d_jax.models.superresolution import SuperResolution
+from p4d_jax.nn.resample import resize_bilinear
 from p4d_jax.nn.transformer import tokens_to_image
+from p4d_jax.render.avatar import compose, radiance_field
+from p4d_jax.render.lifting import BOX_WARP
+from p4d_jax.render.rays import generate_rays
+from p4d_jax.render.volume import depth_range, render_rays_at
+from p4d_jax.types import Camera
+
+RESOLUTION = 64
+SAMPLES = 48  # coarse samples a ray, and as many fine ones
 
 Outputs = dict[str, np.ndarray]
 
@@ -128,6 +139,66 @@ def field_decoder(case: Case) -> Outputs:
     return {"sigma": np.asarray(density), "rgb": np.asarray(rgb)}
 
 
+def reconstructor(case: Case) -> Outputs:
+    """Psi and R end to end, with samples at the left edge of their strata and importance u = 0.5."""
+    config = tables.CONFIG
+    module = models.Reconstructor(config)
+    shapes = tables.variable_shapes(config)
+    variables = convert_state(case.state, tables.RECONSTRUCTOR, shapes, "reconstructor").variables
+    image = channels_last(case.image("image", (1, 3, config.image_size, config.image_size)))
+    driving, source = (case.inputs[key].reshape(1, -1) for key in ("motion_driving", "motion_source"))
+    posed, straight = (case.inputs[key].reshape(-1, 3) for key in ("posed", "unposed"))
+    faces = jnp.asarray(case.inputs["faces"].reshape(-1, 3), jnp.int32)
+
+    @jax.jit
+    def frame(variables, image, source, driving, camera, posed, straight):
+        apply, one = functools.partial(module.apply, variables), jnp.ones(1)
+        features = apply(image, source, None, one, method="encode")
+        planes = apply(features, driving, one, method="animate")
+        field = radiance_field(module, variables, planes[0], build_neck_field(posed, straight, faces))
+        near, far = depth_range(camera, BOX_WARP)
+        rays = render_rays_at(
+            field,
+            *generate_rays(camera, RESOLUTION),
+            near=near,
+            far=far,
+            jitter=jnp.zeros(SAMPLES),
+            u=jnp.full(SAMPLES, 0.5),
+        )
+        rays = jax.tree.map(lambda x: x.reshape(1, RESOLUTION, RESOLUTION, -1), rays)
+        behind = resize_bilinear(features.background, RESOLUTION)
+        raw = compose(rays.features, rays.transmittance, behind)
+        return planes, behind, rays, raw, apply(raw, method="upscale")
+
+    camera = Camera.from_label(jnp.asarray(case.inputs["camera"].reshape(25)))
+    planes, behind, rays, raw, image = frame(variables, image, source, driving, camera, posed, straight)
+    outputs = {
+        "image_sr": channels_first(image),
+        "image": channels_first(raw)[:, :3],
+        "image_wobg": channels_first(2 * rays.features - 1)[:, :3],
+        "depth": channels_first(rays.depth),
+        "planes": planes_first(planes),
+        "background": 2 * channels_first(behind) - 1,
+        "opacity": 1 - channels_first(rays.transmittance),
+    }
+    return {name: as_stored(value, case, name) for name, value in outputs.items()}
+
+
+def as_stored(value: np.ndarray, case: Case, name: str) -> np.ndarray:
+    """A result with the axes, the channels and the range in which the reference keeps it.
+
+    Planes are stored with or without an axis of planes, the background as RGB or as all features, and both
+    opacity and background in [0, 1] or [-1, 1]: the public implementation has each of these.
+    """
+    reference = case.outputs[name]
+    if name == "background":
+        value = value[:, : reference.shape[1]]
+        value = value if reference.min() < -0.01 else (value + 1) / 2
+    if name == "opacity" and reference.min() < -0.01:
+        value = 2 * value - 1
+    return value.reshape(*reference.shape[:-2], *value.shape[-2:])
+
+
 # Case name -> our outputs by name, in the reference's layouts.
 CASES: dict[str, Callable[[Case], dict[str, np.ndarray]]] = {
     function.__name__: function
@@ -139,5 +210,6 @@ CASES: dict[str, Callable[[Case], dict[str, np.ndarray]]] = {
         background_encoder,
         superresolution,
         field_decoder,
+        reconstructor,
     )
 }
