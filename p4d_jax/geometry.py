@@ -8,9 +8,11 @@ or axis-angle 3-vectors in radians. Lengths are world units (FLAME metres times 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from p4d_jax.types import Array, Camera
 
@@ -27,6 +29,35 @@ ARCFACE_TEMPLATE = (
 MOTION_TEMPLATE = ((87.0, 59.0), (137.0, 59.0), (112.0, 120.0))
 ARCFACE_SIZE = 112
 MOTION_SIZE = 224
+
+
+# Arithmetic ----------------------------------------------------------------------------------------------
+
+
+def round_product(product: Array) -> Array:
+    """A product, rounded to float32 before anything is added to it.
+
+    Compilers contract a * b + c into one operation with one rounding. Where the last bit decides (which of
+    two equally near triangles counts; a pixel coordinate into white noise), the roundings must be those of
+    the reference. No compiler may drop a minimum with the largest float, and none may fuse across it.
+    """
+    return jnp.minimum(product, jnp.finfo(jnp.float32).max)
+
+
+def divide_by_one(numerators: Array, divisor: Array) -> Array:
+    """Many numbers divided by one positive number, each quotient rounded correctly.
+
+    XLA multiplies by the inverse where all lanes share a divisor; this gives each lane its own.
+    """
+    return numerators / jnp.maximum(divisor, -jnp.abs(numerators))
+
+
+def dot_in_order(a: Sequence[Array], b: Sequence[Array]) -> Array:
+    """a . b of vectors given by their components, every product and sum rounded, from the first on."""
+    total = round_product(a[0] * b[0])
+    for x, y in zip(a[1:], b[1:], strict=True):
+        total = total + round_product(x * y)
+    return total
 
 
 # Rotations -----------------------------------------------------------------------------------------------
@@ -237,28 +268,58 @@ def invert_affine(matrix: Array) -> Array:
     return jnp.concatenate([linear, -linear @ matrix[:, 2:]], axis=1)
 
 
+def _unit_steps(count: int) -> np.ndarray:
+    """`count` numbers (float32) from -1 to 1, counted from the nearer end and rounded once."""
+    step = np.float64(np.float32(2) / np.float32(count - 1))
+    index = np.arange(count)
+    return np.where(index < count // 2, step * index - 1, 1 - step * (count - 1 - index)).astype(np.float32)
+
+
+def _source_from_target(matrix: Array, source: tuple[int, int], target: tuple[int, int]) -> Array:
+    """The inverse (2, 3) of `matrix` between images of (height, width), where each spans [-1, 1]^2.
+
+    In the order of kornia 0.9: pixels to [-1, 1] on both sides, then the inverse by cofactors.
+    """
+    width, height = (np.float32(2 / (extent - 1)) for extent in source[::-1])
+    to_pixel = height / (width * height), width / (width * height)
+    rows = []
+    for row, extent in zip(matrix, target[::-1], strict=True):
+        to_unit = np.float32(2 / (extent - 1))
+        linear = [to_unit * round_product(row[k] * to_pixel[k]) for k in range(2)]
+        shift = dot_in_order((row[0], row[1]), to_pixel) + row[2]
+        rows.append((*linear, round_product(to_unit * shift) - 1))
+    (a, b, c), (d, e, f) = rows
+    determinant = dot_in_order((a, -b), (e, d))
+    cofactors = ((e, -b, dot_in_order((b, -c), (f, e))), (-d, a, dot_in_order((c, -a), (d, f))))
+    return jnp.stack([jnp.stack([cofactor / determinant for cofactor in row]) for row in cofactors])
+
+
 def warp_affine(image: Array, matrix: Array, size: int | tuple[int, int]) -> Array:
     """`image` (H, W, C) moved by `matrix` (2, 3), read bilinearly, zero outside: (height, width, C).
 
-    `matrix` maps source to target pixels (x, y), y down; integer coordinates are pixel centres.
+    `matrix` maps source to target pixels (x, y), y down; integer coordinates are pixel centres. Coordinates
+    are float32 within [-1, 1] across the image, which places a pixel of 512 to within some 5e-5; their
+    roundings are those of kornia 0.9's `warp_affine`, since white noise shows every one of them.
     """
     if image.ndim != 3 or matrix.shape != (2, 3):
         raise ValueError(f"image must be (H, W, C) and matrix (2, 3), got {image.shape} and {matrix.shape}")
-    height, width = (size, size) if isinstance(size, int) else size
-    inverse = invert_affine(matrix)
-    # Coordinates about the target's centre: smaller numbers, less rounding.
-    centre = jnp.array([(width - 1) / 2, (height - 1) / 2])
-    middle = inverse[:, :2] @ (centre - matrix[:, 2])
-    y, x = jnp.meshgrid(jnp.arange(height) - centre[1], jnp.arange(width) - centre[0], indexing="ij")
-    source_x = inverse[0, 0] * x + inverse[0, 1] * y + middle[0]
-    source_y = inverse[1, 0] * x + inverse[1, 1] * y + middle[1]
+    target = (size, size) if isinstance(size, int) else size
+    source = image.shape[:2]
+    if min(*source, *target) < 2:
+        raise ValueError(f"image, size: both need 2 x 2 pixels at least, got {source} and {target}")
+    inverse = _source_from_target(matrix, source, target)
+    y, x = _unit_steps(target[0])[:, None], _unit_steps(target[1])[None]
+    source_x, source_y = (
+        round_product((dot_in_order((row[0], row[1]), (x, y)) + row[2] + 1) * ((extent - 1) / 2))
+        for row, extent in zip(inverse, source[::-1], strict=True)
+    )
     left, top = jnp.floor(source_x), jnp.floor(source_y)
-    result = jnp.zeros((height, width, image.shape[-1]), image.dtype)
+    result = jnp.zeros((*target, image.shape[-1]), image.dtype)
     for column, row in ((left, top), (left + 1, top), (left, top + 1), (left + 1, top + 1)):
-        inside = (column >= 0) & (column < image.shape[1]) & (row >= 0) & (row < image.shape[0])
+        inside = (column >= 0) & (column < source[1]) & (row >= 0) & (row < source[0])
         weight = (1 - jnp.abs(source_x - column)) * (1 - jnp.abs(source_y - row)) * inside
-        j = jnp.clip(column, 0, image.shape[1] - 1).astype(jnp.int32)
-        i = jnp.clip(row, 0, image.shape[0] - 1).astype(jnp.int32)
+        j = jnp.clip(column, 0, source[1] - 1).astype(jnp.int32)
+        i = jnp.clip(row, 0, source[0] - 1).astype(jnp.int32)
         result = result + weight[..., None] * image[i, j]
     return result
 

@@ -14,6 +14,12 @@ w = box_warp, indexed [x, y, z]; grids are read trilinearly, with zeros outside.
 
 Nearest triangle and nearest vertex are a scan over the triangles with all points as vector lanes, which
 needs no memory for pairs and runs at the arithmetic speed of a CPU.
+
+Ties. Seen from outside, the nearest point of a mesh is often on an edge or a vertex, which two or more
+triangles share; they are equally near and carry a far point differently, so that the choice is seen. The
+reference has no rule of its own: PyTorch3D computes each triangle's squared distance in float32, and the
+last of the least counts. Rounding decides where the triangles reach their edge from different corners. We
+compute the same numbers: the same formula, the same order, every product rounded (`round_product`).
 """
 
 from __future__ import annotations
@@ -22,9 +28,11 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import struct
 from jax import lax
 
+from p4d_jax.geometry import divide_by_one, dot_in_order, round_product
 from p4d_jax.types import Array
 
 FINE, COARSE = 24, 8
@@ -36,7 +44,7 @@ EYE_BOX = 1.2  # times the eyeball's size
 # A triangle of less area is met at its edges only, as in the point-to-mesh distance of PyTorch3D at the
 # setting that the public implementation uses. Most triangles of a decimated head are.
 MIN_TRIANGLE_AREA = 5e-3
-_TIE = 3e-7  # relative; triangles that share the nearest edge are equally near: the last one counts
+_SHORT_EDGE = 1e-8  # squared world units; a shorter edge is its end point
 # Rows a turn: enough work for the vector units, little enough for a quick compilation.
 _TRIANGLES_A_TURN, _VERTICES_A_TURN = 2, 8
 
@@ -97,13 +105,13 @@ def _scan_nearest(
     points: Array,
     table: Array,
     squared_distance: Callable[[tuple, Array], Array],
-    tie: float,
+    replaces: Callable[[Array, Array], Array],
     unroll: int,
 ) -> tuple[Array, Array]:
     """Index (P,) of the nearest row of `table` (n, k), and its squared distance (P,).
 
-    Rows within a relative `tie` of the least distance so far count as equal, and the last of them is taken
-    (with tie 0: the first).
+    A row takes the place of the nearest so far where `replaces(its distance, least distance)`: `jnp.less`
+    keeps the first of several equally near rows, `jnp.less_equal` the last.
     """
     coordinates = points[:, 0], points[:, 1], points[:, 2]
 
@@ -111,8 +119,8 @@ def _scan_nearest(
         best, nearest = state
         index, values = row
         distance = squared_distance(coordinates, values)
-        closer = distance <= best * (1 + tie) if tie else distance < best
-        return (jnp.minimum(best, distance), jnp.where(closer, index, nearest)), None
+        nearest = jnp.where(replaces(distance, best), index, nearest)
+        return (jnp.minimum(best, distance), nearest), None
 
     start = (jnp.full(points.shape[0], jnp.inf), jnp.zeros(points.shape[0], jnp.int32))
     rows = (jnp.arange(table.shape[0], dtype=jnp.int32), table)
@@ -120,18 +128,24 @@ def _scan_nearest(
     return nearest, best
 
 
+def _components(vectors: Array) -> tuple[Array, Array, Array]:
+    return vectors[..., 0], vectors[..., 1], vectors[..., 2]
+
+
 def _triangle_table(triangles: Array) -> Array:
-    """(F, 31) what `_distance_to_triangle` reads: corners, edges and their inverse squared lengths, plane."""
+    """(F, 31) what `_distance_to_triangle` reads: edges (start, direction, squared length), plane."""
     corner = [triangles[:, k] for k in range(3)]
     columns = []
-    for s, t in ((0, 1), (1, 2), (2, 0)):
+    for s, t in ((0, 1), (0, 2), (1, 2)):  # an edge from its other end would round differently
         edge = corner[t] - corner[s]
-        squared = jnp.sum(edge**2, -1, keepdims=True)
-        columns += [corner[s], edge, jnp.where(squared > 1e-20, 1 / jnp.maximum(squared, 1e-20), 0)]
+        squared = dot_in_order(_components(edge), _components(edge))[:, None]
+        short = squared <= _SHORT_EDGE
+        columns += [jnp.where(short, corner[t], corner[s]), jnp.where(short, 0, edge)]
+        columns += [jnp.where(short, 1, squared)]
     e1, e2 = corner[1] - corner[0], corner[2] - corner[0]
     normal = jnp.cross(e1, e2)
     squared = jnp.sum(normal**2, -1, keepdims=True)
-    counts = squared > (2 * MIN_TRIANGLE_AREA) ** 2
+    counts = squared >= (2 * MIN_TRIANGLE_AREA) ** 2
     inverse = jnp.where(counts, 1 / jnp.where(counts, squared, 1), 0)
     gradient1, gradient2 = jnp.cross(e2, normal) * inverse, jnp.cross(normal, e1) * inverse
     return jnp.concatenate(
@@ -141,16 +155,16 @@ def _triangle_table(triangles: Array) -> Array:
 
 def _distance_to_triangle(point: tuple[Array, Array, Array], row: Array) -> Array:
     """Squared distance of points (three (P,) coordinates) to one triangle of `_triangle_table`."""
-    dot = lambda a, b: a[0] * b[0] + a[1] * b[1] + a[2] * b[2]  # noqa: E731
     best = None
     for k in (0, 7, 14):
-        away = [point[i] - row[k + i] for i in range(3)]
-        edge = row[k + 3], row[k + 4], row[k + 5]
-        along = jnp.clip(dot(away, edge) * row[k + 6], 0, 1)
-        foot = [away[i] - along * edge[i] for i in range(3)]
-        distance = dot(foot, foot)
+        start, edge = row[k : k + 3], row[k + 3 : k + 6]
+        away = [point[i] - start[i] for i in range(3)]
+        along = jnp.clip(divide_by_one(dot_in_order(edge, away), row[k + 6]), 0, 1)
+        gap = [point[i] - (start[i] + round_product(along * edge[i])) for i in range(3)]
+        distance = dot_in_order(gap, gap)
         best = distance if best is None else jnp.minimum(best, distance)
     away = [point[i] - row[i] for i in range(3)]
+    dot = lambda a, b: a[0] * b[0] + a[1] * b[1] + a[2] * b[2]  # noqa: E731
     b1, b2 = dot(away, row[21:24]), dot(away, row[24:27])
     height = dot(away, row[27:30])
     over = (b1 >= 0) & (b2 >= 0) & (b1 + b2 <= 1) & (row[30] > 0)
@@ -169,14 +183,26 @@ def _carry(points: Array, source: Array, target: Array) -> Array:
     """Points (P, 3) from the frame of their triangle in `source` (P, 3, 3) to that in `target`."""
     e1, e2 = source[:, 1] - source[:, 0], source[:, 2] - source[:, 0]
     normal, away = jnp.cross(e1, e2), points - source[:, 0]
-    squared = jnp.maximum(jnp.sum(normal**2, -1, keepdims=True), 1e-24)
-    b1 = jnp.sum(jnp.cross(away, e2) * normal, -1, keepdims=True) / squared
-    b2 = jnp.sum(jnp.cross(e1, away) * normal, -1, keepdims=True) / squared
-    height = jnp.sum(away * normal, -1, keepdims=True) / jnp.sqrt(squared)
+    squared = jnp.sum(normal**2, -1, keepdims=True)
+    b1 = jnp.sum(jnp.cross(away, e2) * normal, -1, keepdims=True) / jnp.maximum(squared, 1e-12)
+    b2 = jnp.sum(jnp.cross(e1, away) * normal, -1, keepdims=True) / jnp.maximum(squared, 1e-12)
+    height = jnp.sum(away * normal, -1, keepdims=True) / jnp.sqrt(jnp.maximum(squared, 1e-24))
     f1, f2 = target[:, 1] - target[:, 0], target[:, 2] - target[:, 0]
     up = jnp.cross(f1, f2)
     up = up / jnp.sqrt(jnp.maximum(jnp.sum(up**2, -1, keepdims=True), 1e-24))
     return target[:, 0] + b1 * f1 + b2 * f2 + height * up
+
+
+def decimate(vertices: Array, triangles: Array, barycentric: Array) -> Array:
+    """Vertices (V, 3) of the full mesh -> those of the decimated mesh (v, 3).
+
+    Args:
+      vertices: (V, 3).
+      triangles: (v, 3) int32, on which triangle of the full mesh each decimated vertex lies.
+      barycentric: (v, 3) where in that triangle. Summed in their order: see Ties above.
+    """
+    corners = vertices[triangles]
+    return dot_in_order([barycentric[:, k, None] for k in range(3)], [corners[:, k] for k in range(3)])
 
 
 def surface_field(points: Array, observed: Array, canonical: Array, faces: Array) -> SurfaceField:
@@ -189,7 +215,7 @@ def surface_field(points: Array, observed: Array, canonical: Array, faces: Array
     """
     points, observed, canonical = lax.stop_gradient((points, observed, canonical))
     triangle, squared = _scan_nearest(
-        points, _triangle_table(observed[faces]), _distance_to_triangle, _TIE, _TRIANGLES_A_TURN
+        points, _triangle_table(observed[faces]), _distance_to_triangle, jnp.less_equal, _TRIANGLES_A_TURN
     )
     corners = faces[triangle]
     carried = _carry(points, observed[corners], canonical[corners])
@@ -198,7 +224,9 @@ def surface_field(points: Array, observed: Array, canonical: Array, faces: Array
 
 def grid_points(size: int, box_warp: float | Array) -> Array:
     """Voxel centres (size^3, 3) of the box, x slowest."""
-    centres = ((jnp.arange(size) + 0.5) / size - 0.5) * box_warp
+    # In this order and in float32: which of two triangles is nearer depends on the last bit.
+    first, step = np.float32(0.5 / size), np.float32(1 / size)
+    centres = (np.arange(size, dtype=np.float32) * step + first - np.float32(0.5)) * box_warp
     return jnp.stack(jnp.meshgrid(centres, centres, centres, indexing="ij"), -1).reshape(-1, 3)
 
 
@@ -278,7 +306,9 @@ def vertex_field(
       canonical points (P, 3), squared distance to the nearest candidate (P,).
     """
     points, observed, canonical = lax.stop_gradient((points, observed, canonical))
-    nearest, squared = _scan_nearest(points, observed[candidates], _distance_to_vertex, 0.0, _VERTICES_A_TURN)
+    nearest, squared = _scan_nearest(
+        points, observed[candidates], _distance_to_vertex, jnp.less, _VERTICES_A_TURN
+    )
     pad = jnp.full((1, 3), INFINITY, observed.dtype)
     place = jnp.concatenate([observed, pad])
     offset = jnp.concatenate([canonical - observed, jnp.zeros_like(pad)])

@@ -7,11 +7,16 @@ again from a seed by the rule that the JSON gives for each row of the state. Lay
 from __future__ import annotations
 
 import json
+import zipfile
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+
+from p4d_jax.errors import UserError
+
+TOLERANCE = 1e-4  # of the largest value of an output
 
 
 @dataclass(frozen=True)
@@ -38,13 +43,26 @@ class Case:
 
     def error(self, name: str, ours: np.ndarray) -> float:
         """max |ours - reference| / max |reference| of one output, after the stride."""
+        difference, largest = self._difference(name, ours)
+        return float(difference.max() / largest)
+
+    def share_of_pixels(self, name: str, ours: np.ndarray) -> float:
+        """The share of pixels of one output (..., C, H, W) where a channel differs by more than `TOLERANCE`.
+
+        Of a rasterizer an empty pixel is zero in every output, so that one whose mask differs counts.
+        """
+        difference, largest = self._difference(name, ours)
+        return float((~(difference <= TOLERANCE * largest)).any(-3).mean())
+
+    def _difference(self, name: str, ours: np.ndarray) -> tuple[np.ndarray, float]:
+        """|ours - reference| and max |reference| (1 where all is zero)."""
         stride = self.strides[name]
         ours, reference = np.asarray(ours), self.outputs[name]
         if stride > 1:
             ours = ours[..., ::stride, ::stride]
         if ours.shape != reference.shape:
             raise ValueError(f"{name}: shape {ours.shape} differs from the reference's {reference.shape}")
-        return float(np.abs(ours - reference).max() / np.abs(reference).max())
+        return np.abs(ours - reference), float(np.abs(reference).max()) or 1.0
 
 
 def _weights(name: str, seed: int, row: dict) -> np.ndarray:
@@ -66,7 +84,7 @@ def _weights(name: str, seed: int, row: dict) -> np.ndarray:
         return np.array(values, np.float32).reshape(shape)
     if key.endswith("num_batches_tracked"):
         return np.zeros(shape, np.int64)
-    raise ValueError(f"{name}/{key}: no rule for the value of a row with shape {shape}: {row}")
+    raise UserError(f"case {name!r}: no rule for the value of the state's row {row}")
 
 
 def draw_image(key: str, shape: tuple[int, ...], seed: int = 1) -> np.ndarray:
@@ -79,14 +97,49 @@ def load_case(name: str, folder: Path) -> Case:
     """The case `name`: stored inputs, outputs and the module's weights.
 
     Images that a case's note calls drawn are not among the inputs: `Case.image` makes them.
+
+    Raises:
+      UserError: a file is missing, cannot be read, or does not hold what its JSON lists.
     """
-    description = json.loads((folder / f"{name}.json").read_text())
-    arrays = np.load(folder / f"{name}.npz")
-    seed = description["seed"]
-    return Case(
-        inputs={key: arrays[f"in_{key}"] for key in description["inputs"]},
-        outputs={key: arrays[f"out_{key}"] for key in description["outputs"]},
-        state={row["key"]: _weights(name, seed, row) for row in description["state"]},
-        strides={key: row["stride_last_two"] for key, row in description["outputs"].items()},
-        seed=seed,
-    )
+    try:
+        description = json.loads((folder / f"{name}.json").read_text())
+        with np.load(folder / f"{name}.npz") as arrays:
+            inputs = {key: arrays[f"in_{key}"] for key in description["inputs"]}
+            outputs = {key: arrays[f"out_{key}"] for key in description["outputs"]}
+        strides = {key: row["stride_last_two"] for key, row in description["outputs"].items()}
+        _check_shapes(description, inputs, outputs)
+        seed = description["seed"]
+        state = {row["key"]: _weights(name, seed, row) for row in description["state"]}
+    except UserError:
+        raise
+    except FileNotFoundError as error:
+        raise UserError(f"case {name!r}: {error.filename} is missing") from error
+    except (
+        OSError,
+        EOFError,
+        ValueError,
+        LookupError,
+        TypeError,
+        AttributeError,
+        zipfile.BadZipFile,
+        zlib.error,
+    ) as error:
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        raise UserError(f"case {name!r} in {folder} cannot be read ({reason})") from error
+    return Case(inputs, outputs, state, strides, seed)
+
+
+def _check_shapes(description: dict, inputs: dict, outputs: dict) -> None:
+    shapes = {f"in_{key}": tuple(shape) for key, shape in description["inputs"].items()}
+    for key, row in description["outputs"].items():
+        shapes[f"out_{key}"] = tuple(row["shape"])
+        if (stride := row["stride_last_two"]) > 1:
+            *first, height, width = row["shape"]
+            shapes[f"out_{key}"] = (*first, -(-height // stride), -(-width // stride))
+    arrays = {f"in_{key}": value for key, value in inputs.items()}
+    arrays |= {f"out_{key}": value for key, value in outputs.items()}
+    for key, value in arrays.items():
+        if value.shape != shapes[key]:
+            raise UserError(
+                f"case {description['name']!r}: {key} has shape {value.shape}, its JSON says {shapes[key]}"
+            )
