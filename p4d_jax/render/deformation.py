@@ -7,9 +7,7 @@ too (`render.lifting`). Both are pytrees, and the type of a field says how it is
 
 from __future__ import annotations
 
-import jax.numpy as jnp
-
-from p4d_jax.head.deformation import NeckField, apply_neck_field, build_neck_field
+from p4d_jax.head.deformation import NeckField, apply_neck_field, build_neck_field, decimate
 from p4d_jax.models.reconstructor import ReconstructorConfig
 from p4d_jax.render.lifting import (
     BOX_WARP,
@@ -25,11 +23,6 @@ Deformation = NeckField | ExpressionField
 # World units of a ray that are marched: the released models take the whole box, and 'expression' models only
 # as much as every head fits in.
 DEPTH_EXTENT = {"neck": BOX_WARP, "expression": 1.1}
-
-
-def decimate(frame: CanonicalFrame, vertices: Array) -> Array:
-    """(V, 3) vertices of the full mesh -> (v, 3) of the decimated one."""
-    return jnp.einsum("vkc,vk->vc", vertices[frame.decimated_triangles], frame.decimated_barycentric)
 
 
 def build_field(
@@ -50,9 +43,11 @@ def build_field(
       camera, resolution: of the rays that will be marched ('expression' sees the mesh along them).
     """
     if config.deformation == "neck":
-        return build_neck_field(
-            decimate(frame, posed), decimate(frame, straight), frame.decimated_faces, BOX_WARP
-        )
+        small = [
+            decimate(mesh, frame.decimated_triangles, frame.decimated_barycentric)
+            for mesh in (posed, straight)
+        ]
+        return build_neck_field(*small, frame.decimated_faces, BOX_WARP)
     return build_expression_field(frame, posed, camera, resolution)
 
 

@@ -14,6 +14,7 @@ import numpy as np
 from p4d_jax.convert import reconstructor as tables
 from p4d_jax.convert.mapping import Rules, convert_state, shapes_of
 from p4d_jax.convert.parity.fixtures import Case
+from p4d_jax.convert.parity.geometry import reference_mesh
 from p4d_jax.head.deformation import build_neck_field
 from p4d_jax.models import reconstructor as models
 from p4d_jax.models.field_decoder import FieldDecoder
@@ -147,7 +148,9 @@ def reconstructor(case: Case) -> Outputs:
     variables = convert_state(case.state, tables.RECONSTRUCTOR, shapes, "reconstructor").variables
     image = channels_last(case.image("image", (1, 3, config.image_size, config.image_size)))
     driving, source = (case.inputs[key].reshape(1, -1) for key in ("motion_driving", "motion_source"))
-    posed, straight = (case.inputs[key].reshape(-1, 3) for key in ("posed", "unposed"))
+    posed, straight = (
+        reference_mesh(jnp.asarray(case.inputs[key].reshape(-1, 3))) for key in ("posed", "unposed")
+    )
     faces = jnp.asarray(case.inputs["faces"].reshape(-1, 3), jnp.int32)
 
     @jax.jit
