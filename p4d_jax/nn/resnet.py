@@ -2,8 +2,8 @@
 
 NHWC, ReLU; `dtype` is that of the activations, parameters are float32. Without normalisation an image's
 brightness and colour reach the tri-plane unchanged, which is why Live 3D Portrait (arXiv 2305.02310) took it
-out. Sources: ResNet (arXiv 1512.03385), DeepLabV3
-(arXiv 1706.05587): the last two stages trade stride for dilation 2 and 4.
+out. Sources: ResNet (arXiv 1512.03385), DeepLabV3 (arXiv 1706.05587): the last two stages trade stride for
+dilation 2 and 4.
 """
 
 from __future__ import annotations
