@@ -20,6 +20,7 @@ from p4d_jax.convert.mapping import (
     same,
     shapes_of,
 )
+from p4d_jax.convert.reconstructor import DECODER, SUPERRESOLUTION
 from p4d_jax.models.discriminator import Discriminator, DiscriminatorConfig, DiscriminatorInput
 from p4d_jax.models.genhead import CAMERA_SIZE, GenHead, GenHeadConfig
 
@@ -63,18 +64,6 @@ GENERATOR: Rules = [
     Rule(r"mapping\.w_avg", "buffers/w_avg"),
     *below("mapping.", "mapping", MAPPING),
     *below("synthesis.", "synthesis", SYNTHESIS),
-]
-
-SUPERRESOLUTION: Rules = [
-    _FILTER,
-    *modulated(r"block(\d+)", r"block\1"),
-    Unused(r".*\.noise_(const|strength)", "super-resolution adds no noise"),
-]
-
-DECODER: Rules = [
-    *layer(r"net\.0", "hidden_layer", dense),
-    *layer("out_sigma", "density", dense),
-    *layer("out_rgb", "features_layer", dense),
 ]
 
 GENHEAD: Rules = [

@@ -8,8 +8,6 @@ source that was left out with its reason. A folder appears when it is complete.
 from __future__ import annotations
 
 import dataclasses
-import importlib
-import importlib.util
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +17,7 @@ import flax
 import numpy as np
 from ml_collections import ConfigDict
 
-from p4d_jax.convert import released
+from p4d_jax.convert import genhead, perception, reconstructor, released
 from p4d_jax.convert.flame import MODEL_KEYS, load_flame
 from p4d_jax.convert.machine import Record, one_line_errors
 from p4d_jax.convert.mapping import NetworkImport, convert_state, names_fit
@@ -29,7 +27,6 @@ from p4d_jax.errors import UserError, nearest
 from p4d_jax.head.loading import save_head_model
 from p4d_jax.models.converted import new_folder, save_converted
 
-_TABLES = ("reconstructor", "genhead", "perception")
 FLAME = "flame"
 # In a file of StyleGAN's kind, the moving average is the network, and G its copy in training.
 _AVERAGE, _TRAINED = "G_ema", "G"
@@ -144,12 +141,7 @@ def without_prefix(tensors: dict, prefix: str) -> dict:
 
 def known_networks() -> dict[str, NetworkImport]:
     """Every network that can be converted, by name."""
-    networks: dict[str, NetworkImport] = {}
-    for table in _TABLES:
-        name = f"p4d_jax.convert.{table}"
-        if importlib.util.find_spec(name):
-            networks |= getattr(importlib.import_module(name), "NETWORKS", {})
-    return networks
+    return {**reconstructor.NETWORKS, **genhead.NETWORKS, **perception.NETWORKS}
 
 
 def choose(

@@ -21,7 +21,7 @@ from p4d_jax.errors import UserError
 from p4d_jax.jobs.evaluate import to_uint8
 from p4d_jax.models.checkpoint import save_reconstructor
 from p4d_jax.models.reconstructor import Reconstructor, ReconstructorConfig
-from p4d_jax.render.avatar import canonical_frame, check_deformation, encode_source, render_frame
+from p4d_jax.render.avatar import canonical_frame, encode_source, render_frame
 from p4d_jax.train.devices import build_mesh, replicated
 from p4d_jax.train.loop import LoopConfig, train
 from p4d_jax.train.reenact_step import StepConfig, build_step
@@ -43,7 +43,6 @@ def run(config: ConfigDict, workdir: Path) -> None:
         raise UserError(str(error)) from None
     head, mesh = assets.head_model(config.head), build_mesh()
     reconstructor, frame = Reconstructor(model), canonical_frame(head, model.lifted_size)
-    check_deformation(reconstructor)
     stage, settings = prepare_stage(head), OpenHeadsSettings()
 
     def make_clips(stage, key) -> HeadClip:

@@ -16,6 +16,7 @@ Everything before Φ_re does not know the driving motion, so `encode` is called 
 from __future__ import annotations
 
 import dataclasses
+import functools
 
 import flax.linen as nn
 import jax
@@ -26,7 +27,7 @@ from flax import struct
 from p4d_jax.models.field_decoder import FieldDecoder
 from p4d_jax.models.superresolution import SuperResolution
 from p4d_jax.nn.resnet import AtrousPyramid, ResNet
-from p4d_jax.nn.transformer import CrossBlock, OverlapPatchEmbed, SelfBlock, tokens_to_image
+from p4d_jax.nn.transformer import CrossBlock, OverlapPatchEmbed, SelfBlock, dense_init, tokens_to_image
 from p4d_jax.types import Array
 
 GUIDE_CHANNELS = 15  # `render.lifting.look_up_source`, and the photo at the same pixel
@@ -54,6 +55,7 @@ class ReconstructorConfig:
       decoder_hidden, feature_channels: the field decoder; F.
       superresolution_size, superresolution_channels: side to which the first synthesis block's input is
         resized (0: any side goes in as it is), and channels of each block; each doubles the side.
+      superresolution_clamp: bound of their activations, or None; the released weights grew up with it.
       style_dim: length of the stored style `w_avg`.
       source_lifting: also give the source image resampled into the canonical frame (`render.lifting`):
         fitted parameters say where every texel of the xy-plane is in the photo, so that input and output
@@ -66,6 +68,8 @@ class ReconstructorConfig:
         seen at the rendered surface (`GuidedRefinement`); empty: none. Needs source_lifting and
         deformation 'expression'. Not in the paper.
       refinement_scale: by which the picture is enlarged before that; the source is then given as large.
+      dtype: of the layers, 'float32' or 'bfloat16'. Parameters, transformer tokens between blocks, planes,
+        field decoder, background and images are float32 in both.
     """
 
     image_size: int = 512
@@ -96,14 +100,18 @@ class ReconstructorConfig:
     feature_channels: int = 32
     superresolution_size: int = 128
     superresolution_channels: tuple[int, ...] = (256, 128)
+    superresolution_clamp: float | None = 256.0
     style_dim: int = 512
     source_lifting: bool = False
     lifted_size: int = 512
     deformation: str = "neck"
     refinement_features: tuple[int, ...] = ()
     refinement_scale: int = 1
+    dtype: str = "float32"
 
     def __post_init__(self):
+        if self.dtype not in ("float32", "bfloat16"):
+            raise ValueError(f"dtype must be 'float32' or 'bfloat16', got {self.dtype!r}")
         if self.deformation not in ("neck", "expression"):
             raise ValueError(f"deformation must be 'neck' or 'expression', got {self.deformation!r}")
         if self.image_size % 16:
@@ -195,11 +203,18 @@ def upsample_aligned(x: Array, factor: int = 2) -> Array:
 
 
 def conv3(
-    features: int, stride: int = 1, kernel: int = 3, name: str | None = None, init=conv_init
+    features: int,
+    stride: int = 1,
+    kernel: int = 3,
+    name: str | None = None,
+    init=conv_init,
+    dtype: str | jnp.dtype = jnp.float32,
 ) -> nn.Conv:
     """Convolution with bias and symmetric zero padding."""
-    pad = kernel // 2
-    return nn.Conv(features, (kernel, kernel), stride, [(pad, pad), (pad, pad)], kernel_init=init, name=name)
+    padding = [(kernel // 2, kernel // 2)] * 2
+    return nn.Conv(
+        features, (kernel, kernel), stride, padding, kernel_init=init, dtype=jnp.dtype(dtype), name=name
+    )
 
 
 def leaky(x: Array) -> Array:
@@ -214,8 +229,9 @@ class EncoderGlobal(nn.Module):
     @nn.compact
     def __call__(self, image: Array) -> Array:
         c = self.config
-        x = ResNet(c.global_widths, c.global_depths, name="encoder")(add_coordinates(image))
-        return AtrousPyramid(c.pyramid_features, c.pyramid_rates, name="decoder")(x)
+        dtype = jnp.dtype(c.dtype)
+        x = ResNet(c.global_widths, c.global_depths, dtype, name="encoder")(add_coordinates(image))
+        return AtrousPyramid(c.pyramid_features, c.pyramid_rates, dtype, name="decoder")(x)
 
 
 class EncoderDetail(nn.Module):
@@ -225,10 +241,12 @@ class EncoderDetail(nn.Module):
 
     @nn.compact
     def __call__(self, image: Array) -> Array:
-        x = add_coordinates(image)
-        for index, features in enumerate(self.config.detail_features):
+        c, x = self.config, add_coordinates(image)
+        for index, features in enumerate(c.detail_features):
             first = index == 0
-            x = leaky(conv3(features, 2 if first else 1, 7 if first else 3, name=f"conv{index}")(x))
+            x = leaky(
+                conv3(features, 2 if first else 1, 7 if first else 3, name=f"conv{index}", dtype=c.dtype)(x)
+            )
         return x
 
 
@@ -240,7 +258,7 @@ class MotionTokens(nn.Module):
     @nn.compact
     def __call__(self, motion: Array) -> Array:
         c = self.config
-        dense = lambda n, name: nn.Dense(n, kernel_init=nn.initializers.truncated_normal(0.02), name=name)  # noqa: E731
+        dense = lambda n, name: nn.Dense(n, kernel_init=dense_init, dtype=c.dtype, name=name)  # noqa: E731
         x = leaky(dense(c.motion_hidden, "map0")(motion))
         x = leaky(dense(c.motion_hidden, "map1")(x))
         x = dense(c.motion_grid**2 * c.token_dim, "proj")(x)
@@ -255,10 +273,10 @@ class Canonicalizer(nn.Module):
     @nn.compact
     def __call__(self, features: Array, motion_source: Array, scale: Array) -> Array:
         c = self.config
-        x, grid = OverlapPatchEmbed(c.token_dim, name="patch_embed")(features)
+        x, grid = OverlapPatchEmbed(c.token_dim, dtype=c.dtype, name="patch_embed")(features)
         motion_tokens = MotionTokens(c, name="motion")(motion_source)
         for index in range(c.blocks_de):
-            x = CrossBlock(c.token_heads, name=f"block{index}")(x, motion_tokens, grid, scale)
+            x = CrossBlock(c.token_heads, dtype=c.dtype, name=f"block{index}")(x, motion_tokens, grid, scale)
         return x
 
 
@@ -274,11 +292,13 @@ class Reenactor(nn.Module):
         x = tokens
         motion_tokens = MotionTokens(c, name="motion")(motion_driving)
         for index in range(c.blocks_re):
-            x = CrossBlock(c.token_heads, name=f"block{index}")(x, motion_tokens, (side, side), scale)
+            x = CrossBlock(c.token_heads, dtype=c.dtype, name=f"block{index}")(
+                x, motion_tokens, (side, side), scale
+            )
         x = pixel_shuffle(tokens_to_image(x, side, side), 2)
-        x = nn.relu(conv3(c.canonical_features[0], name="conv0")(upsample_aligned(x)))
-        x = nn.relu(conv3(c.canonical_features[1], name="conv1")(upsample_aligned(x)))
-        return conv3(c.canonical_features[2], name="conv2")(x)
+        x = nn.relu(conv3(c.canonical_features[0], name="conv0", dtype=c.dtype)(upsample_aligned(x)))
+        x = nn.relu(conv3(c.canonical_features[1], name="conv1", dtype=c.dtype)(upsample_aligned(x)))
+        return conv3(c.canonical_features[2], name="conv2", dtype=c.dtype)(x)
 
 
 class TriplaneGenerator(nn.Module):
@@ -291,15 +311,17 @@ class TriplaneGenerator(nn.Module):
         c = self.config
         x = jnp.concatenate([canonical, detail], axis=-1)
         for index, features in enumerate(c.plane_convs_before):
-            x = leaky(conv3(features, name=f"before{index}")(x))
-        x, grid = OverlapPatchEmbed(c.plane_token_dim, stride=c.plane_stride, name="patch_embed")(x)
-        x = SelfBlock(c.plane_heads, reduction=c.plane_reduction, name="block0")(x, grid)
+            x = leaky(conv3(features, name=f"before{index}", dtype=c.dtype)(x))
+        x, grid = OverlapPatchEmbed(
+            c.plane_token_dim, stride=c.plane_stride, dtype=c.dtype, name="patch_embed"
+        )(x)
+        x = SelfBlock(c.plane_heads, reduction=c.plane_reduction, dtype=c.dtype, name="block0")(x, grid)
         x = pixel_shuffle(tokens_to_image(x, *grid), c.plane_stride)
         x = jnp.concatenate([x, canonical], axis=-1)
         if c.source_lifting:
             x = jnp.concatenate([x, detail], axis=-1)
         for index, features in enumerate(c.plane_convs_after):
-            x = leaky(conv3(features, name=f"after{index}")(x))
+            x = leaky(conv3(features, name=f"after{index}", dtype=c.dtype)(x))
         return self.to_planes(x, lifted)
 
     def to_planes(self, x: Array, lifted: Array) -> Array:
@@ -309,7 +331,8 @@ class TriplaneGenerator(nn.Module):
         init = nn.initializers.normal(0.15 / np.sqrt(max(1, 128 / x.shape[-1])))
         if c.source_lifting:
             init = nn.initializers.variance_scaling(0.5, "fan_in", "normal")
-        planes = conv3(3 * c.plane_channels, name="last", init=init)(x)
+        planes = conv3(3 * c.plane_channels, name="last", init=init, dtype=c.dtype)(x)
+        planes = planes.astype(jnp.float32)
         if c.source_lifting:
             mean = self.param(
                 "mean_planes", nn.initializers.normal(0.3), (*planes.shape[1:3], 3 * c.plane_channels)
@@ -317,7 +340,7 @@ class TriplaneGenerator(nn.Module):
             planes = planes + mean
         if c.plane_upsample > 1:
             frontal, others = planes[..., : c.plane_channels], planes[..., c.plane_channels :]
-            fine = conv3(c.plane_channels * c.plane_upsample**2, name="last_fine", init=init)(
+            fine = conv3(c.plane_channels * c.plane_upsample**2, name="last_fine", init=init, dtype=c.dtype)(
                 jnp.concatenate([x, lifted], axis=-1)
             )
             frontal = jnp.repeat(frontal, c.plane_upsample**2, axis=-1) + fine
@@ -336,17 +359,18 @@ class BackgroundEncoder(nn.Module):
     @nn.compact
     def __call__(self, image: Array) -> Array:
         w = self.config.background_widths
+        conv = functools.partial(conv3, dtype=self.config.dtype)
         grow = lambda x: jnp.repeat(jnp.repeat(x, 2, axis=1), 2, axis=2)  # noqa: E731
-        h1 = leaky(conv3(w[0], 2, name="input")(add_coordinates(image)))
+        h1 = leaky(conv(w[0], 2, name="input")(add_coordinates(image)))
         skips = [h1]
         for index in range(3):
-            x = leaky(conv3(w[index], name=f"down{index}")(skips[-1]))
-            skips.append(conv3(w[index + 1], 2, name=f"down{index}_stride")(x))
-        x = leaky(conv3(w[3], name="middle")(skips[-1]))
+            x = leaky(conv(w[index], name=f"down{index}")(skips[-1]))
+            skips.append(conv(w[index + 1], 2, name=f"down{index}_stride")(x))
+        x = leaky(conv(w[3], name="middle")(skips[-1]))
         for index, features in enumerate((w[2], w[1], w[0], w[0])):
-            x = leaky(conv3(features, name=f"up{index}")(jnp.concatenate([x, skips.pop()], axis=-1)))
-            x = conv3(features, name=f"up{index}_conv")(grow(x))
-        return conv3(self.config.feature_channels, name="out")(x)
+            x = leaky(conv(features, name=f"up{index}")(jnp.concatenate([x, skips.pop()], axis=-1)))
+            x = conv(features, name=f"up{index}_conv")(grow(x))
+        return conv(self.config.feature_channels, name="out")(x)
 
 
 class GuidedRefinement(nn.Module):
@@ -400,7 +424,10 @@ class Reconstructor(nn.Module):
         self.background = BackgroundEncoder(c)
         self.decoder = FieldDecoder(features=c.feature_channels, hidden=c.decoder_hidden)
         self.superresolution = SuperResolution(
-            channels=c.superresolution_channels, input_resolution=c.superresolution_size
+            channels=c.superresolution_channels,
+            input_resolution=c.superresolution_size,
+            clamp=c.superresolution_clamp,
+            dtype=jnp.dtype(c.dtype),
         )
         self.refinement = GuidedRefinement(c.refinement_features) if c.refinement_features else None
         self.w_avg = self.variable("buffers", "w_avg", jnp.ones, (c.style_dim,))
@@ -434,8 +461,8 @@ class Reconstructor(nn.Module):
             detail = self.encoder_detail(pixel_unshuffle(lifted, c.lifted_size // c.image_size))
             folded = pixel_unshuffle(lifted, c.lifted_size // side)
         size = (image.shape[0], c.background_size, c.background_size, 3)
-        background = nn.sigmoid(self.background(jax.image.resize(image, size, "bilinear")))
-        return SourceFeatures(tokens, detail, folded, background)
+        background = self.background(jax.image.resize(image, size, "bilinear")).astype(jnp.float32)
+        return SourceFeatures(tokens, detail, folded, nn.sigmoid(background))
 
     def animate(self, source: SourceFeatures, motion_driving: Array, scale: Array) -> Array:
         """(B, M) driving motion -> tri-planes (B, 3, PT, PT, C)."""

@@ -1,11 +1,14 @@
 """ResNet without normalisation and DeepLabV3's atrous pyramid, at output stride 8.
 
-NHWC, ReLU. Without normalisation an image's brightness and colour reach the tri-plane unchanged, which is
-why Live 3D Portrait (arXiv 2305.02310) took it out. Sources: ResNet (arXiv 1512.03385), DeepLabV3
-(arXiv 1706.05587): the last two stages trade stride for dilation 2 and 4.
+NHWC, ReLU; `dtype` is that of the activations, parameters are float32. Without normalisation an image's
+brightness and colour reach the tri-plane unchanged, which is why Live 3D Portrait (arXiv 2305.02310) took it
+out. Sources: ResNet (arXiv 1512.03385), DeepLabV3 (arXiv 1706.05587): the last two stages trade stride for
+dilation 2 and 4.
 """
 
 from __future__ import annotations
+
+import functools
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -15,7 +18,14 @@ from p4d_jax.types import Array
 conv_init = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 
 
-def conv(features: int, kernel: int, stride: int = 1, dilation: int = 1, name: str | None = None) -> nn.Conv:
+def convolution(
+    features: int,
+    kernel: int,
+    stride: int = 1,
+    dilation: int = 1,
+    name: str | None = None,
+    dtype: jnp.dtype = jnp.float32,
+) -> nn.Conv:
     """Bias-free convolution with symmetric zero padding that keeps the size at stride 1."""
     pad = dilation * (kernel - 1) // 2
     return nn.Conv(
@@ -26,6 +36,7 @@ def conv(features: int, kernel: int, stride: int = 1, dilation: int = 1, name: s
         kernel_dilation=dilation,
         use_bias=False,
         kernel_init=conv_init,
+        dtype=dtype,
         name=name,
     )
 
@@ -36,9 +47,11 @@ class BasicBlock(nn.Module):
     features: int
     stride: int = 1
     dilation: int = 1
+    dtype: jnp.dtype = jnp.float32
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
+        conv = functools.partial(convolution, dtype=self.dtype)
         shortcut = x
         if self.stride != 1 or x.shape[-1] != self.features:
             shortcut = conv(self.features, 1, self.stride, name="downsample")(x)
@@ -57,15 +70,17 @@ class ResNet(nn.Module):
 
     widths: tuple[int, ...] = (64, 128, 256, 512)
     depths: tuple[int, ...] = (3, 4, 6, 3)
+    dtype: jnp.dtype = jnp.float32
 
     @nn.compact
     def __call__(self, image: Array) -> Array:
-        x = nn.relu(conv(self.widths[0], 7, 2, name="conv1")(image))
+        x = nn.relu(convolution(self.widths[0], 7, 2, name="conv1", dtype=self.dtype)(image))
         x = nn.max_pool(x, (3, 3), (2, 2), [(1, 1), (1, 1)])
         stages = zip(self.widths, self.depths, (1, 2, 1, 1), (1, 1, 2, 4), strict=True)
         for number, (width, depth, stride, dilation) in enumerate(stages, 1):
             for block in range(depth):
-                x = BasicBlock(width, stride if block == 0 else 1, dilation, name=f"layer{number}_{block}")(x)
+                name = f"layer{number}_{block}"
+                x = BasicBlock(width, stride if block == 0 else 1, dilation, self.dtype, name=name)(x)
         return x
 
 
@@ -74,9 +89,11 @@ class AtrousPyramid(nn.Module):
 
     features: int = 256
     rates: tuple[int, ...] = (12, 24, 36)
+    dtype: jnp.dtype = jnp.float32
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
+        conv = functools.partial(convolution, dtype=self.dtype)
         branches = [nn.relu(conv(self.features, 1, name="branch_point")(x))]
         for index, rate in enumerate(self.rates):
             branches.append(nn.relu(conv(self.features, 3, 1, rate, name=f"branch_{index}")(x)))

@@ -16,6 +16,7 @@ from typing import Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import linen as nn
 
 from p4d_jax.types import Array
@@ -123,15 +124,28 @@ def convolve(x: Array, weight: Array) -> Array:
     return jax.lax.conv_general_dilated(x, weight, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
 
 
+# Where the taps of a row of three, mirrored, meet the pixels of a row with zeros between them: even outputs
+# see two neighbours through the outer taps, odd outputs one through the middle tap. (phase, neighbour, tap).
+_PHASES = np.zeros((2, 2, 3), np.float32)
+_PHASES[0, 0, 2] = _PHASES[0, 1, 0] = _PHASES[1, 1, 1] = 1
+
+
 def convolve_upsampled(x: Array, weight: Array) -> Array:
     """(B, H, W, in) -> (B, 2H, 2W, out): zeros between the pixels, convolution with a 3x3 weight, `filter2d`.
 
-    The weight is convolved, that is mirrored against `convolve`: how StyleGAN2's checkpoints hold it. The
-    filter goes first here, over a border of one pixel that feeds the convolution at the edge: the same
-    result, and on a CPU with gradients 2 to 5 times faster than a transposed or an unpadded convolution.
+    The weight is convolved, that is mirrored against `convolve`: how StyleGAN2's checkpoints hold it. A
+    convolution with 2x2 taps gives the four pixels that come of one, most of whose taps would meet zeros:
+    16 products where a convolution of the doubled image has 36.
     """
-    bordered = upsample2d(jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0))))[:, 1:-1, 1:-1]
-    return convolve(bordered, weight[::-1, ::-1])[:, 1:-1, 1:-1]
+    batch, height, width, _ = x.shape
+    phases, features = _PHASES.astype(weight.dtype), weight.shape[-1]
+    taps = jnp.einsum("ajk,blm,kmio->jliabo", phases, phases, weight, precision=jax.lax.Precision.HIGHEST)
+    taps = taps.reshape(2, 2, weight.shape[2], 4 * features)
+    around = [(1, 1), (1, 1)]
+    four = jax.lax.conv_general_dilated(x, taps, (1, 1), around, dimension_numbers=("NHWC", "HWIO", "NHWC"))
+    four = four.reshape(batch, height + 1, width + 1, 2, 2, features).transpose(0, 1, 3, 2, 4, 5)
+    doubled = four.reshape(batch, 2 * height + 2, 2 * width + 2, features)[:, :-1, :-1]
+    return filter2d(doubled, 1, 1, gain=4.0)
 
 
 def modulated_convolution(

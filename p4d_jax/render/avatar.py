@@ -20,13 +20,11 @@ from p4d_jax.head.model import HeadModel
 from p4d_jax.head.skinning import head_vertices
 from p4d_jax.models.reconstructor import Reconstructor, SourceFeatures
 from p4d_jax.nn.resample import resize_antialiased, resize_bilinear
+from p4d_jax.render.deformation import DEPTH_EXTENT, Deformation, apply_field, build_field
 from p4d_jax.render.lifting import (
     CanonicalFrame,
-    ExpressionField,
     SourceGuide,
-    apply_expression_field,
     build_canonical_frame,
-    build_expression_field,
     build_source_guide,
     lift_image,
     look_up_source,
@@ -35,11 +33,8 @@ from p4d_jax.render.lifting import (
 )
 from p4d_jax.render.rays import generate_rays
 from p4d_jax.render.triplane import sample_planes
-from p4d_jax.render.volume import depth_range, render_rays
+from p4d_jax.render.volume import Field, depth_range, render_rays
 from p4d_jax.types import Array, Camera, FrameParams
-
-FIELD_SIZE = 128  # side of the raster that the deformation field reads the surface from
-DEPTH_EXTENT = 1.1  # world units of a ray that are marched; every head fits in
 
 
 @struct.dataclass
@@ -117,6 +112,11 @@ def posed_vertices(head: HeadModel, shape: Array, driving: FrameParams) -> Array
     return head_vertices(head, shape, driving.expression, driving.pose, driving.eyes)
 
 
+def straightened_vertices(head: HeadModel, shape: Array, driving: FrameParams) -> Array:
+    """(V, 3) `posed_vertices` without the neck's rotation."""
+    return posed_vertices(head, shape, driving.replace(pose=driving.pose.at[..., :3].set(0.0)))
+
+
 def network_inputs(reconstructor: Reconstructor, guide: SourceGuide) -> tuple[Array, Array | None]:
     """What the encoders see of a source: (S, S, 3), and the lifted image (L, L, 4) or None."""
     image = resize_antialiased(guide.image, reconstructor.config.image_size)
@@ -125,25 +125,37 @@ def network_inputs(reconstructor: Reconstructor, guide: SourceGuide) -> tuple[Ar
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _encode(reconstructor, variables, image, params, head, frame) -> tuple[SourceFeatures, SourceGuide]:
+def _encode(
+    reconstructor, variables, image, params, motion, head, frame
+) -> tuple[SourceFeatures, SourceGuide]:
     guide = build_source_guide(image, frame, posed_vertices(head, params.shape, params), params.camera)
     inputs = jax.tree.map(lambda x: x[None], network_inputs(reconstructor, guide))
-    motion = params.motion()[None]
-    features = reconstructor.apply(variables, inputs[0], motion, inputs[1], jnp.ones(1), method="encode")
+    features = reconstructor.apply(
+        variables, inputs[0], motion[None], inputs[1], jnp.ones(1), method="encode"
+    )
     return features, guide
 
 
-def check_deformation(reconstructor: Reconstructor) -> None:
-    """Raises for a model whose points this renderer cannot move, rather than leave them where they are."""
-    if reconstructor.config.deformation != "expression":
+def motion_of(reconstructor: Reconstructor, params: FrameParams, motion: Array | None) -> Array:
+    """The motion vector (M,) that the model takes: `motion`, or the parameters' own where it is None."""
+    size = reconstructor.config.motion_size
+    vector = params.motion() if motion is None else motion
+    if vector.shape != (size,):
+        given = "the parameters' own" if motion is None else "the one given"
         raise UserError(
-            f"model.deformation={reconstructor.config.deformation!r}: rendering with D_neck alone is not"
-            " there yet; use 'expression'"
+            f"motion: this model takes {size} numbers, {given} has {vector.shape[-1]}; pass motion= from the"
+            " motion encoder that the model was trained with"
         )
+    return vector
 
 
 def encode_source(
-    reconstructor: Reconstructor, variables: dict, image: Array, params: FrameParams, head: HeadModel
+    reconstructor: Reconstructor,
+    variables: dict,
+    image: Array,
+    params: FrameParams,
+    head: HeadModel,
+    motion: Array | None = None,
 ) -> Avatar:
     """Encodes a source.
 
@@ -152,27 +164,44 @@ def encode_source(
       image: (S, S, 3) in [-1, 1] with S = `reconstructor.config.picture_size`, in the standard crop.
       params: fitted parameters of the image.
       head: the head model they belong to.
+      motion: (M,) motion vector of the image; None for a model that takes the parameters' own.
     """
-    check_deformation(reconstructor)
     size = reconstructor.config.picture_size
     if image.shape != (size, size, 3):
         raise ValueError(f"image: this model takes ({size}, {size}, 3) in [-1, 1], got {image.shape}")
+    motion = motion_of(reconstructor, params, motion)
     frame = canonical_frame(head, reconstructor.config.lifted_size)
-    features, guide = _encode(reconstructor, variables, image, params, head, frame)
+    features, guide = _encode(reconstructor, variables, image, params, motion, head, frame)
     return Avatar(features, frame, guide)
 
 
 @functools.partial(jax.jit, static_argnums=0)
 def animate_avatar(reconstructor: Reconstructor, variables: dict, avatar: Avatar, motion: Array) -> Array:
-    """Tri-plane (3, PT, PT, C) of a driving motion (109,)."""
+    """Tri-plane (3, PT, PT, C) of a driving motion (M,)."""
     return reconstructor.apply(variables, avatar.features, motion[None], jnp.ones(1), method="animate")[0]
+
+
+def radiance_field(
+    reconstructor: Reconstructor, variables: dict, planes: Array, deformation: Deformation | None
+) -> Field:
+    """Observed points -> densities and features, from one tri-plane (3, H, W, C).
+
+    Args:
+      deformation: observed -> canonical, or None where observed and canonical space are the same.
+    """
+
+    def density_and_features(points: Array) -> tuple[Array, Array]:
+        canonical = points if deformation is None else apply_field(deformation, points)
+        return reconstructor.apply(variables, sample_planes(planes, canonical), method="decode")
+
+    return density_and_features
 
 
 def shade_rays(
     reconstructor: Reconstructor,
     variables: dict,
     planes: Array,
-    field: ExpressionField | None,
+    field: Deformation | None,
     origins: Array,
     directions: Array,
     camera: Camera,
@@ -189,14 +218,9 @@ def shade_rays(
       samples: coarse and fine samples a ray.
       key: randomises the samples; None is deterministic.
     """
-
-    def density_and_features(points: Array) -> tuple[Array, Array]:
-        canonical = points if field is None else apply_expression_field(field, points)
-        return reconstructor.apply(variables, sample_planes(planes, canonical), method="decode")
-
-    near, far = depth_range(camera, DEPTH_EXTENT)
+    near, far = depth_range(camera, DEPTH_EXTENT[reconstructor.config.deformation])
     out = render_rays(
-        density_and_features,
+        radiance_field(reconstructor, variables, planes, field),
         origins,
         directions,
         near=near,
@@ -218,7 +242,7 @@ def refine_image(
     variables: dict,
     image: Array,
     shaded: Shaded,
-    field: ExpressionField | None,
+    field: Deformation,
     guide: SourceGuide,
     rays: tuple[Array, Array],
 ) -> Array:
@@ -237,7 +261,7 @@ def refine_image(
     fill = lambda x: resize_bilinear(x.reshape(coarse, coarse, 1), size)  # noqa: E731
     origins, directions = rays
     points = origins + jax.lax.stop_gradient(fill(shaded.depth)).reshape(-1, 1) * directions
-    canonical = apply_expression_field(field, snap_to_surface(field, points, directions))
+    canonical = apply_field(field, snap_to_surface(field, points, directions))
     behind = sample_image(guide.image, project(field.camera, points)[0])
     seen = jnp.concatenate([look_up_source(guide, canonical), behind], axis=-1).reshape(1, size, size, -1)
     opacity = 1.0 - fill(shaded.transmittance)[None]
@@ -254,20 +278,19 @@ def render_planes(
     frame: CanonicalFrame,
     guide: SourceGuide,
     posed: Array,
+    straight: Array,
     camera: Camera,
     *,
     resolution: int,
     samples: tuple[int, int],
     with_background: bool = True,
 ) -> Frame:
-    """One view of a tri-plane whose observed mesh is `posed`.
+    """One view of a tri-plane whose observed mesh is `posed`, and `straight` without the neck's rotation.
 
     The picture has 2 R pixels a side for each synthesis block of the super-resolution, times
     `refinement_scale`. Without background the head stands before black.
     """
-    field = None
-    if reconstructor.config.deformation == "expression":
-        field = build_expression_field(frame, posed, camera, FIELD_SIZE)
+    field = build_field(reconstructor.config, frame, posed, straight, camera)
     origins, directions = generate_rays(camera, resolution)
     shaded = shade_rays(reconstructor, variables, planes, field, origins, directions, camera, samples)
     square = lambda x: x.reshape(resolution, resolution, -1)  # noqa: E731
@@ -284,6 +307,12 @@ def render_planes(
     return Frame(image, features[..., :3], square(shaded.depth)[..., 0], opacity)
 
 
+@jax.jit
+def driven_meshes(head: HeadModel, shape: Array, driving: FrameParams) -> tuple[Array, Array]:
+    """`posed_vertices` and `straightened_vertices` of one frame."""
+    return posed_vertices(head, shape, driving), straightened_vertices(head, shape, driving)
+
+
 def render_frame(
     reconstructor: Reconstructor,
     variables: dict,
@@ -292,6 +321,7 @@ def render_frame(
     source_params: FrameParams,
     driving: FrameParams,
     *,
+    motion: Array | None = None,
     resolution: int = 64,
     samples: tuple[int, int] = (16, 16),
     plane_offset: Array | None = None,
@@ -305,15 +335,16 @@ def render_frame(
       head: the head model of all parameters.
       source_params: of the source; its shape is the identity.
       driving: whose expression, pose, eyes and camera are shown; its shape is ignored.
+      motion: (M,) motion vector of the driving frame; None for a model that takes the parameters' own.
       resolution: R, rays a side; the image has twice as many pixels a side for each synthesis block.
       samples: coarse and fine samples a ray.
       plane_offset: (3, PT, PT, C) added to the tri-plane (`train.personalise`), or None.
       with_background: False shows the head before black.
     """
-    planes = animate_avatar(reconstructor, variables, avatar, driving.motion())
+    planes = animate_avatar(reconstructor, variables, avatar, motion_of(reconstructor, driving, motion))
     if plane_offset is not None:
         planes = planes + plane_offset
-    posed = jax.jit(posed_vertices)(head, source_params.shape, driving)
+    posed, straight = driven_meshes(head, source_params.shape, driving)
     return render_planes(
         reconstructor,
         variables,
@@ -322,6 +353,7 @@ def render_frame(
         avatar.frame,
         avatar.guide,
         posed,
+        straight,
         driving.camera,
         resolution=resolution,
         samples=samples,

@@ -49,6 +49,8 @@ class CanonicalFrame:
       triangles: (L, L, 3) int32 vertices of the triangle at each texel.
       barycentric: (L, L, 3).
       points: (L, L, 3) surface points; uncovered texels lie on the plane z = PROXY_DEPTH.
+      decimated_faces: (f, 3) triangles of the decimated mesh.
+      decimated_triangles, decimated_barycentric: (v, 3) each decimated vertex on the full mesh.
     """
 
     vertices: Array
@@ -58,6 +60,9 @@ class CanonicalFrame:
     triangles: Array
     barycentric: Array
     points: Array
+    decimated_faces: Array
+    decimated_triangles: Array
+    decimated_barycentric: Array
 
 
 @struct.dataclass
@@ -149,6 +154,9 @@ def _rasterize_canonical(head: HeadModel, lifted_size: int, box_warp: float) -> 
         triangles[::-1],
         raster.barycentric[::-1],
         points[::-1],
+        head.decimated_faces,
+        head.decimated_triangles,
+        head.decimated_barycentric,
     )
 
 

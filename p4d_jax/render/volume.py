@@ -166,38 +166,26 @@ def _merge_and_march(coarse: tuple[Array, Array, Array], fine: tuple[Array, Arra
     )
 
 
-def render_rays(
-    field: Field,
-    origins: Array,
-    directions: Array,
-    *,
-    near: Array,
-    far: Array,
-    coarse_samples: int,
-    fine_samples: int,
-    key: Array | None = None,
+def render_rays_at(
+    field: Field, origins: Array, directions: Array, *, near: Array, far: Array, jitter: Array, u: Array
 ) -> RenderOutput:
-    """Renders N rays: a stratified pass, then importance samples where it ended.
+    """Renders N rays with given samples: a stratified pass, then importance samples where it ended.
 
     Args:
       field: points (P, 3) -> densities (P, 1), before softplus, and features (P, C).
       origins, directions: (N, 3) world units; directions of unit length.
       near, far: () depths between which to sample, see `depth_range`.
-      coarse_samples: stratified samples a ray, at least 4.
-      fine_samples: importance samples a ray; 0 leaves the second pass out.
-      key: for both passes; without it, samples are the middles of their strata.
+      jitter: (N, S), or (S,) for all rays: places in [0, 1] of the S >= 4 stratified samples in their strata.
+      u: (N, M), or (M,) for all rays: values in [0, 1] at which the importance samples' CDF is inverted;
+        with M = 0 there is no second pass.
 
     Returns:
       RenderOutput with one leading axis N in place of the image's two.
     """
-    if coarse_samples < 4:
-        raise ValueError(f"coarse_samples: at least 4, got {coarse_samples}")
-    jitter = jnp.full((origins.shape[0], coarse_samples), 0.5)
-    u = jnp.broadcast_to((jnp.arange(fine_samples) + 0.5) / max(fine_samples, 1), (len(jitter), fine_samples))
-    if key is not None:
-        coarse_key, fine_key = jax.random.split(key)
-        jitter = jax.random.uniform(coarse_key, jitter.shape)
-        u = jax.random.uniform(fine_key, u.shape)
+    if jitter.shape[-1] < 4:
+        raise ValueError(f"coarse_samples: at least 4, got {jitter.shape[-1]}")
+    rays = origins.shape[0]
+    jitter, u = (jnp.broadcast_to(x, (rays, x.shape[-1])) for x in (jitter, u))
 
     def evaluate(depths: Array) -> tuple[Array, Array, Array]:
         points = origins[:, None] + depths[..., None] * directions[:, None]
@@ -210,7 +198,7 @@ def render_rays(
 
     coarse = evaluate(jax.vmap(stratified_depths, (None, None, 0))(near, far, jitter))
 
-    if fine_samples == 0:
+    if u.shape[-1] == 0:
         march = jax.vmap(march_rays)(*coarse)
     else:
         optical = jax.vmap(interval_optical_depths)(coarse[0], coarse[2])
@@ -218,6 +206,35 @@ def render_rays(
         fine = evaluate(jax.vmap(importance_depths)(coarse[2], weights, u))
         march = jax.vmap(_merge_and_march)(coarse, fine)
     return RenderOutput(march.features, march.depth[:, None], march.transmittance[:, None])
+
+
+def render_rays(
+    field: Field,
+    origins: Array,
+    directions: Array,
+    *,
+    near: Array,
+    far: Array,
+    coarse_samples: int,
+    fine_samples: int,
+    key: Array | None = None,
+) -> RenderOutput:
+    """Renders N rays as `render_rays_at`, with samples drawn from a key or in the middle of their strata.
+
+    Args:
+      field, origins, directions, near, far: as there.
+      coarse_samples: stratified samples a ray, at least 4.
+      fine_samples: importance samples a ray; 0 leaves the second pass out.
+      key: for both passes; without it, samples are the middles of their strata.
+    """
+    if key is None:
+        jitter = jnp.full(coarse_samples, 0.5)
+        u = (jnp.arange(fine_samples) + 0.5) / max(fine_samples, 1)
+    else:
+        coarse_key, fine_key = jax.random.split(key)
+        jitter = jax.random.uniform(coarse_key, (origins.shape[0], coarse_samples))
+        u = jax.random.uniform(fine_key, (origins.shape[0], fine_samples))
+    return render_rays_at(field, origins, directions, near=near, far=far, jitter=jitter, u=u)
 
 
 def render_image(

@@ -21,10 +21,18 @@ from flax import struct
 
 from p4d_jax.geometry import axis_angle_to_matrix, project
 from p4d_jax.head.model import HeadModel
-from p4d_jax.models.reconstructor import Reconstructor
+from p4d_jax.models.reconstructor import Reconstructor, ReconstructorConfig
 from p4d_jax.nn.resample import resize_antialiased
-from p4d_jax.render.avatar import Avatar, animate_avatar, compose, posed_vertices, shade_rays
-from p4d_jax.render.lifting import VISIBLE_MARGIN, ExpressionField, build_expression_field, sample_image
+from p4d_jax.render.avatar import (
+    Avatar,
+    animate_avatar,
+    compose,
+    driven_meshes,
+    motion_of,
+    shade_rays,
+)
+from p4d_jax.render.deformation import Deformation, build_field
+from p4d_jax.render.lifting import VISIBLE_MARGIN, sample_image
 from p4d_jax.render.raster import interpolate, rasterize
 from p4d_jax.render.rays import generate_rays
 from p4d_jax.train import losses
@@ -86,7 +94,7 @@ class View:
     """
 
     camera: Camera
-    field: ExpressionField | None
+    field: Deformation
     target: Array
     weight: Array
     covered: Array
@@ -141,12 +149,14 @@ def textured_view(
     )
 
 
-@functools.partial(jax.jit, static_argnames=("resolution", "deform"))
-def _build_views(frame, posed, image, matte, camera, yaws, *, resolution: int, deform: bool) -> View:
+@functools.partial(jax.jit, static_argnames=("config", "resolution"))
+def _build_views(
+    config: ReconstructorConfig, frame, posed, straight, image, matte, camera, yaws, *, resolution: int
+) -> View:
     def nearby(yaw: Array) -> View:
         turned = orbit(camera, yaw)
         colours, weight, mask = textured_view(image, posed, frame.faces, camera, turned, resolution)
-        field = build_expression_field(frame, posed, turned, resolution) if deform else None
+        field = build_field(config, frame, posed, straight, turned)
         # Hair lies outside the mesh: only what the mesh covers is known to be opaque.
         return View(turned, field, colours, weight, mask, mask)
 
@@ -235,6 +245,7 @@ def personalise(
     resolution: int = 64,
     samples: tuple[int, int] = (12, 12),
     yaws: tuple[float, ...] = (-0.4, -0.2, 0.2, 0.4),
+    motion: Array | None = None,
     rates: PersonaliseRates | None = None,
     on_step: Callable[[int, float], None] | None = None,
 ) -> Personalised:
@@ -251,6 +262,7 @@ def personalise(
       key: of the ray samples.
       resolution, samples: R, and coarse and fine samples a ray.
       yaws: radians of the nearby views about the photo's own.
+      motion: (M,) motion vector of the photo; None for a model that takes the parameters' own.
       rates: step sizes and weights.
       on_step: called with the step and its loss, for a progress bar.
 
@@ -262,16 +274,16 @@ def personalise(
         if value.shape != (size, size, channels):
             raise ValueError(f"{name}: expected ({size}, {size}, {channels}), got {value.shape}")
     rates = rates or PersonaliseRates()
-    planes = animate_avatar(reconstructor, variables, avatar, params.motion())
+    planes = animate_avatar(reconstructor, variables, avatar, motion_of(reconstructor, params, motion))
     trained = _Trained(
         jnp.zeros_like(planes),
         jax.tree.map(jnp.copy, {name: variables["params"][name] for name in TUNED}),
         jnp.copy(avatar.features.background[0]),
     )
-    posed = jax.jit(posed_vertices)(head, params.shape, params)
+    posed, straight = driven_meshes(head, params.shape, params)
     views = _build_views(
-        avatar.frame, posed, image, matte, params.camera, jnp.asarray(yaws),
-        resolution=resolution, deform=reconstructor.config.deformation == "expression",
+        reconstructor.config, avatar.frame, posed, straight, image, matte, params.camera, jnp.asarray(yaws),
+        resolution=resolution,
     )  # fmt: skip
     image, matte = (resize_antialiased(x, reconstructor.config.image_size) for x in (image, matte))
     weights = 0.5 + matte + jax.image.resize(views.weight[1:].max(0), matte.shape, "linear")

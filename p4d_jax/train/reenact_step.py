@@ -23,22 +23,17 @@ from jax.sharding import Mesh, PartitionSpec
 from p4d_jax.data.openheads import Stage
 from p4d_jax.data.samples import HeadClip
 from p4d_jax.head.model import HeadModel
-from p4d_jax.models.reconstructor import Reconstructor
+from p4d_jax.models.reconstructor import Reconstructor, ReconstructorConfig
 from p4d_jax.render.avatar import (
-    FIELD_SIZE,
     compose,
     network_inputs,
     posed_vertices,
     refine_image,
     shade_rays,
+    straightened_vertices,
 )
-from p4d_jax.render.lifting import (
-    CanonicalFrame,
-    ExpressionField,
-    SourceGuide,
-    build_expression_field,
-    build_source_guide,
-)
+from p4d_jax.render.deformation import Deformation, build_field
+from p4d_jax.render.lifting import CanonicalFrame, SourceGuide, build_source_guide
 from p4d_jax.render.rays import generate_rays
 from p4d_jax.train import losses
 from p4d_jax.train.devices import DATA_AXIS, split
@@ -93,7 +88,7 @@ class Sample:
     guide: SourceGuide
     motion_source: Array
     motion_driving: Array
-    field: ExpressionField
+    field: Deformation
     params: FrameParams
     rays: tuple[Array, Array]
     pixel_rays: tuple[Array, Array]
@@ -126,6 +121,7 @@ def pair_frames(clips: HeadClip) -> tuple[HeadClip, HeadClip]:
 
 def build_sample(
     config: StepConfig,
+    model: ReconstructorConfig,
     head: HeadModel,
     frame: CanonicalFrame,
     source: HeadClip,
@@ -137,6 +133,7 @@ def build_sample(
     size, factor = source.image.shape[0], source.image.shape[0] // config.resolution
     posed_source = posed_vertices(head, source.params.shape, source.params)
     posed_target = posed_vertices(head, source.params.shape, target.params)
+    straight_target = straightened_vertices(head, source.params.shape, target.params)
     corner = jax.random.randint(key, (2,), 0, config.resolution - config.crop + 1)
     side, camera = factor * config.crop, target.params.camera
     pick = lambda x: crop_image(x, corner * factor, side)  # noqa: E731
@@ -144,7 +141,7 @@ def build_sample(
         build_source_guide(source.image, frame, posed_source, source.params.camera),
         source.params.motion(),
         target.params.motion(),
-        build_expression_field(frame, posed_target, camera, FIELD_SIZE),
+        build_field(model, frame, posed_target, straight_target, camera),
         target.params,
         cropped_rays(camera, config.resolution, corner, config.crop),
         cropped_rays(camera, size, corner * factor, side),
@@ -166,14 +163,19 @@ def cropped_rays(camera: Camera, resolution: int, corner: Array, side: int) -> t
 
 
 def build_samples(
-    config: StepConfig, head: HeadModel, frame: CanonicalFrame, clips: HeadClip, key: Array
+    config: StepConfig,
+    model: ReconstructorConfig,
+    head: HeadModel,
+    frame: CanonicalFrame,
+    clips: HeadClip,
+    key: Array,
 ) -> Sample:
     """All samples of a batch of clips; every second one is static."""
     sources, targets = pair_frames(clips)
     count = sources.image.shape[0]
     scale = (jnp.arange(count) + jax.random.randint(key, (), 0, 2)) % 2
     keys = jax.random.split(key, count)
-    make = functools.partial(build_sample, config, head, frame)
+    make = functools.partial(build_sample, config, model, head, frame)
     samples = jax.vmap(make)(sources, targets, scale.astype(jnp.float32), keys)
     return jax.lax.stop_gradient(samples)
 
@@ -251,7 +253,9 @@ def build_step(
     all geometry is computed, then the network is differentiated with the batch split over the mesh; only
     gradients and metrics cross devices.
     """
-    prepare = jax.jit(functools.partial(build_samples, config), out_shardings=split(mesh))
+    prepare = jax.jit(
+        functools.partial(build_samples, config, reconstructor.config), out_shardings=split(mesh)
+    )
 
     def on_device(params, buffers, samples, key):
         def objective(params):
