@@ -5,12 +5,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from skimage.metrics import peak_signal_noise_ratio
+from synthetic_head import synthetic_head
 
 from p4d_jax.data.samples import HeadClip
 from p4d_jax.geometry import look_at_camera
+from p4d_jax.head.deformation import NeckField
+from p4d_jax.models.reconstructor import Reconstructor, ReconstructorConfig
+from p4d_jax.render.avatar import canonical_frame
 from p4d_jax.render.lifting import ExpressionField, apply_expression_field, sample_image
 from p4d_jax.train import losses
-from p4d_jax.train.reenact_step import pair_frames
+from p4d_jax.train.reenact_step import StepConfig, build_samples, pair_frames, render_samples
 from p4d_jax.train.state import average_decay, learning_rate
 from p4d_jax.types import FrameParams
 
@@ -89,3 +93,35 @@ def test_field_takes_the_surface_offset_at_the_surface_and_the_nearest_candidate
     moved = apply_expression_field(field, points) - points
     np.testing.assert_allclose(moved[0], surface, atol=1e-3)
     np.testing.assert_allclose(moved[1], near, atol=1e-3)
+
+
+@pytest.mark.parametrize("deformation", ["neck", "expression"])
+def test_the_step_renders_with_either_deformation(deformation):
+    """Shapes only: what the fields do to points is tested where they are."""
+    model = Reconstructor(
+        ReconstructorConfig(
+            image_size=32, motion_size=109, lifted_size=16, superresolution_size=0, deformation=deformation
+        )
+    )
+    config = StepConfig(resolution=16, crop=8, samples=(4, 4))
+    head = synthetic_head()
+    frame = canonical_frame(head, 16)
+    count, frames = 2, 2
+    spread = lambda x: jnp.broadcast_to(x, (count, frames, *x.shape))  # noqa: E731
+    camera = jax.tree.map(spread, look_at_camera(0.0, 0.0, 4.0))
+    zeros = lambda *shape: jnp.zeros((count, frames, *shape))  # noqa: E731
+    clips = HeadClip(
+        zeros(32, 32, 3), zeros(32, 32, 1), zeros(32, 32, 1), zeros(32, 32, 1), jnp.zeros((count, 32, 32, 3)),
+        FrameParams(camera, zeros(300), zeros(100), zeros(6), zeros(6)),
+    )  # fmt: skip
+
+    def step(key):
+        samples = build_samples(config, model.config, head, frame, clips, key)
+        image, motion = samples.image[:1], samples.motion_source[:1]
+        variables = model.init(key, image, motion, motion, None)
+        return samples.field, render_samples(model, config, variables, samples, key)
+
+    field, out = jax.eval_shape(step, jax.random.key(0))
+    assert isinstance(field, {"neck": NeckField, "expression": ExpressionField}[deformation])
+    assert out["raw"].shape == (4, 8, 8, 3)
+    assert out["image"].shape == (4, 32, 32, 3)
