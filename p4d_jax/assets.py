@@ -62,7 +62,9 @@ def landmark_model(name: str) -> Path:
 
 
 def weights(name_or_path: str | Path) -> Path:
-    """The file of a network's weights, by the name of embedded ones or by path."""
+    """A network's weights: the name of embedded ones, a file, or a folder that the job `convert` made."""
+    if Path(name_or_path).expanduser().is_dir():
+        return Path(name_or_path).expanduser()
     return find(name_or_path, "weights", WEIGHTS)
 
 

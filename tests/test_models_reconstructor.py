@@ -10,7 +10,9 @@ import numpy as np
 import pytest
 import torch
 
+from p4d_jax.errors import UserError
 from p4d_jax.models.checkpoint import load_reconstructor, read_about, save_reconstructor
+from p4d_jax.models.converted import save_converted
 from p4d_jax.models.reconstructor import (
     EncoderDetail,
     Reconstructor,
@@ -131,3 +133,17 @@ def test_errors_name_the_argument(tmp_path, tiny):
     one = jnp.ones(1)
     with pytest.raises(ValueError, match="lifted"):
         model.apply(variables, jnp.zeros((1, 32, 32, 3)), jnp.zeros((1, 109)), None, one, method="encode")
+
+
+def test_a_converted_folder_is_loaded_like_a_file(tiny, tmp_path):
+    model, variables = tiny
+    about = {"network": "portrait4d", "config": TINY.to_dict()}
+    save_converted(tmp_path / "portrait4d", about, jax.tree.map(np.asarray, variables))
+    loaded, values = load_reconstructor(tmp_path / "portrait4d")
+    assert loaded.config == TINY
+    jax.tree.map(np.testing.assert_array_equal, dict(values), dict(variables))
+    save_converted(
+        tmp_path / "arcface18", {"network": "arcface18", "config": {"depths": [2]}}, {"params": {}}
+    )
+    with pytest.raises(UserError, match="arcface18"):
+        load_reconstructor(tmp_path / "arcface18")

@@ -46,7 +46,7 @@ from p4d_jax.render.surface import extract_mesh, write_ply
 from p4d_jax.render.triplane import sample_planes
 from p4d_jax.train.losses import psnr
 from p4d_jax.train.personalise import orbit, personalise
-from p4d_jax.types import Array, FrameParams
+from p4d_jax.types import MOTION_SIZE, Array, FrameParams
 
 
 @dataclass(frozen=True)
@@ -187,6 +187,12 @@ def read_inputs(config: ConfigDict, workdir: Path) -> Inputs:
         driving = find_driving(config.driving, head)
     with user_input("weights"):
         reconstructor, variables = load_reconstructor(assets.weights(config.weights))
+        if reconstructor.config.motion_size != MOTION_SIZE:
+            raise UserError(
+                f"{config.weights!r} takes {reconstructor.config.motion_size} numbers of a motion encoder,"
+                f" where this job knows the {MOTION_SIZE} of the head model; from Python, give"
+                " `encode_source` and `render_frame` its motion="
+            )
     return Inputs(photo, driving, head, reconstructor, variables)
 
 

@@ -10,9 +10,12 @@ import json
 from pathlib import Path
 
 import flax
+import jax
 import jax.numpy as jnp
 import numpy as np
 
+from p4d_jax.errors import UserError
+from p4d_jax.models.converted import load_converted
 from p4d_jax.models.reconstructor import Reconstructor, ReconstructorConfig
 
 EMBEDDED = Path(__file__).resolve().parent.parent / "embedded"
@@ -31,12 +34,14 @@ def save_reconstructor(path: str | Path, config: ReconstructorConfig, variables:
 
 
 def load_reconstructor(path_or_name: str | Path) -> tuple[Reconstructor, dict]:
-    """The module and its variables (float32) from a file, or from a name in `NAMES`.
+    """The module and its variables (float32) from a file, a converted folder, or a name in `NAMES`.
 
     Returns:
       Reconstructor (its `config` tells the sizes) and variables {'params': ..., 'buffers': ...}.
     """
     path = NAMES.get(str(path_or_name), Path(path_or_name))
+    if path.is_dir():
+        return _load_converted_reconstructor(path)
     if not path.is_file():
         raise ValueError(
             f"weights: no file {str(path)!r}; give the path of an exported .npz or one of {sorted(NAMES)}"
@@ -51,6 +56,15 @@ def load_reconstructor(path_or_name: str | Path) -> tuple[Reconstructor, dict]:
             if name not in ("config", "about")
         }
     return Reconstructor(config), flax.traverse_util.unflatten_dict(flat, sep="/")
+
+
+def _load_converted_reconstructor(folder: Path) -> tuple[Reconstructor, dict]:
+    name, values, variables = load_converted(folder)
+    try:
+        config = ReconstructorConfig.from_dict(values)
+    except ValueError:
+        raise UserError(f"weights: {str(folder)!r} holds the network {name!r}, not a reconstructor") from None
+    return Reconstructor(config), jax.tree.map(jnp.asarray, variables)
 
 
 def read_about(path_or_name: str | Path) -> dict:
