@@ -136,7 +136,7 @@ def test_errors_name_the_argument(tmp_path, tiny):
 
 
 def test_a_converted_folder_is_loaded_like_a_file(tiny, tmp_path):
-    model, variables = tiny
+    variables = tiny[1]
     about = {"network": "portrait4d", "config": TINY.to_dict()}
     save_converted(tmp_path / "portrait4d", about, jax.tree.map(np.asarray, variables))
     loaded, values = load_reconstructor(tmp_path / "portrait4d")
