@@ -117,7 +117,7 @@ def test_the_step_renders_with_either_deformation(deformation):
 
     def step(key):
         samples = build_samples(config, model.config, head, frame, clips, key)
-        image, motion = samples.image[:1], samples.motion_source[:1]
+        image, motion = samples.guide.image[:1], samples.motion_source[:1]
         variables = model.init(key, image, motion, motion, None)
         return samples.field, render_samples(model, config, variables, samples, key)
 
