@@ -1,6 +1,6 @@
 """Time and peak memory of converting a state of full size: read, mapped, written as a checkpoint.
 
-    python benchmarks/convert_full_size.py KEYS.json FOLDER
+    python -m benchmarks.convert_full_size KEYS.json FOLDER
 
 KEYS.json holds [key, shape] of every tensor of a network. Per format (pickle, legacy, zip) FOLDER gets a file
 of normal numbers of this size, made with torch in its own process; then a fresh process converts it by the
@@ -75,7 +75,8 @@ def main() -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for kind in FORMATS:
         for step in ("make", "convert"):
-            subprocess.run([sys.executable, *sys.argv, step, kind], check=True)
+            command = [sys.executable, "-m", "benchmarks.convert_full_size", *sys.argv[1:], step, kind]
+            subprocess.run(command, check=True)
         (folder / f"{kind}.bin").unlink()
 
 
