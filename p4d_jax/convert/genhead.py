@@ -5,6 +5,8 @@ A table a part, so that a reference case of one part is mapped by the very rules
 
 from __future__ import annotations
 
+import functools
+
 import jax.numpy as jnp
 import numpy as np
 
@@ -17,7 +19,7 @@ from p4d_jax.convert.mapping import (
     conv,
     dense,
     image,
-    same,
+    layer,
     shapes_of,
 )
 from p4d_jax.convert.reconstructor import DECODER, SUPERRESOLUTION
@@ -27,6 +29,9 @@ from p4d_jax.models.genhead import CAMERA_SIZE, GenHead, GenHeadConfig
 _FILTER = Unused(r".*resample_filter", "the filter (1, 3, 3, 1) is a constant of the resampling layers")
 
 
+equalized_layer = functools.partial(layer, weight="weight")  # as `nn.stylegan2` names it
+
+
 def dense_behind_image(value: np.ndarray) -> np.ndarray:
     """Linear weight (out, C·4·4) over a flattened CHW image -> (4·4·C, out) over a flattened HWC image."""
     if value.ndim != 2 or value.shape[1] % 16:
@@ -34,23 +39,15 @@ def dense_behind_image(value: np.ndarray) -> np.ndarray:
     return value.reshape(value.shape[0], -1, 4, 4).transpose(2, 3, 1, 0).reshape(-1, value.shape[0])
 
 
-def layer(key: str, path: str, layout=conv) -> list[Rule]:
-    """A layer's weight and bias."""
-    return [
-        Rule(rf"{key}\.weight", f"params/{path}/weight", layout),
-        Rule(rf"{key}\.bias", f"params/{path}/bias", same),
-    ]
-
-
 def modulated(block: str, name: str) -> list[Rule]:
     """The modulated layers of synthesis blocks; `block` matches a block's key, `name` is our name of it."""
     return [
-        *layer(rf"{block}\.(conv[01]|torgb)", rf"{name}/\2"),
-        *layer(rf"{block}\.(conv[01]|torgb)\.affine", rf"{name}/\2/affine", dense),
+        *equalized_layer(rf"{block}\.(conv[01]|torgb)", rf"{name}/\2"),
+        *equalized_layer(rf"{block}\.(conv[01]|torgb)\.affine", rf"{name}/\2/affine", dense),
     ]
 
 
-MAPPING: Rules = [*layer("embed", "embed", dense), *layer(r"fc(\d+)", r"layer\1", dense)]
+MAPPING: Rules = [*equalized_layer("embed", "embed", dense), *equalized_layer(r"fc(\d+)", r"layer\1", dense)]
 
 SYNTHESIS: Rules = [
     _FILTER,
@@ -77,12 +74,12 @@ GENHEAD: Rules = [
 
 DISCRIMINATOR: Rules = [
     _FILTER,
-    *layer(r"b\d+\.fromrgb", "from_rgb"),
-    *layer(r"b(\d+)\.(conv[01])", r"block\1/\2"),
+    *equalized_layer(r"b\d+\.fromrgb", "from_rgb"),
+    *equalized_layer(r"b(\d+)\.(conv[01])", r"block\1/\2"),
     Rule(r"b(\d+)\.skip\.weight", r"params/block\1/skip", conv),
-    *layer(r"b4\.conv", "block4/conv"),
-    *layer(r"b4\.fc", "block4/dense", dense_behind_image),
-    *layer(r"b4\.out", "block4/out", dense),
+    *equalized_layer(r"b4\.conv", "block4/conv"),
+    *equalized_layer(r"b4\.fc", "block4/dense", dense_behind_image),
+    *equalized_layer(r"b4\.out", "block4/out", dense),
     *below("mapping.", "mapping", MAPPING),
 ]
 

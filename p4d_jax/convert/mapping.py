@@ -98,6 +98,21 @@ class Converted:
     unused: dict[str, str]
 
 
+def layer(key: str, path: str, layout: Layout = conv, weight: str = "kernel") -> list[Rule]:
+    """A layer's weight and bias.
+
+    Args:
+      key: pattern of its keys, without `.weight` and `.bias`.
+      path: of its variables, without their collection.
+      layout: of the weight.
+      weight: our name of the weight.
+    """
+    return [
+        Rule(rf"{key}\.weight", f"params/{path}/{weight}", layout),
+        Rule(rf"{key}\.bias", f"params/{path}/bias"),
+    ]
+
+
 def below(prefix: str, scope: str, rules: Rules) -> list[Rule | Unused]:
     """The rules of a part as those of the whole.
 

@@ -17,7 +17,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from p4d_jax.convert.mapping import (
-    Layout,
     NetworkImport,
     Rule,
     Rules,
@@ -25,6 +24,7 @@ from p4d_jax.convert.mapping import (
     below,
     conv,
     dense,
+    layer,
     shapes_of,
 )
 from p4d_jax.models.identity import IRESNET_18, IRESNET_50, IResNet
@@ -35,14 +35,6 @@ from p4d_jax.models.perceptual import LPIPS, ConvTrunk, alexnet, vgg16
 # Where the convolutions stand in torchvision's `features`, between ReLUs and poolings.
 VGG16_CONVS = (0, 2, 5, 7, 10, 12, 14, 17, 19, 21, 24, 26, 28)
 ALEXNET_CONVS = (0, 3, 6, 8, 10)
-
-
-def layer(key: str, path: str, layout: Layout) -> list[Rule]:
-    """Weight and bias of a convolution or dense layer `key`, a pattern; `path` without its collection."""
-    return [
-        Rule(key + r"\.weight", f"params/{path}/kernel", layout),
-        Rule(key + r"\.bias", f"params/{path}/bias"),
-    ]
 
 
 def batch_norm(key: str, path: str) -> list[Rule | Unused]:

@@ -8,24 +8,24 @@ from __future__ import annotations
 
 import jax.numpy as jnp
 
-from p4d_jax.convert.mapping import NetworkImport, Rule, Rules, Unused, below, conv, dense, same, shapes_of
+from p4d_jax.convert.mapping import (
+    NetworkImport,
+    Rule,
+    Rules,
+    Unused,
+    below,
+    conv,
+    dense,
+    layer,
+    same,
+    shapes_of,
+)
 from p4d_jax.models.reconstructor import Reconstructor, ReconstructorConfig
-
-
-def layer(key: str, path: str, layout=conv) -> list[Rule]:
-    """A layer's weight and, where it has one, its bias."""
-    return [
-        Rule(rf"{key}\.weight", f"params/{path}/kernel", layout),
-        Rule(rf"{key}\.bias", f"params/{path}/bias", same),
-    ]
 
 
 def norm(key: str, path: str) -> list[Rule]:
     """A layer norm."""
-    return [
-        Rule(rf"{key}\.weight", f"params/{path}/scale"),
-        Rule(rf"{key}\.bias", f"params/{path}/bias"),
-    ]
+    return layer(key, path, same, "scale")
 
 
 def sequence(pattern: str, path: str, indices: tuple[int, ...]) -> list[Rule]:
@@ -118,18 +118,16 @@ BACKGROUND: Rules = [
 ]
 
 SUPERRESOLUTION: Rules = [
-    Rule(r"(block\d)\.(conv[01]|torgb)\.weight", r"params/\1/\2/weight", conv),
-    Rule(r"(block\d)\.(conv[01]|torgb)\.bias", r"params/\1/\2/bias"),
-    Rule(r"(block\d)\.(conv[01]|torgb)\.affine\.weight", r"params/\1/\2/affine/weight", dense),
-    Rule(r"(block\d)\.(conv[01]|torgb)\.affine\.bias", r"params/\1/\2/affine/bias"),
+    *layer(r"(block\d)\.(conv[01]|torgb)", r"\1/\2", conv, "weight"),
+    *layer(r"(block\d)\.(conv[01]|torgb)\.affine", r"\1/\2/affine", dense, "weight"),
     Unused(r".*resample_filter", "the filter (1, 3, 3, 1) is a constant of the resampling layers"),
     Unused(r".*\.noise_(const|strength)", "super-resolution adds no noise"),
 ]
 
 DECODER: Rules = [
-    Rule(rf"{key}\.{value}", f"params/{path}/{value}", layout)
-    for key, path in ((r"net\.0", "hidden_layer"), ("out_sigma", "density"), ("out_rgb", "features_layer"))
-    for value, layout in (("weight", dense), ("bias", same))
+    *layer(r"net\.0", "hidden_layer", dense, "weight"),
+    *layer("out_sigma", "density", dense, "weight"),
+    *layer("out_rgb", "features_layer", dense, "weight"),
 ]
 
 RECONSTRUCTOR: Rules = [

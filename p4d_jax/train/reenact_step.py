@@ -69,7 +69,7 @@ class StepConfig:
 
 @struct.dataclass
 class Sample:
-    """One source and one target; batches add a leading axis. r is 2c/…: the crop's side in image pixels.
+    """One source and one target; batches add a leading axis.
 
     Attributes:
       guide: the source image (S, S, 3) and where the head is in it.
