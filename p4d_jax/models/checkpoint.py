@@ -1,7 +1,8 @@
-"""Weights of a reconstructor in one `.npz`: float16 arrays, and the config and its story as JSON.
+"""Weights of a network in one `.npz`: float16 arrays, and the config and its story as JSON.
 
-Keys: `config` (JSON of `ReconstructorConfig.to_dict`), `about` (JSON: command, steps, samples, machine) and
-one array a parameter named by its path in the variables, `params/encoder_global/...`. Loading runs no code.
+Keys: `network` ('reconstructor' or 'genhead'; a file without it holds a reconstructor), `config` (JSON of its
+config's `to_dict`), `about` (JSON: command, steps, samples, machine) and one array a parameter named by its
+path in the variables, `params/encoder_global/...`. Loading runs no code.
 """
 
 from __future__ import annotations
@@ -16,21 +17,22 @@ import numpy as np
 
 from p4d_jax.errors import UserError
 from p4d_jax.models.converted import load_converted
+from p4d_jax.models.genhead import GenHead, GenHeadConfig
 from p4d_jax.models.reconstructor import Reconstructor, ReconstructorConfig
 
 EMBEDDED = Path(__file__).resolve().parent.parent / "embedded"
-NAMES = {"reenact_demo": EMBEDDED / "reenact_demo.npz"}
+NAMES = {name: EMBEDDED / f"{name}.npz" for name in ("reenact_demo", "genhead_demo")}
+_TEXTS = ("network", "config", "about")
 
 
 def save_reconstructor(path: str | Path, config: ReconstructorConfig, variables: dict, about: dict) -> None:
     """Writes variables (params and buffers) as float16."""
-    flat = flax.traverse_util.flatten_dict(variables, sep="/")
-    arrays = {name: np.asarray(value, np.float16) for name, value in flat.items()}
-    too_large = [name for name, value in arrays.items() if not np.isfinite(value).all()]
-    if too_large:
-        raise ValueError(f"variables: not finite in float16: {too_large}")
-    texts = {"config": json.dumps(config.to_dict()), "about": json.dumps(about)}
-    np.savez_compressed(path, **arrays, **{name: np.array(text) for name, text in texts.items()})
+    _save(path, "reconstructor", config.to_dict(), variables, about)
+
+
+def save_genhead(path: str | Path, config: GenHeadConfig, variables: dict, about: dict) -> None:
+    """Writes variables (params and buffers) as float16."""
+    _save(path, "genhead", config.to_dict(), variables, about)
 
 
 def load_reconstructor(path_or_name: str | Path) -> tuple[Reconstructor, dict]:
@@ -39,32 +41,53 @@ def load_reconstructor(path_or_name: str | Path) -> tuple[Reconstructor, dict]:
     Returns:
       Reconstructor (its `config` tells the sizes) and variables {'params': ..., 'buffers': ...}.
     """
+    config, variables = _load(path_or_name, "reconstructor", ReconstructorConfig)
+    return Reconstructor(config), variables
+
+
+def load_genhead(path_or_name: str | Path) -> tuple[GenHead, dict]:
+    """As `load_reconstructor`, for GenHead."""
+    config, variables = _load(path_or_name, "genhead", GenHeadConfig)
+    return GenHead(config), variables
+
+
+def _save(path: str | Path, network: str, config: dict, variables: dict, about: dict) -> None:
+    flat = flax.traverse_util.flatten_dict(variables, sep="/")
+    arrays = {name: np.asarray(value, np.float16) for name, value in flat.items()}
+    too_large = [name for name, value in arrays.items() if not np.isfinite(value).all()]
+    if too_large:
+        raise ValueError(f"variables: not finite in float16: {too_large}")
+    texts = {"network": network, "config": json.dumps(config), "about": json.dumps(about)}
+    np.savez_compressed(path, **arrays, **{name: np.array(text) for name, text in texts.items()})
+
+
+def _load(path_or_name: str | Path, network: str, config_class):
+    """Config and variables of a file or folder that holds `network`."""
     path = NAMES.get(str(path_or_name), Path(path_or_name))
     if path.is_dir():
-        return _load_converted_reconstructor(path)
+        return _load_folder(path, network, config_class)
     if not path.is_file():
         raise ValueError(
             f"weights: no file {str(path)!r}; give the path of an exported .npz or one of {sorted(NAMES)}"
         )
     with np.load(path, allow_pickle=False) as stored:
-        if "config" not in stored:
-            raise ValueError(f"weights: {str(path)!r} is not an exported reconstructor (no 'config' in it)")
-        config = ReconstructorConfig.from_dict(json.loads(str(stored["config"])))
+        held = str(stored["network"]) if "network" in stored else "reconstructor"
+        if "config" not in stored or held != network:
+            raise ValueError(f"weights: {str(path)!r} is not an exported {network}")
+        config = config_class.from_dict(json.loads(str(stored["config"])))
         flat = {
-            name: jnp.asarray(stored[name].astype(np.float32))
-            for name in stored.files
-            if name not in ("config", "about")
+            name: jnp.asarray(stored[name].astype(np.float32)) for name in stored.files if name not in _TEXTS
         }
-    return Reconstructor(config), flax.traverse_util.unflatten_dict(flat, sep="/")
+    return config, flax.traverse_util.unflatten_dict(flat, sep="/")
 
 
-def _load_converted_reconstructor(folder: Path) -> tuple[Reconstructor, dict]:
+def _load_folder(folder: Path, network: str, config_class):
     name, values, variables = load_converted(folder)
     try:
-        config = ReconstructorConfig.from_dict(values)
+        config = config_class.from_dict(values)
     except ValueError:
-        raise UserError(f"weights: {str(folder)!r} holds the network {name!r}, not a reconstructor") from None
-    return Reconstructor(config), jax.tree.map(jnp.asarray, variables)
+        raise UserError(f"weights: {str(folder)!r} holds the network {name!r}, not a {network}") from None
+    return config, jax.tree.map(jnp.asarray, variables)
 
 
 def read_about(path_or_name: str | Path) -> dict:
