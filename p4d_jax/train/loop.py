@@ -32,7 +32,8 @@ class LoopConfig:
     Attributes:
       steps: the run ends after so many steps,
       minutes: or after so many minutes of training, whichever comes first; 0 is no limit.
-      peak_rate, warmup: of the learning rate: linear warm-up over steps, then a cosine to the end.
+      peak_rate, warmup: of the learning rate: linear warm-up over steps, then a cosine to the end,
+      final_share: where it is this share of the peak; 1 is a constant rate.
       log_every, grid_every: steps between log lines and between pictures.
       save_minutes: minutes between checkpoints.
       keep: how many checkpoints are kept.
@@ -46,6 +47,7 @@ class LoopConfig:
     grid_every: int
     save_minutes: float
     keep: int = 2
+    final_share: float = 0.01
 
 
 def progress(config: LoopConfig, step: int, seconds: float) -> float:
@@ -81,7 +83,7 @@ def train(
         before, started, last_save = float(state.seconds), time.time(), time.time()
         number, logged = int(state.step), (int(state.step), time.time())
         while (done := progress(config, number, before + time.time() - started)) < 1.0:
-            rate = learning_rate(done, number, config.peak_rate, config.warmup)
+            rate = learning_rate(done, number, config.peak_rate, config.warmup, config.final_share)
             state, metrics = step(state, jnp.float32(rate))
             number += 1
             if number % config.log_every == 0:
