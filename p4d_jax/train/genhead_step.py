@@ -327,44 +327,68 @@ def apply_gradients(optimizer, rate: Array, gradients: dict, state: optax.OptSta
     return jax.tree.map(lambda p, u: p - rate * u, params, updates), state
 
 
+@struct.dataclass
+class GeneratorReport:
+    """What G's losses leave beside themselves.
+
+    Attributes:
+      shown: the pictures, as D is shown them, not blurred.
+      style_means: (W,) of the batch: tri-planes, background.
+      logits: (B, 1).
+    """
+
+    shown: DiscriminatorInput
+    style_means: tuple[Array, Array]
+    logits: Array
+
+
+def generator_losses(
+    gan: Gan, resolution: int, blurred: bool, state: GanState, generator: dict, params: FrameParams
+) -> tuple[dict[str, Array], GeneratorReport]:
+    """The weighted losses of G's parameters on frames (B,), by name."""
+    config = gan.config
+    images = images_seen(state, params.shape.shape[0])
+    keys = jax.random.split(step_keys(state, 0), 3)
+    variables = {"params": generator, "buffers": state.buffers}
+    codes, means = draw_codes(gan, variables, params, swap_probability(config, images), keys[0])
+    views = render_codes(gan, resolution, variables, codes)
+    shown = discriminator_input(views)
+    softened = soften(gan, blurred, shown, images, raw=False)
+    logits = judge(gan, state.discriminator, softened, params.camera.to_label(), state.augment, keys[1])
+    losses = {"generator": adversarial.generator_loss(logits)}
+    losses |= adversarial.part_losses(views, config.part_head_weight, config.part_solid_weight)
+    if config.surface_weight:
+        loss = config.surface_weight * surface_loss(gan, variables, codes, keys[2])
+        losses["surface"] = loss * fade(images, config.surface_images)
+    return losses, GeneratorReport(shown, means, logits)
+
+
 def generator_step(
     gan: Gan, resolution: int, blurred: bool, state: GanState, rate: Array, params: FrameParams
 ) -> tuple[GanState, DiscriminatorInput, dict[str, Array]]:
     """G's step on frames (B,): the new state, the pictures that it made, and its losses."""
     config, batch = gan.config, params.shape.shape[0]
-    images = images_seen(state, batch)
-    keys = jax.random.split(step_keys(state, 0), 3)
 
     def objective(generator):
-        variables = {"params": generator, "buffers": state.buffers}
-        codes, means = draw_codes(gan, variables, params, swap_probability(config, images), keys[0])
-        views = render_codes(gan, resolution, variables, codes)
-        shown = discriminator_input(views)
-        label = params.camera.to_label()
-        softened = soften(gan, blurred, shown, images, raw=False)
-        logits = judge(gan, state.discriminator, softened, label, state.augment, keys[1])
-        losses = {"generator": adversarial.generator_loss(logits)}
-        losses |= adversarial.part_losses(views, config.part_head_weight, config.part_solid_weight)
-        if config.surface_weight:
-            loss = config.surface_weight * surface_loss(gan, variables, codes, keys[2])
-            losses["surface"] = loss * fade(images, config.surface_images)
-        return sum(losses.values()), (losses, shown, means, logits)
+        losses, report = generator_losses(gan, resolution, blurred, state, generator, params)
+        return sum(losses.values()), (losses, report)
 
-    gradients, (losses, shown, means, logits) = jax.grad(objective, has_aux=True)(state.generator)
+    gradients, (losses, report) = jax.grad(objective, has_aux=True)(state.generator)
     optimizer = gan.optimizer(config.density_every)
     rate = rate * config.generator_rate * lazy_share(config.density_every)
     generator, optimizer_state = apply_gradients(
         optimizer, rate, gradients, state.generator_optimizer, state.generator
     )
-    decay = average_decay(images + batch, batch, config.average_half_life, config.average_ramp)
+    images = images_seen(state, batch) + batch
+    decay = average_decay(images, batch, config.average_half_life, config.average_ramp)
     new = state.replace(
         generator=generator,
         generator_optimizer=optimizer_state,
         average=jax.tree.map(lambda a, p: decay * a + (1 - decay) * p, state.average, generator),
-        buffers=move_style_means(state.buffers, means),
+        buffers=move_style_means(state.buffers, report.style_means),
     )
-    metrics = {**losses, "fake_logit": logits.mean(), "generator_gradient": optax.global_norm(gradients)}
-    return new, jax.lax.stop_gradient(shown), metrics
+    more = {"fake_logit": report.logits.mean(), "generator_gradient": optax.global_norm(gradients)}
+    return new, jax.lax.stop_gradient(report.shown), {**losses, **more}
 
 
 def move_style_means(buffers: dict, means: tuple[Array, Array]) -> dict:

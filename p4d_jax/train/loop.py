@@ -127,7 +127,7 @@ def _show(workdir: Path, events, number: int, picture: np.ndarray) -> None:
 def _log(
     workdir: Path, events, number: int, rate: float, metrics: dict, logged: tuple, seconds: float
 ) -> None:
-    values = {name: round(float(value), 5) for name, value in metrics.items()}
+    values = {name: float(f"{float(value):.9g}") for name, value in metrics.items()}
     speed = (number - logged[0]) / max(time.time() - logged[1], 1e-6)
     line = {"step": number, "seconds": round(seconds, 1), "rate": rate, "steps_per_second": round(speed, 4)}
     with open(workdir / "metrics.jsonl", "a") as log:
