@@ -58,27 +58,29 @@ def compare(losses, params, key) -> dict:
 def main() -> None:
     command_line.enable_compilation_cache()
     config = tiny_config(BATCH)
-    config.step.samples = (24, 0)
+    config.step.samples, config.step.blur = (24, 0), 0.5
     config.step.augment_target = 0.0
     gan, _ = job.build_gan(config)
     state = double(steps.create_gan_state(gan, jax.random.key(3)))
     draw_real, draw_params = job.openheads_draws(gan, prepare_stage(gan.head), 16, BATCH, jax.random.key(5))
-    real, params = double(draw_real(0)), double(draw_params(0))
+    see_real = jax.jit(lambda number: steps.see_reals(gan, gan.head, gan.parts, double(number)))
+    real, other, params = see_real(draw_real(0)), see_real(draw_real(1)), double(draw_params(0))
     # An open mouth, so that its losses see rays.
     frames = job.demonstration_frames(gan.head)
     opened = jax.tree.map(lambda x: jnp.broadcast_to(x[3], (BATCH, *x.shape[1:])), double(frames))
     opened = opened.replace(shape=params.shape)
+    frames = jax.jit(lambda params: steps.see_frames(gan, 8, gan.head, gan.parts, params))(opened)
     keys = jax.random.split(jax.random.key(7), 4)
 
     def of_generator(generator):
-        losses, _ = steps.generator_losses(gan, 8, True, state, generator, opened)
+        losses, _ = steps.generator_losses(gan, True, state, generator, frames)
         variables = {"params": generator, "buffers": state.buffers}
         codes, _ = steps.draw_codes(gan, variables, opened, jnp.float32(0.5), keys[0])
-        return {**losses, "density": steps.density_loss(gan, variables, codes, keys[1])}
+        return {**losses, "density": steps.density_loss(gan, variables, codes.ws, opened, keys[1])}
 
     def of_discriminator(discriminator):
         shown = steps.real_pictures(gan, 8, True, real, jnp.float32(0))
-        label = real.params.camera.to_label()
+        label = real.label
         logits = lambda inputs: steps.judge(gan, discriminator, inputs, label, state.augment, keys[2])  # noqa: E731
         loss = adversarial.discriminator_loss(logits(fake), logits(shown))
         return {
@@ -86,7 +88,7 @@ def main() -> None:
             "penalty": adversarial.gradient_penalty(logits, shown, 1.0, 10.0, 3.0)[0],
         }
 
-    fake = jax.jit(lambda real: steps.real_pictures(gan, 8, True, real, jnp.float32(0)))(double(draw_real(1)))
+    fake = jax.jit(lambda other: steps.real_pictures(gan, 8, True, other, jnp.float32(0)))(other)
     result = compare(of_generator, state.generator, keys[3])
     result |= compare(of_discriminator, state.discriminator, keys[3])
     print(json.dumps(result))

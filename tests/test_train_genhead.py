@@ -40,9 +40,14 @@ def draws(gan):
 
 
 @pytest.fixture(scope="module")
-def generated(gan, state, draws):
-    step = jax.jit(functools.partial(steps.generator_step, gan, 8, False))
-    return step(state, jnp.float32(1), draws[1](0))
+def generated(gan, state, frames):
+    step = jax.jit(functools.partial(steps.generator_step, gan, False))
+    return step(state, jnp.float32(1), frames)
+
+
+@pytest.fixture(scope="module")
+def frames(gan, draws):
+    return jax.jit(functools.partial(steps.see_frames, gan, 8))(gan.head, gan.parts, draws[1](0))
 
 
 # Losses ---------------------------------------------------------------------------------------------------
@@ -148,30 +153,33 @@ def test_the_generators_step_leaves_the_discriminator(state, generated):
     )
 
 
-def test_every_parameter_of_both_networks_learns(gan, state, draws, generated):
+def test_every_parameter_of_both_networks_learns(gan, state, draws, frames, generated):
     new, fake, _ = generated
     for path, before in jax.tree.leaves_with_path(state.generator):
         after = functools.reduce(lambda tree, key: tree[key.key], path, new.generator)
         # The noise starts with strength zero: its gradient may vanish, but that of a strength does not.
         assert changed(before, after), jax.tree_util.keystr(path)
-    step = jax.jit(functools.partial(steps.discriminator_step, gan, 8, False))
-    params = draws[1](0)
-    learned, metrics = step(new, jnp.float32(1), draws[0](0), fake, params)
+    step = jax.jit(functools.partial(steps.discriminator_step, gan, False))
+    real = jax.jit(functools.partial(steps.see_reals, gan))(gan.head, gan.parts, draws[0](0))
+    learned, _ = step(new, jnp.float32(1), real, fake, frames.label)
     assert not changed(new.generator, learned.generator)
     for path, before in jax.tree.leaves_with_path(state.discriminator):
         after = functools.reduce(lambda tree, key: tree[key.key], path, learned.discriminator)
         assert changed(before, after), jax.tree_util.keystr(path)
-    # ADA: the sign of the real logits against its target moves the probability.
-    expected = np.clip(np.sign(metrics["real_sign"] - 0.6) * BATCH / 100.0, 0, 1)
-    np.testing.assert_allclose(learned.augment, expected, rtol=1e-6)
 
 
-def test_rematerialised_views_one_at_a_time_are_the_same(gan, state, draws, generated):
+def test_ada_follows_the_sign_of_real_logits():
+    move = lambda sign: float(augment.adapt_probability(jnp.float32(0.5), jnp.float32(sign), 0.6, 0.08))  # noqa: E731
+    assert move(0.9) == pytest.approx(0.58) and move(0.1) == pytest.approx(0.42)
+    assert float(augment.adapt_probability(jnp.float32(0.99), jnp.float32(1), 0.6, 0.08)) == 1.0
+
+
+def test_rematerialised_views_one_at_a_time_are_the_same(gan, state, frames, generated):
     frugal = dataclasses.replace(
         gan, config=dataclasses.replace(gan.config, rematerialize=True, views_at_once=1)
     )
-    step = jax.jit(functools.partial(steps.generator_step, frugal, 8, False))
-    _, shown, metrics = step(state, jnp.float32(1), draws[1](0))
+    step = jax.jit(functools.partial(steps.generator_step, frugal, False))
+    _, shown, metrics = step(state, jnp.float32(1), frames)
     np.testing.assert_allclose(shown.image, generated[1].image, atol=2e-5)
     for name, value in metrics.items():
         np.testing.assert_allclose(value, generated[2][name], rtol=2e-4, atol=1e-6, err_msg=name)

@@ -2,7 +2,7 @@
 
 - Control: heads with random codes, shapes, motions and cameras. One landmark network looks at each picture;
   its points are compared with the head model's that the picture was conditioned on, in shares of the distance
-  between the eyes. The same is measured on OpenHeads' true pictures of the same size: what the network misses.
+  between the eyes. The same is measured on OpenHeads' true pictures of the same size: what it misses.
 - Consistency: the depth of one head seen from 25 degrees to the left is taken as points of the world and
   compared with the depth seen from 25 degrees to the right, where the head model's mesh is seen by both.
 
@@ -175,7 +175,7 @@ def compare(found: np.ndarray, wanted: np.ndarray, indices: np.ndarray) -> dict[
 
 
 def summarise(rows: list[dict]) -> dict:
-    """Mean and standard error of each error; of openings, the correlation of those seen and those asked for."""
+    """Mean and standard error of each error; of openings, the correlation of seen and asked for."""
     report = {}
     for name in sorted(set().union(*rows)):
         if name.endswith(("_seen", "_asked")):
@@ -251,7 +251,7 @@ def reprojected_depth_error(
     origins, directions = (np.asarray(x) for x in generate_rays(cameras[0], views[0].depth.shape[0]))
 
     def reproject(depths: tuple, other_mask) -> tuple[np.ndarray, np.ndarray]:
-        """How far the first depth's points (R R,) lie behind the second depth there, and where there is one."""
+        """How far the first depth's points (R R,) lie behind the second depth, and where there is one."""
         resolution = len(depths[0])
         points = origins + np.asarray(depths[0]).reshape(-1, 1) * directions
         at = np.floor(np.asarray(project(cameras[1], jnp.asarray(points))[0]) * resolution).astype(int)

@@ -6,6 +6,7 @@ Starts or goes on in the workdir (`train.loop`). `weights.npz` there is what `sy
 
 from __future__ import annotations
 
+import functools
 import platform
 from pathlib import Path
 
@@ -99,9 +100,9 @@ def build_gan(config: ConfigDict) -> tuple[Gan, LoopConfig]:
     except KeyError:
         raise UserError(f"config.precision={config.precision!r}: float32 or bfloat16") from None
     mesh = build_mesh()
-    if config.batch % (mesh.size * judge.group_size):
+    if config.batch % mesh.size or config.batch % judge.group_size:
         raise UserError(
-            f"config.batch={config.batch} must be a multiple of {mesh.size} devices times"
+            f"config.batch={config.batch} must be a multiple of the {mesh.size} devices and of"
             f" config.discriminator.group_size={judge.group_size}"
         )
     if judge.image_size != model.image_size:
@@ -125,7 +126,9 @@ def openheads_draws(gan: Gan, stage: Stage, size: int, batch: int, key: jax.Arra
 
     def spread(f):
         on_device = jax.shard_map(f, mesh=gan.mesh, in_specs=(whole, spec), out_specs=spec, check_vma=False)
-        return jax.jit(lambda stage, key: on_device(stage, jax.random.split(key, batch)))
+        return jax.jit(
+            lambda stage, key: on_device(stage, jax.random.split(jax.random.wrap_key_data(key), batch))
+        )
 
     def real(stage, keys):
         return portraits_on_stage(stage, keys, size, settings)
@@ -135,12 +138,15 @@ def openheads_draws(gan: Gan, stage: Stage, size: int, batch: int, key: jax.Arra
         identity = random_identity(keys[0], stage, settings)
         return random_portrait_params(keys[1], keys[2], stage, identity.shape, settings)
 
+    stage = jax.device_put(stage, replicated(gan.mesh))
     reals, frames = spread(real), spread(lambda stage, keys: jax.vmap(lambda k: frame(stage, k))(keys))
     key_real, key_frames = jax.random.split(key)
-    return (
-        lambda number: reals(stage, jax.random.fold_in(key_real, number)),
-        lambda number: frames(stage, jax.random.fold_in(key_frames, number)),
-    )
+
+    def numbered(draw, key: jax.Array, number: int):
+        data = np.asarray(jax.random.key_data(jax.random.fold_in(key, number)))
+        return draw(stage, data)  # on the host: of all processes the same
+
+    return functools.partial(numbered, reals, key_real), functools.partial(numbered, frames, key_frames)
 
 
 def demonstration_frames(head: HeadModel) -> FrameParams:

@@ -132,6 +132,30 @@ def part_wise_field(
     return field
 
 
+@struct.dataclass
+class SeenHead:
+    """A posed head as one camera sees it, before it is rendered: all that does not depend on G.
+
+    Attributes:
+      posed: its meshes.
+      camera: of the view.
+      masks: (R, R) each, of the rays.
+      correspondence: (S, S, 3) the correspondence map.
+    """
+
+    posed: PosedParts
+    camera: Camera
+    masks: PartMasks
+    correspondence: Array
+
+
+def see_head(parts: HeadParts, posed: PosedParts, camera: Camera, size: int, resolution: int) -> SeenHead:
+    """Rasterises masks and correspondence map of one head for one camera: `size` S, `resolution` R."""
+    masks = rasterize_part_masks(parts, posed, camera, size)
+    masks = soften_masks(masks) if resolution == size else resize_masks(masks, resolution)
+    return SeenHead(posed, camera, masks, correspondence_map(parts, posed, camera, size))
+
+
 @functools.partial(jax.jit, static_argnames=("genhead", "resolution", "samples"))
 def render_genhead(
     genhead: GenHead,
@@ -161,13 +185,30 @@ def render_genhead(
       key: randomises the samples; None is deterministic.
     """
     config = genhead.config
-    size = config.image_size
-    if resolution > config.superresolution_size and resolution != size:
+    if resolution > config.superresolution_size and resolution != config.image_size:
         raise ValueError(
-            f"resolution: at most {config.superresolution_size} rays a side, or {size}, got {resolution}"
+            f"resolution: at most {config.superresolution_size} rays a side, or {config.image_size},"
+            f" got {resolution}"
         )
-    masks = rasterize_part_masks(parts, posed, camera, size)
-    masks = soften_masks(masks) if resolution == size else resize_masks(masks, resolution)
+    seen = see_head(parts, posed, camera, config.image_size, resolution)
+    return render_seen(genhead, variables, planes, background, head, parts, seen, samples=samples, key=key)
+
+
+def render_seen(
+    genhead: GenHead,
+    variables: dict,
+    planes: Array,
+    background: Array,
+    head: HeadModel,
+    parts: HeadParts,
+    seen: SeenHead,
+    *,
+    samples: tuple[int, int] = (48, 48),
+    key: Array | None = None,
+) -> GenHeadView:
+    """`render_genhead` of a head whose masks and map are there already."""
+    size, masks, camera, posed = genhead.config.image_size, seen.masks, seen.camera, seen.posed
+    resolution = masks.eye.shape[0]
     field = part_wise_field(
         genhead, variables, planes, head, parts, posed,
         masks=jax.tree.map(jnp.ravel, masks),
@@ -197,7 +238,7 @@ def render_genhead(
         opacity=1 - transmittance[..., 0],
         background=2 * behind - 1,
         masks=masks,
-        correspondence=correspondence_map(parts, posed, camera, size),
+        correspondence=seen.correspondence,
         terms=jax.tree.map(lambda x: square(x)[..., 0], part_terms(passes, march)),
     )
 

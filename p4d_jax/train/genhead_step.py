@@ -1,7 +1,9 @@
 """Training steps of GenHead: adversarial, on single pictures with masks and parameters (SPEC section 5).
 
-A step is G's program and then D's; the regularisers are programs of their own and run every few steps. Masks
-and correspondence maps are rasterised inside. Letters: B samples of all devices, S image size, R rays a side.
+A step is G's program and then D's; the regularisers are programs of their own and run every few steps. What
+the head model says of a frame (meshes, masks, correspondence map) has no gradient and is a program of its own
+too, on the device: one of all would compile for minutes. Letters: B samples of all devices, S image size, R
+rays a side.
 
 Views are rendered by `shard_map`, each device its own; all else is one program over the whole batch, so that
 D's statistics of a batch, the means of styles and the swap of conditions cross devices by themselves.
@@ -24,7 +26,7 @@ from p4d_jax.data.samples import Portrait
 from p4d_jax.head.model import HeadModel
 from p4d_jax.models.discriminator import Discriminator, DiscriminatorInput
 from p4d_jax.models.genhead import HEAD, PARTS, GenHead
-from p4d_jax.render.genhead import GenHeadView, discriminator_input, render_genhead
+from p4d_jax.render.genhead import GenHeadView, SeenHead, discriminator_input, render_seen, see_head
 from p4d_jax.render.part_fusion import (
     HeadParts,
     canonical_points,
@@ -173,17 +175,84 @@ def create_gan_state(gan: Gan, key: Array) -> GanState:
 
 
 @struct.dataclass
+class Frames:
+    """A batch (B,) of frames to generate.
+
+    Attributes:
+      params: the camera carries the head's whole rotation.
+      seen: the posed heads as the cameras see them.
+    """
+
+    params: FrameParams
+    seen: SeenHead
+
+    @property
+    def label(self) -> Array:
+        """(B, 25) camera labels."""
+        return self.params.camera.to_label()
+
+
+@struct.dataclass
+class Reals:
+    """A batch (B,) of real pictures and their correspondence maps (B, S, S, 3)."""
+
+    portrait: Portrait
+    correspondence: Array
+
+    @property
+    def label(self) -> Array:
+        """(B, 25) camera labels."""
+        return self.portrait.params.camera.to_label()
+
+
+def on_devices(gan: Gan, f: Callable, *shared):
+    """`f(*shared, one sample)` of a batch, each device its own share of the samples."""
+    whole, shares = PartitionSpec(), PartitionSpec(DATA_AXIS)
+
+    def on_device(batch, *shared):
+        return jax.vmap(lambda one: f(*shared, one))(batch)
+
+    spread = jax.shard_map(
+        on_device,
+        mesh=gan.mesh,
+        in_specs=(shares, *(whole,) * len(shared)),
+        out_specs=shares,
+        check_vma=False,
+    )
+    return lambda batch: spread(batch, *shared)
+
+
+def see_frames(gan: Gan, resolution: int, head: HeadModel, parts: HeadParts, params: FrameParams) -> Frames:
+    """Poses and rasterises frames (B,), necks straight."""
+
+    def one(head: HeadModel, parts: HeadParts, params: FrameParams) -> SeenHead:
+        posed = pose_straight_parts(head, params.shape, params)
+        return see_head(parts, posed, params.camera, gan.genhead.config.image_size, resolution)
+
+    return Frames(params, on_devices(gan, one, head, parts)(params))
+
+
+def see_reals(gan: Gan, head: HeadModel, parts: HeadParts, portrait: Portrait) -> Reals:
+    """Rasterises the correspondence maps of real pictures."""
+
+    def one(head: HeadModel, parts: HeadParts, params: FrameParams) -> Array:
+        posed = pose_straight_parts(head, params.shape, params)
+        return correspondence_map(parts, posed, params.camera, gan.genhead.config.image_size)
+
+    return Reals(portrait, on_devices(gan, one, head, parts)(portrait.params))
+
+
+@struct.dataclass
 class Codes:
     """What G makes a batch of pictures from.
 
     Attributes:
       ws: (B, L, W) styles. latent: (B, Z), which is also the background's.
-      params: `FrameParams` (B,). keys: (B, 2) raw keys of the rays.
+      keys: (B, 2) raw keys of the rays.
     """
 
     ws: Array
     latent: Array
-    params: FrameParams
     keys: Array
 
 
@@ -212,25 +281,24 @@ def draw_codes(
         fine = (jnp.arange(ws.shape[1]) >= cut) & mixing
         ws = jnp.where(fine[None, :, None], mixed, ws)
     background = gan.genhead.apply(variables, latent, method="background_styles").mean(0)
-    return Codes(ws, latent, params, jax.random.split(jax.random.key_data(keys[4]), count)), (
+    return Codes(ws, latent, jax.random.split(jax.random.key_data(keys[4]), count)), (
         mean,
         background,
     )
 
 
-def render_codes(gan: Gan, resolution: int, variables: dict, codes: Codes) -> GenHeadView:
+def render_codes(gan: Gan, variables: dict, codes: Codes, frames: Frames) -> GenHeadView:
     """One view of each code, (B,): each device renders its own."""
     planes = gan.genhead.apply(variables, codes.ws, method="planes")
     background = gan.genhead.apply(variables, codes.latent, method="background")
     whole, shares = PartitionSpec(), PartitionSpec(DATA_AXIS)
 
     def view(variables: dict, head: HeadModel, parts: HeadParts, one: tuple) -> GenHeadView:
-        planes, background, params, key = one
-        return render_genhead(
-            gan.genhead, variables, planes, background, head, parts,
-            pose_straight_parts(head, params.shape, params), params.camera,
-            resolution=resolution, samples=gan.config.samples, key=jax.random.wrap_key_data(key),
-        )  # fmt: skip
+        planes, background, seen, key = one
+        key = jax.random.wrap_key_data(key)
+        return render_seen(
+            gan.genhead, variables, planes, background, head, parts, seen, samples=gan.config.samples, key=key
+        )
 
     def on_device(variables, head, parts, batch):
         one = functools.partial(view, variables, head, parts)
@@ -244,25 +312,7 @@ def render_codes(gan: Gan, resolution: int, variables: dict, codes: Codes) -> Ge
         on_device, mesh=gan.mesh, in_specs=(whole, whole, whole, shares), out_specs=shares, check_vma=False
     )
     used = {"params": {name: variables["params"][name] for name in ("decoder", "superresolution")}}
-    return spread(used, gan.head, gan.parts, (planes, background, codes.params, codes.keys))
-
-
-def correspondence_maps(gan: Gan, params: FrameParams) -> Array:
-    """(B, S, S, 3) of frames (B,), each device its own."""
-    size = gan.genhead.config.image_size
-
-    def on_device(head: HeadModel, parts: HeadParts, batch: FrameParams) -> Array:
-        def one(params: FrameParams) -> Array:
-            posed = pose_straight_parts(head, params.shape, params)
-            return correspondence_map(parts, posed, params.camera, size)
-
-        return jax.vmap(one)(batch)
-
-    whole, shares = PartitionSpec(), PartitionSpec(DATA_AXIS)
-    spread = jax.shard_map(
-        on_device, mesh=gan.mesh, in_specs=(whole, whole, shares), out_specs=shares, check_vma=False
-    )
-    return spread(gan.head, gan.parts, params)
+    return spread(used, gan.head, gan.parts, (planes, background, frames.seen, codes.keys))
 
 
 # Schedules ------------------------------------------------------------------------------------------------
@@ -343,34 +393,34 @@ class GeneratorReport:
 
 
 def generator_losses(
-    gan: Gan, resolution: int, blurred: bool, state: GanState, generator: dict, params: FrameParams
+    gan: Gan, blurred: bool, state: GanState, generator: dict, frames: Frames
 ) -> tuple[dict[str, Array], GeneratorReport]:
     """The weighted losses of G's parameters on frames (B,), by name."""
     config = gan.config
-    images = images_seen(state, params.shape.shape[0])
+    images = images_seen(state, frames.label.shape[0])
     keys = jax.random.split(step_keys(state, 0), 3)
     variables = {"params": generator, "buffers": state.buffers}
-    codes, means = draw_codes(gan, variables, params, swap_probability(config, images), keys[0])
-    views = render_codes(gan, resolution, variables, codes)
+    codes, means = draw_codes(gan, variables, frames.params, swap_probability(config, images), keys[0])
+    views = render_codes(gan, variables, codes, frames)
     shown = discriminator_input(views)
     softened = soften(gan, blurred, shown, images, raw=False)
-    logits = judge(gan, state.discriminator, softened, params.camera.to_label(), state.augment, keys[1])
+    logits = judge(gan, state.discriminator, softened, frames.label, state.augment, keys[1])
     losses = {"generator": adversarial.generator_loss(logits)}
     losses |= adversarial.part_losses(views, config.part_head_weight, config.part_solid_weight)
     if config.surface_weight:
-        loss = config.surface_weight * surface_loss(gan, variables, codes, keys[2])
+        loss = config.surface_weight * surface_loss(gan, variables, codes.ws, keys[2])
         losses["surface"] = loss * fade(images, config.surface_images)
     return losses, GeneratorReport(shown, means, logits)
 
 
 def generator_step(
-    gan: Gan, resolution: int, blurred: bool, state: GanState, rate: Array, params: FrameParams
+    gan: Gan, blurred: bool, state: GanState, rate: Array, frames: Frames
 ) -> tuple[GanState, DiscriminatorInput, dict[str, Array]]:
     """G's step on frames (B,): the new state, the pictures that it made, and its losses."""
-    config, batch = gan.config, params.shape.shape[0]
+    config, batch = gan.config, frames.label.shape[0]
 
     def objective(generator):
-        losses, report = generator_losses(gan, resolution, blurred, state, generator, params)
+        losses, report = generator_losses(gan, blurred, state, generator, frames)
         return sum(losses.values()), (losses, report)
 
     gradients, (losses, report) = jax.grad(objective, has_aux=True)(state.generator)
@@ -400,44 +450,40 @@ def move_style_means(buffers: dict, means: tuple[Array, Array]) -> dict:
     return jax.lax.stop_gradient(new)
 
 
-def fresh_fakes(gan: Gan, resolution: int, state: GanState, params: FrameParams) -> DiscriminatorInput:
+def fresh_fakes(gan: Gan, state: GanState, frames: Frames) -> DiscriminatorInput:
     """Pictures for D's step, of other frames and codes than G's step had."""
-    images = images_seen(state, params.shape.shape[0])
+    swap = swap_probability(gan.config, images_seen(state, frames.label.shape[0]))
     variables = {"params": state.generator, "buffers": state.buffers}
-    key = step_keys(state, 1)
-    codes, _ = draw_codes(gan, variables, params, swap_probability(gan.config, images), key)
-    return discriminator_input(render_codes(gan, resolution, variables, codes))
+    codes, _ = draw_codes(gan, variables, frames.params, swap, step_keys(state, 1))
+    return discriminator_input(render_codes(gan, variables, codes, frames))
 
 
-def real_pictures(
-    gan: Gan, resolution: int, blurred: bool, real: Portrait, images: Array
-) -> DiscriminatorInput:
+def real_pictures(gan: Gan, resolution: int, blurred: bool, real: Reals, images: Array) -> DiscriminatorInput:
     """What D sees of real pictures, before augmentation."""
-    maps = correspondence_maps(gan, real.params)
-    shown = adversarial.real_input(real.image, real.mask, maps, resolution)
+    portrait = real.portrait
+    shown = adversarial.real_input(portrait.image, portrait.mask, real.correspondence, resolution)
     return soften(gan, blurred, shown, images, raw=True)
 
 
 def discriminator_step(
     gan: Gan,
-    resolution: int,
     blurred: bool,
     state: GanState,
     rate: Array,
-    real: Portrait,
+    real: Reals,
     fake: DiscriminatorInput,
-    fake_params: FrameParams,
+    fake_label: Array,
 ) -> tuple[GanState, dict[str, Array]]:
-    """D's step on real pictures (B,) and on fakes of `fake_params`."""
-    config, batch = gan.config, real.image.shape[0]
+    """D's step on real pictures (B,) and on fakes with their camera labels (B, 25)."""
+    config, batch = gan.config, real.label.shape[0]
     images = images_seen(state, batch)
     keys = jax.random.split(step_keys(state, 2))
-    shown = real_pictures(gan, resolution, blurred, real, images)
+    shown = real_pictures(gan, fake.raw.shape[1], blurred, real, images)
     fake = soften(gan, blurred, fake, images, raw=False)
 
     def objective(params):
-        reals = judge(gan, params, shown, real.params.camera.to_label(), state.augment, keys[0])
-        fakes = judge(gan, params, fake, fake_params.camera.to_label(), state.augment, keys[1])
+        reals = judge(gan, params, shown, real.label, state.augment, keys[0])
+        fakes = judge(gan, params, fake, fake_label, state.augment, keys[1])
         return adversarial.discriminator_loss(fakes, reals), (reals, fakes)
 
     (loss, (reals, fakes)), gradients = jax.value_and_grad(objective, has_aux=True)(state.discriminator)
@@ -466,17 +512,17 @@ def discriminator_step(
 
 
 def penalty_step(
-    gan: Gan, resolution: int, blurred: bool, state: GanState, rate: Array, real: Portrait
+    gan: Gan, resolution: int, blurred: bool, state: GanState, rate: Array, real: Reals
 ) -> tuple[GanState, dict[str, Array]]:
     """D's step on R1 alone, `penalty_every` times as heavy."""
     config = gan.config
-    images = images_seen(state, real.image.shape[0])
+    images = images_seen(state, real.label.shape[0])
     shown = real_pictures(gan, resolution, blurred, real, images)
-    label, key = real.params.camera.to_label(), step_keys(state, 3)
+    key = step_keys(state, 3)
 
     def objective(params):
         penalty, parts = adversarial.gradient_penalty(
-            lambda inputs: judge(gan, params, inputs, label, state.augment, key),
+            lambda inputs: judge(gan, params, inputs, real.label, state.augment, key),
             shown, config.gamma_image, config.gamma_correspondence, config.gamma_segmentation,
         )  # fmt: skip
         return config.penalty_every * penalty, parts
@@ -504,7 +550,7 @@ def density_step(
     def objective(generator):
         variables = {"params": generator, "buffers": state.buffers}
         codes, _ = draw_codes(gan, variables, params, swap_probability(config, images), keys[0])
-        loss = config.density_weight * density_loss(gan, variables, codes, keys[1])
+        loss = config.density_weight * density_loss(gan, variables, codes.ws, params, keys[1])
         return config.density_every * loss, loss
 
     gradients, loss = jax.grad(objective, has_aux=True)(state.generator)
@@ -521,31 +567,27 @@ def branch_densities(gan: Gan, variables: dict, planes: Array, branch: int, poin
     return gan.genhead.apply(variables, features, method="decode")[0]
 
 
-def density_loss(gan: Gan, variables: dict, codes: Codes, key: Array) -> Array:
+def density_loss(gan: Gan, variables: dict, ws: Array, params: FrameParams, key: Array) -> Array:
     """() mean over both branches of how much density differs between points and points near by."""
-    count = codes.ws.shape[0]
-    planes = gan.genhead.apply(variables, codes.ws, method="planes")
+    count = ws.shape[0]
+    planes = gan.genhead.apply(variables, ws, method="planes")
     at_key, moved_key = jax.random.split(key)
     points = jax.random.uniform(at_key, (count, gan.config.density_points, 3), minval=-1.0, maxval=1.0)
     moved = points + gan.config.density_distance * BOX_WARP * jax.random.normal(moved_key, points.shape)
 
-    def one(head, parts, planes, params, points, moved):
+    def one(decoder: dict, head: HeadModel, parts: HeadParts, sample: tuple) -> Array:
+        planes, params, points, moved = sample
         posed = pose_straight_parts(head, params.shape, params)
         places = canonical_points(head, parts, posed, jnp.concatenate([points, moved]))
         losses = []
         for branch, at in ((PARTS, places.eyes), (HEAD, places.head)):
-            densities = branch_densities(gan, variables, planes, branch, at)
+            densities = branch_densities(gan, decoder, planes, branch, at)
             losses.append(adversarial.density_difference(*jnp.split(densities, 2)))
         return jnp.stack(losses).mean()
 
-    def on_device(head, parts, *batch):
-        return jax.vmap(functools.partial(one, head, parts))(*batch)
-
-    whole, shares = PartitionSpec(), PartitionSpec(DATA_AXIS)
-    spread = jax.shard_map(
-        on_device, mesh=gan.mesh, in_specs=(whole, whole, *(shares,) * 4), out_specs=shares, check_vma=False
-    )
-    return spread(gan.head, gan.parts, planes, codes.params, points, moved).mean()
+    decoder = {"params": {"decoder": variables["params"]["decoder"]}}
+    spread = on_devices(gan, one, decoder, gan.head, gan.parts)
+    return spread((planes, params, points, moved)).mean()
 
 
 SURFACE_POINTS = 512
@@ -553,9 +595,9 @@ SURFACE_DEPTH = (0.01, 0.06)  # world units under the skin
 SURFACE_DENSITY = 6.0  # raw
 
 
-def surface_loss(gan: Gan, variables: dict, codes: Codes, key: Array) -> Array:
+def surface_loss(gan: Gan, variables: dict, ws: Array, key: Array) -> Array:
     """() how far the head branch is from solid under the skin of the canonical mesh: ours, see the config."""
-    planes = gan.genhead.apply(variables, codes.ws, method="planes")
+    planes = gan.genhead.apply(variables, ws, method="planes")
     pick_key, depth_key = jax.random.split(key)
     picked = jax.random.choice(pick_key, gan.parts.head_vertices, (SURFACE_POINTS,))
     depth = jax.random.uniform(
@@ -582,36 +624,43 @@ def build_gan_step(
     share, whole = NamedSharding(gan.mesh, PartitionSpec(DATA_AXIS)), NamedSharding(gan.mesh, PartitionSpec())
     jitted = functools.partial(jax.jit, donate_argnums=0)
 
+    bind = lambda f, *names: functools.partial(f, gan, *names)  # noqa: E731
+
+    @functools.cache
+    def seeing(resolution: int):
+        return jax.jit(bind(see_frames, resolution), out_shardings=share)
+
     @functools.cache
     def programs(resolution: int, blurred: bool) -> tuple:
-        bind = lambda f, *names: functools.partial(f, gan, *names)  # noqa: E731
         return (
-            jitted(bind(generator_step, resolution, blurred), out_shardings=(whole, share, whole)),
-            jax.jit(bind(fresh_fakes, resolution), out_shardings=share),
-            jitted(bind(discriminator_step, resolution, blurred), out_shardings=whole),
+            jitted(bind(generator_step, blurred), out_shardings=(whole, share, whole)),
+            jitted(bind(discriminator_step, blurred), out_shardings=whole),
             jitted(bind(penalty_step, resolution, blurred), out_shardings=whole),
         )
 
-    smooth = jitted(functools.partial(density_step, gan), out_shardings=whole)
+    see_real, make = (
+        jax.jit(bind(see_reals), out_shardings=share),
+        jax.jit(bind(fresh_fakes), out_shardings=share),
+    )
+    smooth = jitted(bind(density_step), out_shardings=whole)
     config = gan.config
 
     def step(state: GanState, rate: Array) -> tuple[GanState, dict[str, Array]]:
         number = int(state.step)
         images = number * batch
         resolution = stage_resolution(config, images)
-        generate, make, discriminate, penalise = programs(
-            resolution, images < config.blur_images and config.blur > 0
-        )
-        real = draw_real(number)
-        fake_params = draw_params(3 * number)
-        state, fake, metrics = generate(state, rate, fake_params)
+        see = functools.partial(seeing(resolution), gan.head, gan.parts)
+        blurred = config.blur > 0 and images < config.blur_images
+        generate, discriminate, penalise = programs(resolution, blurred)
+        real, frames = see_real(gan.head, gan.parts, draw_real(number)), see(draw_params(3 * number))
+        state, fake, metrics = generate(state, rate, frames)
         if (number + 1) % config.density_every == 0:
             state, more = smooth(state, rate, draw_params(3 * number + 1))
             metrics |= more
         if not config.reuse_fakes:
-            fake_params = draw_params(3 * number + 2)
-            fake = make(state, fake_params)
-        state, more = discriminate(state, rate, real, fake, fake_params)
+            frames = see(draw_params(3 * number + 2))
+            fake = make(state, frames)
+        state, more = discriminate(state, rate, real, fake, frames.label)
         metrics |= more
         if (number + 1) % config.penalty_every == 0:
             state, more = penalise(state, rate, real)
