@@ -1,4 +1,4 @@
-"""Synthesis: what a sample holds, shards that are written once, and a dataset that gives back what was put in."""
+"""Synthesis: what a sample holds, and a dataset that gives back what was put in."""
 
 import functools
 

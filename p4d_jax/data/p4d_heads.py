@@ -4,8 +4,8 @@
 
 Read with `tfds.builder_from_directory(DIR / "p4d_heads/1.0.0")`, or `read_heads` here; the data source that
 it gives needs no TensorFlow graph and is what grain takes. A shard depends on the dataset's key and its
-number alone and appears under its name when it is complete, so that a run that was stopped goes on with the shards
-that are missing, and hosts share the work by number. The metadata follow when all shards are there.
+number alone and appears under its name when it is complete, so that a run that was stopped goes on with the
+shards that are missing, and hosts share the work by number. The metadata follow when all shards are there.
 
 What is stored: `image` and `opacity` as 8 bits; `features`, `background`, `correspondence` and
 `plane_features` as float16; the rest as float32; all without further loss.
