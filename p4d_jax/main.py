@@ -9,6 +9,7 @@ right (an unknown field, job or file) is one line on stderr and exit code 2.
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import importlib.util
 import os
@@ -24,44 +25,76 @@ from ml_collections import ConfigDict, config_flags
 from p4d_jax.errors import UserError, nearest
 
 USAGE = "usage: python -m p4d_jax.main --config=configs/X.py [--workdir=DIR] [--config.field=value ...]"
+PROCESSES = "one of many processes: [--coordinator=HOST:PORT --processes=N --process=K] (docs/launch.md)"
+
+
+@dataclasses.dataclass(frozen=True)
+class CommandLine:
+    """What the user asked for; the last three are None unless they were given."""
+
+    config: ConfigDict
+    workdir: Path
+    coordinator: str | None
+    processes: int | None
+    process: int | None
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command line; returns the exit code."""
     argv = list(sys.argv if argv is None else argv)
     if {"--help", "-h"} & set(argv[1:]):
-        print(f"{USAGE}\njobs: {', '.join(job_names())}")
+        print(f"{USAGE}\n{PROCESSES}\njobs: {', '.join(job_names())}")
         return 0
     try:
-        config, workdir = parse_command_line(argv)
-        job = load_job(config)
+        command = parse_command_line(argv)
         enable_compilation_cache()
-        job.run(config, workdir)
+        join_processes(command)
+        job = load_job(command.config)
+        job.run(command.config, command.workdir)
     except UserError as error:
         print(f"p4d_jax: {one_line(error)}", file=sys.stderr)
         return 2
     return 0
 
 
-def parse_command_line(argv: Sequence[str]) -> tuple[ConfigDict, Path]:
-    """The config with its overrides, and the workdir (default: runs/<name of the config file>)."""
+def parse_command_line(argv: Sequence[str]) -> CommandLine:
+    """The config with its overrides, the workdir (default: runs/<name of the config file>), the processes."""
     path, rest = take_config_flag(argv)
     config = load_config(path)
     fields = field_names(config)
     check_overrides(rest, fields)
     values = flags.FlagValues()
     flags.DEFINE_string("workdir", None, "folder for all that the job writes", flag_values=values)
+    flags.DEFINE_string("coordinator", None, "HOST:PORT where process 0 listens", flag_values=values)
+    flags.DEFINE_integer("processes", None, "how many processes the run has", flag_values=values)
+    flags.DEFINE_integer("process", None, "which of them this one is, from 0", flag_values=values)
     try:
         config_flags.DEFINE_config_dict("config", config, flag_values=values, sys_argv=rest)
         unused = values(rest)[1:]
     except flags.UnrecognizedFlagError as error:
-        known = ["config", "workdir", *(f"config.{field}" for field in fields)]
+        known = [
+            "config",
+            "workdir",
+            "coordinator",
+            "processes",
+            "process",
+            *(f"config.{field}" for field in fields),
+        ]
+        known = own + [f"config.{field}" for field in fields]
         raise UserError(f"unknown flag --{error.flagname}{nearest(error.flagname, known)}") from error
     except (flags.Error, TypeError, ValueError) as error:
         raise UserError(str(error)) from error
     if unused:
         raise UserError(f"unexpected argument {unused[0]!r}; {USAGE}")
-    return values.config, Path(values.workdir or Path("runs") / path.stem)
+    workdir = Path(values.workdir or Path("runs") / path.stem)
+    return CommandLine(values.config, workdir, values.coordinator, values.processes, values.process)
+
+
+def join_processes(command: CommandLine) -> None:
+    """Connects this process with the others of its run, if it has others."""
+    from p4d_jax.train.processes import connect_processes
+
+    connect_processes(command.coordinator, command.processes, command.process, os.environ)
 
 
 def take_config_flag(argv: Sequence[str]) -> tuple[Path, list[str]]:
