@@ -72,14 +72,7 @@ def parse_command_line(argv: Sequence[str]) -> CommandLine:
         config_flags.DEFINE_config_dict("config", config, flag_values=values, sys_argv=rest)
         unused = values(rest)[1:]
     except flags.UnrecognizedFlagError as error:
-        known = [
-            "config",
-            "workdir",
-            "coordinator",
-            "processes",
-            "process",
-            *(f"config.{field}" for field in fields),
-        ]
+        own = ["config", "workdir", "coordinator", "processes", "process"]
         known = own + [f"config.{field}" for field in fields]
         raise UserError(f"unknown flag --{error.flagname}{nearest(error.flagname, known)}") from error
     except (flags.Error, TypeError, ValueError) as error:

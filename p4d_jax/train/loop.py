@@ -112,11 +112,13 @@ def train(
 
 
 def open_events(workdir: Path):
-    """clu's writer of TensorBoard events in the workdir, which is made; None if another process writes.
+    """clu's writer of TensorBoard events in the workdir, which is made; None where another process writes.
 
     Raises:
       UserError: tensorflow or TensorBoard, which clu writes with, are not installed.
     """
+    if not is_primary():
+        return None
     try:
         from clu.metric_writers import SummaryWriter
     except ImportError as error:
@@ -125,7 +127,7 @@ def open_events(workdir: Path):
             ' installed: pip install ".[train]"'
         ) from None
     workdir.mkdir(parents=True, exist_ok=True)
-    return SummaryWriter(str(workdir)) if is_primary() else None
+    return SummaryWriter(str(workdir))
 
 
 def _show(workdir: Path, events, number: int, picture: np.ndarray) -> None:
