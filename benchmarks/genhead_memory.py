@@ -2,8 +2,8 @@
 
     python -m benchmarks.genhead_memory [BATCH [precision]]
 
-Compiles the steps of configs/genhead_ffhq512.py for BATCH pictures on one device (4: the paper's 32 over eight)
-and prints, in GB, what each step takes beside what it is given (temporaries), its arguments, and their sum.
+Compiles the steps of configs/genhead_ffhq512.py for BATCH pictures on one device (4: the paper's 32 over
+eight) and prints, in GB, what each step takes beside what it is given (temporaries), its arguments, and their sum.
 Nothing is run and no data are needed. The analysis is of the backend that compiles: a CPU's buffers are not
 exactly a GPU's.
 """
@@ -45,7 +45,7 @@ def main() -> None:
     fake = jax.eval_shape(bind(steps.fresh_fakes), state, frames)
     programs = {
         "generator": (bind(steps.generator_step, False), (state, rate, frames)),
-        "discriminator": (bind(steps.discriminator_step, False), (state, rate, real, fake, frames.label)),
+        "discriminator": (bind(steps.discriminator_step, False), (state, rate, real, fake, shape(25))),
         "penalty": (bind(steps.penalty_step, resolution, False), (state, rate, real)),
         "density": (bind(steps.density_step), (state, rate, params)),
     }
