@@ -3,7 +3,7 @@
     python -m benchmarks.genhead_memory [BATCH [precision]]
 
 Compiles the steps of configs/genhead_ffhq512.py for BATCH pictures on one device (4: the paper's 32 over
-eight) and prints, in GB, what each step takes beside what it is given (temporaries), its arguments, and their sum.
+eight) and prints, in GB, what each takes beside what it is given, its arguments, and their sum.
 Nothing is run and no data are needed. The analysis is of the backend that compiles: a CPU's buffers are not
 exactly a GPU's.
 """

@@ -67,7 +67,9 @@ def run(config: ConfigDict, workdir: Path) -> None:
         print(f"{gan.mesh.size} devices, {config.batch} pictures a step")
     state = replicate(state, gan.mesh)
     stage, size = prepare_stage(gan.head), gan.genhead.config.image_size
-    draw_real, draw_params = openheads_draws(gan, stage, size, config.batch, key)
+    draw_real, draw_params = openheads_draws(
+        gan, stage, size, config.batch, key, OpenHeadsSettings(supersample=config.supersample)
+    )
     step = build_gan_step(gan, draw_real, draw_params, config.batch)
     draw = build_grid(gan, stage, config, key)
 
@@ -122,9 +124,16 @@ def nested_tuple(value):
     return tuple(nested_tuple(v) for v in value) if isinstance(value, list | tuple) else as_tuple(value)
 
 
-def openheads_draws(gan: Gan, stage: Stage, size: int, batch: int, key: jax.Array):
+def openheads_draws(
+    gan: Gan,
+    stage: Stage,
+    size: int,
+    batch: int,
+    key: jax.Array,
+    settings: OpenHeadsSettings = OpenHeadsSettings(),
+):
     """`draw_real` and `draw_params` of `build_gan_step`: new OpenHeads for every number."""
-    settings, shares = OpenHeadsSettings(), split(gan.mesh)
+    shares = split(gan.mesh)
     spec, whole = shares.spec, replicated(gan.mesh).spec
 
     def spread(f):
