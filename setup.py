@@ -11,7 +11,7 @@ VERSION = re.search(r'__version__ = "(.+?)"', (ROOT / "p4d_jax/__init__.py").rea
 INFERENCE = [
     "jax>=0.10,<0.13",
     "flax>=0.12",
-    "optax>=0.2.5",
+    "optax>=0.2.6",
     "orbax-checkpoint>=0.12.5",  # saves without copying every array first
     "numpy>=2.0",
     "ml-collections>=1.0",

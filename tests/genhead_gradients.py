@@ -19,7 +19,7 @@ jnp.float32 = jnp.float64
 from genhead_case import tiny_config  # noqa: E402
 
 from p4d_jax import main as command_line  # noqa: E402
-from p4d_jax.data.openheads import prepare_stage  # noqa: E402
+from p4d_jax.data.openheads import OpenHeadsSettings, prepare_stage  # noqa: E402
 from p4d_jax.jobs import train_genhead as job  # noqa: E402
 from p4d_jax.train import adversarial  # noqa: E402
 from p4d_jax.train import genhead_step as steps  # noqa: E402
@@ -62,7 +62,9 @@ def main() -> None:
     config.step.augment_target = 0.0
     gan, _ = job.build_gan(config)
     state = double(steps.create_gan_state(gan, jax.random.key(3)))
-    draw_real, draw_params = job.openheads_draws(gan, prepare_stage(gan.head), 16, BATCH, jax.random.key(5))
+    draw_real, draw_params = job.openheads_draws(
+        gan, prepare_stage(gan.head), 16, BATCH, jax.random.key(5), OpenHeadsSettings()
+    )
     see_real = jax.jit(lambda number: steps.see_reals(gan, gan.head, gan.parts, double(number)))
     real, other, params = see_real(draw_real(0)), see_real(draw_real(1)), double(draw_params(0))
     # An open mouth, so that its losses see rays.

@@ -13,7 +13,7 @@ import pytest
 import torch
 from genhead_case import ROOT, tiny_config
 
-from p4d_jax.data.openheads import prepare_stage
+from p4d_jax.data.openheads import OpenHeadsSettings, prepare_stage
 from p4d_jax.errors import UserError
 from p4d_jax.jobs import train_genhead as job
 from p4d_jax.models.discriminator import Discriminator, DiscriminatorConfig, DiscriminatorInput
@@ -36,7 +36,9 @@ def state(gan):
 
 @pytest.fixture(scope="module")
 def draws(gan):
-    return job.openheads_draws(gan, prepare_stage(gan.head), 16, BATCH, jax.random.key(5))
+    return job.openheads_draws(
+        gan, prepare_stage(gan.head), 16, BATCH, jax.random.key(5), OpenHeadsSettings()
+    )
 
 
 @pytest.fixture(scope="module")

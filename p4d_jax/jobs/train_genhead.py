@@ -130,7 +130,7 @@ def openheads_draws(
     size: int,
     batch: int,
     key: jax.Array,
-    settings: OpenHeadsSettings = OpenHeadsSettings(),
+    settings: OpenHeadsSettings,
 ):
     """`draw_real` and `draw_params` of `build_gan_step`: new OpenHeads for every number."""
     shares = split(gan.mesh)

@@ -437,7 +437,7 @@ def generator_step(
         average=jax.tree.map(lambda a, p: decay * a + (1 - decay) * p, state.average, generator),
         buffers=move_style_means(state.buffers, report.style_means),
     )
-    more = {"fake_logit": report.logits.mean(), "generator_gradient": optax.global_norm(gradients)}
+    more = {"fake_logit": report.logits.mean(), "generator_gradient": optax.tree.norm(gradients)}
     return new, jax.lax.stop_gradient(report.shown), {**losses, **more}
 
 
@@ -505,7 +505,7 @@ def discriminator_step(
         "real_logit": reals.mean(),
         "real_sign": sign,
         "fake_sign": jnp.sign(fakes).mean(),
-        "discriminator_gradient": optax.global_norm(gradients),
+        "discriminator_gradient": optax.tree.norm(gradients),
         "augment": new.augment,
     }
     return new, metrics

@@ -283,7 +283,7 @@ def build_step(
         decay = average_decay((state.step + 1) * batch, batch, config.average_half_life)
         average = jax.tree.map(lambda a, p: decay * a + (1 - decay) * p, state.average, params)
         new = state.replace(step=state.step + 1, params=params, average=average, optimizer=optimizer_state)
-        return new, {**metrics, "gradient_norm": optax.global_norm(gradients)}
+        return new, {**metrics, "gradient_norm": optax.tree.norm(gradients)}
 
     def step(state: TrainState, rate: Array) -> tuple[TrainState, dict[str, Array]]:
         key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
