@@ -41,18 +41,24 @@ def direction(tree, key):
 
 
 def compare(losses, params, key) -> dict:
-    """Each loss along one direction: central difference, slope. `sum`: of all, weighted, in reverse mode."""
+    """Central difference and reverse-mode slope of each loss along one direction."""
     along = direction(params, key)
     move = lambda step: jax.tree.map(lambda p, d: p + step * d, params, along)  # noqa: E731
-    forward = jax.jit(lambda params: jax.jvp(losses, (params,), (along,)))
-    (above, _), (below, _), (_, slopes) = (forward(move(step)) for step in (EPSILON, -EPSILON, 0.0))
-    result = {name: [float(above[name] - below[name]) / (2 * EPSILON), float(slopes[name])] for name in above}
-    weights = {name: 1.0 + 0.37 * place for place, name in enumerate(sorted(above))}
-    total = lambda params: sum(weights[name] * value for name, value in losses(params).items())  # noqa: E731
-    gradient = jax.jit(jax.grad(total))(params)
-    backward = sum(jax.tree.leaves(jax.tree.map(lambda g, d: jnp.sum(g * d), gradient, along)))
-    expected = sum(weights[name] * difference for name, (difference, _) in result.items())
-    return result | {f"sum_of_{len(above)}": [float(expected), float(backward)]}
+    values = jax.jit(losses)
+    above, below = values(move(EPSILON)), values(move(-EPSILON))
+    names = sorted(above)
+
+    @jax.jit
+    def slope(params, chosen):
+        """Of the losses that `chosen` (n,) weighs: one program for all of them."""
+        total = lambda params: sum(w * losses(params)[name] for w, name in zip(chosen, names, strict=True))  # noqa: E731
+        products = jax.tree.map(lambda g, d: jnp.sum(g * d), jax.grad(total)(params), along)
+        return sum(jax.tree.leaves(products))
+
+    return {
+        name: [float(above[name] - below[name]) / (2 * EPSILON), float(slope(params, chosen))]
+        for name, chosen in zip(names, jnp.eye(len(names)), strict=True)
+    }
 
 
 def main() -> None:
