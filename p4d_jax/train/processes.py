@@ -46,6 +46,9 @@ def connect_processes(
         return
     if "JAX_CPU_COLLECTIVES_IMPLEMENTATION" not in environment:
         jax.config.update("jax_cpu_collectives_implementation", "gloo")
+    # On CPUs each process must finish a program before the next: collectives that are in flight together
+    # occupy all threads, in another order in each process, and wait for each other for ever.
+    jax.config.update("jax_cpu_enable_async_dispatch", False)
     try:
         jax.distributed.initialize(coordinator, processes, process)
     except (RuntimeError, ValueError) as error:
