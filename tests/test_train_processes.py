@@ -6,11 +6,11 @@ import signal
 from pathlib import Path
 
 import pytest
-from processes import results, run_processes
+from processes import free_address, results, run_processes
 
 from p4d_jax.errors import UserError
 from p4d_jax.train import processes
-from p4d_jax.train.processes import connect_processes, find_cluster
+from p4d_jax.train.processes import connect_processes, find_cluster, wait_for_coordinator
 
 
 def losses(workdir: Path) -> dict[int, float]:
@@ -80,6 +80,7 @@ def initialized(monkeypatch) -> list:
     monkeypatch.setattr(processes.jax.distributed, "initialize", lambda *flags: calls.append(flags))
     monkeypatch.setattr(processes.jax.config, "update", lambda *setting: calls.append(setting))
     monkeypatch.setattr(processes, "has_tpu", lambda environment: False)
+    monkeypatch.setattr(processes, "wait_for_coordinator", lambda coordinator: None)
     return calls
 
 
@@ -124,6 +125,12 @@ def test_flags_and_cluster_set_jax_up(initialized):
     # One task a node: it takes all GPUs there.
     connect_processes(None, None, None, slurm_environment(0) | {"SLURM_STEP_NUM_NODES": "2"})
     assert initialized == [gloo, (None, None, None), ("jax_cuda_visible_devices", "all")]
+
+
+def test_a_coordinator_that_does_not_listen_is_said():
+    address = free_address()
+    with pytest.raises(UserError, match=f"--coordinator={address}: nothing listens there"):
+        wait_for_coordinator(address, patience=0.0)
 
 
 def test_clusters_are_known_by_their_environment(monkeypatch):
