@@ -40,6 +40,7 @@ def test_a_reduction_spans_the_devices_of_all_processes_that_slurm_started():
     assert first["total"] == expected
     assert first["sum"] == sum(map(sum, rows))
     assert first["agreed"] == 7.0
+    assert first["a split array has no local copy"]
 
 
 def test_a_run_on_two_processes_is_killed_and_goes_on_bit_for_bit(tmp_path):
@@ -63,6 +64,12 @@ def test_a_run_on_two_processes_is_killed_and_goes_on_bit_for_bit(tmp_path):
     ((alone, fewer),) = results("process_tasks:train_toys", 1, 8, runs=runs)
     assert alone["w"] == pytest.approx(expected[0]["w"], rel=1e-5)
     assert (fewer["step"], fewer["done"]) == (9, 1)
+
+
+def test_a_time_limit_ends_both_processes_at_the_same_step(tmp_path):
+    run = {"workdir": str(tmp_path), "steps": 10**6, "minutes": 0.02}
+    first, second = results("process_tasks:train_toy", 2, 1, **run)
+    assert first == second and first["step"] < 10**5
 
 
 def test_a_folder_that_one_process_cannot_see_is_said_by_all(tmp_path):
