@@ -28,6 +28,11 @@ def reduce_over_the_mesh() -> dict:
     def weigh(rows):
         return jax.lax.psum(rows.sum(0) * (1 + jax.lax.axis_index(DATA_AXIS)), DATA_AXIS)
 
+    try:
+        local(batch)
+        refused = False
+    except ValueError:
+        refused = True
     shares, whole = PartitionSpec(DATA_AXIS), PartitionSpec()
     total = jax.jit(jax.shard_map(weigh, mesh=mesh, in_specs=shares, out_specs=whole))(batch)
     return {
@@ -35,6 +40,7 @@ def reduce_over_the_mesh() -> dict:
         "shape": batch.shape,
         "total": np.asarray(total).tolist(),
         "sum": float(jnp.sum(jax.jit(lambda x: x.sum(1), out_shardings=replicated(mesh))(batch))),
+        "a split array has no local copy": refused,
         "agreed": agreed(float(jax.process_index() + 7)),
     }
 

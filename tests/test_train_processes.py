@@ -6,11 +6,11 @@ import signal
 from pathlib import Path
 
 import pytest
-from processes import results, run_processes
+from processes import free_address, results, run_processes
 
 from p4d_jax.errors import UserError
 from p4d_jax.train import processes
-from p4d_jax.train.processes import connect_processes, find_cluster
+from p4d_jax.train.processes import connect_processes, find_cluster, wait_for_coordinator
 
 
 def losses(workdir: Path) -> dict[int, float]:
@@ -40,6 +40,7 @@ def test_a_reduction_spans_the_devices_of_all_processes_that_slurm_started():
     assert first["total"] == expected
     assert first["sum"] == sum(map(sum, rows))
     assert first["agreed"] == 7.0
+    assert first["a split array has no local copy"]
 
 
 def test_a_run_on_two_processes_is_killed_and_goes_on_bit_for_bit(tmp_path):
@@ -65,6 +66,12 @@ def test_a_run_on_two_processes_is_killed_and_goes_on_bit_for_bit(tmp_path):
     assert (fewer["step"], fewer["done"]) == (9, 1)
 
 
+def test_a_time_limit_ends_both_processes_at_the_same_step(tmp_path):
+    run = {"workdir": str(tmp_path), "steps": 10**6, "minutes": 0.02}
+    first, second = results("process_tasks:train_toy", 2, 1, **run)
+    assert first == second and first["step"] < 10**5
+
+
 def test_a_folder_that_one_process_cannot_see_is_said_by_all(tmp_path):
     folders = [str(tmp_path / name) for name in ("here", "there")]
     messages = results("process_tasks:check_a_folder", 2, 1, folders=folders, patience=0.0)
@@ -80,6 +87,7 @@ def initialized(monkeypatch) -> list:
     monkeypatch.setattr(processes.jax.distributed, "initialize", lambda *flags: calls.append(flags))
     monkeypatch.setattr(processes.jax.config, "update", lambda *setting: calls.append(setting))
     monkeypatch.setattr(processes, "has_tpu", lambda environment: False)
+    monkeypatch.setattr(processes, "wait_for_coordinator", lambda coordinator: None)
     return calls
 
 
@@ -124,6 +132,12 @@ def test_flags_and_cluster_set_jax_up(initialized):
     # One task a node: it takes all GPUs there.
     connect_processes(None, None, None, slurm_environment(0) | {"SLURM_STEP_NUM_NODES": "2"})
     assert initialized == [gloo, (None, None, None), ("jax_cuda_visible_devices", "all")]
+
+
+def test_a_coordinator_that_does_not_listen_is_said():
+    address = free_address()
+    with pytest.raises(UserError, match=f"--coordinator={address}: nothing listens there"):
+        wait_for_coordinator(address, patience=0.0)
 
 
 def test_clusters_are_known_by_their_environment(monkeypatch):

@@ -86,7 +86,13 @@ def gather_batch(tree: Tree, mesh: Mesh) -> Tree:
 
 def local(tree: Tree) -> Tree:
     """This process's own copy of replicated arrays, on its first device: to compute with it alone."""
-    return jax.tree.map(lambda value: value.addressable_data(0), tree)
+
+    def one(value):
+        if not value.is_fully_replicated:
+            raise ValueError(f"tree: an array of shape {value.shape} is not replicated: {value.sharding}")
+        return value.addressable_data(0)
+
+    return jax.tree.map(one, tree)
 
 
 def filled_like(array: jax.Array, value: float) -> jax.Array:

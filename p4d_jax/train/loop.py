@@ -25,7 +25,7 @@ import orbax.checkpoint.experimental.v1 as ocp
 from absl import logging
 
 from p4d_jax.errors import UserError
-from p4d_jax.train.devices import filled_like
+from p4d_jax.train.devices import filled_like, local
 from p4d_jax.train.processes import agreed, check_shared, is_primary
 from p4d_jax.train.state import TrainState, learning_rate
 
@@ -74,8 +74,8 @@ def train(
     Args:
       step: (state, learning rate) -> (state, metrics); donates the state.
       draw: a picture (H, W, 3) uint8 of what the moving average does; called by every process.
-      export: writes the moving average's weights to a file; called by the primary process alone, and so must
-        not compute across processes: reading replicated arrays is safe.
+      export: writes the moving average's weights to a file; called by the primary process alone, with its own
+        copy of the state.
 
     Raises:
       UserError: a loss is not finite; the last checkpoint is left as it is. Or the processes do not share the
@@ -164,6 +164,6 @@ def _save(saved, state: TrainState, number: int, seconds: float, workdir: Path, 
     saved.save_pytree(number, state)
     if is_primary():
         temporary = workdir / "weights.tmp.npz"
-        export(state, temporary)
+        export(local(state), temporary)
         temporary.replace(workdir / "weights.npz")
     return state

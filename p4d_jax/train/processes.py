@@ -11,6 +11,7 @@ from __future__ import annotations
 import glob
 import importlib.util
 import re
+import socket
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -49,6 +50,8 @@ def connect_processes(
     # On CPUs each process must finish a program before the next: collectives that are in flight together
     # occupy all threads, in another order in each process, and wait for each other for ever.
     jax.config.update("jax_cpu_enable_async_dispatch", False)
+    if process:
+        wait_for_coordinator(coordinator)
     try:
         jax.distributed.initialize(coordinator, processes, process)
     except (RuntimeError, ValueError) as error:
@@ -76,6 +79,27 @@ def check_flags(coordinator: str | None, processes: int | None, process: int | N
     port = re.fullmatch(r"(?:\[[0-9a-fA-F:.]+\]|[^\s:/]+):(\d{1,5})", coordinator or "host:1")
     if not port or not 0 < int(port[1]) < 65536:
         raise UserError(f"--coordinator={coordinator}: expected HOST:PORT of process 0, as in 10.0.0.1:8476")
+
+
+def wait_for_coordinator(coordinator: str, patience: float = 300.0) -> None:
+    """Waits until process 0 listens. JAX waits too, but aborts the process when it has waited in vain.
+
+    Raises:
+      UserError: nobody has listened for `patience` seconds.
+    """
+    host, port = coordinator.rsplit(":", 1)
+    give_up = time.time() + patience
+    while True:
+        try:
+            socket.create_connection((host.strip("[]"), int(port)), timeout=5).close()
+            return
+        except OSError as error:
+            if time.time() > give_up:
+                raise UserError(
+                    f"--coordinator={coordinator}: nothing listens there after {patience:.0f} s ({error});"
+                    " start process 0 on that host, or correct the address"
+                ) from None
+        time.sleep(0.2)
 
 
 def find_cluster(environment: Mapping[str, str]) -> str | None:
