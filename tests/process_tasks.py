@@ -12,7 +12,15 @@ import numpy as np
 from jax.sharding import PartitionSpec
 
 from p4d_jax.train import loop
-from p4d_jax.train.devices import DATA_AXIS, build_mesh, gather_batch, local, replicate, replicated
+from p4d_jax.train.devices import (
+    DATA_AXIS,
+    build_mesh,
+    first_share,
+    gather_batch,
+    local,
+    replicate,
+    replicated,
+)
 from p4d_jax.train.loop import LoopConfig
 from p4d_jax.train.processes import agreed, check_shared, is_primary
 from p4d_jax.train.state import build_optimizer, create_state
@@ -41,6 +49,7 @@ def reduce_over_the_mesh() -> dict:
         "total": np.asarray(total).tolist(),
         "sum": float(jnp.sum(jax.jit(lambda x: x.sum(1), out_shardings=replicated(mesh))(batch))),
         "a split array has no local copy": refused,
+        "first": float(first_share(batch)[1, 0]),
         "agreed": agreed(float(jax.process_index() + 7)),
     }
 

@@ -23,7 +23,7 @@ from p4d_jax.jobs.evaluate import to_uint8
 from p4d_jax.models.checkpoint import save_reconstructor
 from p4d_jax.models.reconstructor import Reconstructor, ReconstructorConfig
 from p4d_jax.render.avatar import canonical_frame, encode_source, render_frame
-from p4d_jax.train.devices import DATA_AXIS, build_mesh, local, replicate
+from p4d_jax.train.devices import DATA_AXIS, build_mesh, first_share, local, replicate
 from p4d_jax.train.loop import LoopConfig, train
 from p4d_jax.train.processes import is_primary
 from p4d_jax.train.reenact_step import StepConfig, build_step
@@ -66,15 +66,15 @@ def run(config: ConfigDict, workdir: Path) -> None:
     batch = mesh.size * config.clips * config.frames
     if is_primary():
         print(f"{count / 1e6:.2f} M parameters, {mesh.size} devices, {batch} samples a step")
-    state, everywhere = replicate(state, mesh), replicate((stage, frame), mesh)
-    step = build_step(reconstructor, step_config, optimizer, mesh, make_clips, *everywhere)
-    shown = draw_clips(stage, jax.random.split(jax.random.fold_in(key, -1 % 2**31), SHOWN))
+    state, stage, frame = replicate((state, stage, frame), mesh)
+    step = build_step(reconstructor, step_config, optimizer, mesh, make_clips, stage, frame)
+    shown = first_share(make_clips(stage, jax.random.fold_in(key, -1 % 2**31)))
 
     def draw(state: TrainState) -> np.ndarray:
         """Rows: source, target, result, raw colours, depth, for the first people."""
         variables = local({"params": state.average, "buffers": state.buffers})
         columns = []
-        for person in range(SHOWN):
+        for person in range(min(SHOWN, config.clips)):
             params = jax.tree.map(lambda x, person=person: x[person], shown.params)
             first, second = (jax.tree.map(lambda x, i=i: x[i], params) for i in (0, 1))
             source, target = shown.image[person, 0], shown.image[person, 1]

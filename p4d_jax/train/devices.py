@@ -95,6 +95,11 @@ def local(tree: Tree) -> Tree:
     return jax.tree.map(one, tree)
 
 
+def first_share(tree: Tree) -> Tree:
+    """Of arrays that are split over the mesh, the part on this process's first device."""
+    return jax.tree.map(lambda value: value.addressable_data(0), tree)
+
+
 def filled_like(array: jax.Array, value: float) -> jax.Array:
     """An array of the same shape, type and sharding with every element `value`, the same on all processes."""
     data = np.full(array.shape, value, array.dtype)
