@@ -246,10 +246,21 @@ def test_merging_by_sorted_scalars_equals_marching_sorted_samples(rng):
     densities, features, depths = (np.concatenate(pair) for pair in zip(coarse, fine, strict=True))
     order = np.argsort(depths)
     expected = march(densities[order], features[order], depths[order])
-    merged = jax.jit(volume._merge_and_march)(coarse, fine)
+    merged = jax.jit(volume._merge_and_march)(volume.Samples(*coarse), volume.Samples(*fine))
     np.testing.assert_allclose(merged.features, expected.features, atol=2e-6)
     np.testing.assert_allclose(merged.depth, expected.depth, atol=2e-6)
     np.testing.assert_allclose(merged.weights, expected.weights, atol=1e-6)
+
+
+def test_distortion_is_the_double_sum_of_its_paper(rng):
+    depths = np.sort(rng.uniform(3.4, 4.6, 14))
+    weights = rng.dirichlet(np.ones(14))[:13]
+    middle = (depths[1:] + depths[:-1]) / 2
+    apart = np.abs(middle[:, None] - middle[None])
+    expected = weights @ apart @ weights + (weights**2 @ np.diff(depths)) / 3
+    single = lambda x: jnp.asarray(x, jnp.float32)  # noqa: E731
+    march = volume.March(single(0), single(0), single(0), single(weights), single(depths))
+    np.testing.assert_allclose(volume.distortion(march), expected, rtol=1e-4)
 
 
 def test_the_depth_range_holds_the_box_seen_frontally():

@@ -48,7 +48,7 @@ from p4d_jax.data.openheads_light import (
     irradiance,
     random_light,
 )
-from p4d_jax.data.samples import HeadClip
+from p4d_jax.data.samples import HeadClip, Portrait
 from p4d_jax.geometry import axis_angle_to_matrix, look_at_camera
 from p4d_jax.head.landmarks import landmarks70
 from p4d_jax.head.model import HeadModel
@@ -766,3 +766,28 @@ def make_clip(
     """A clip of one random identity, all from one key: see `make_clips`."""
     clips = make_clips(head, key[None], frames, resolution, settings)
     return jax.tree.map(lambda value: value[0], clips)
+
+
+@functools.partial(jax.jit, static_argnames=("resolution", "settings"))
+def portraits_on_stage(stage: Stage, keys: Array, resolution: int, settings: OpenHeadsSettings) -> Portrait:
+    """One picture of one person for each key; necks are straight and cameras carry the heads' rotations."""
+
+    def one(key: Array) -> Portrait:
+        keys = jax.random.split(key, 4)
+        identity = random_identity(keys[0], stage, settings)
+        params = random_portrait_params(keys[1], keys[2], stage, identity.shape, settings)
+        shown = _render(
+            stage, identity, jax.tree.map(lambda x: x[None], params), keys[3], resolution, settings
+        )
+        return Portrait(shown.image[0], shown.mask[0], params)
+
+    return jax.lax.map(one, keys) if _on_cpu() else jax.vmap(one)(keys)
+
+
+def random_portrait_params(
+    motion_key: Array, camera_key: Array, stage: Stage, shape: Array, settings: OpenHeadsSettings
+) -> FrameParams:
+    """A motion with a straight neck and a camera for one person of `shape` (300,)."""
+    motion = random_motion(motion_key, 1, stage.head.expression_names)
+    camera, motion = jax.tree.map(lambda x: x[0], (random_cameras(camera_key, 1, settings), motion))
+    return FrameParams(camera, shape, motion.expression, motion.pose.at[:3].set(0), motion.eyes)

@@ -7,8 +7,8 @@
 One record is one `SyntheticHead`, its fields in `record_spec`'s types and shapes, raw bytes each: a record's
 size is exact (`record_bytes`; ArrayRecord compresses it on disk). TFDS itself reads it, without this file:
 `tfds.data_source("p4d_heads/dynamic", split="train", data_dir=FOLDER)`. What is not float32 there is rounded:
-`encode` and `decode` go between a sample and its record. A shard appears under its name when it is complete.
-tensorflow_datasets (extra `train`) is imported by the functions that need it.
+`encode_sample` and `decode_sample` go between a sample and its record. A shard appears under its name when it
+is complete. tensorflow_datasets (extra `train`) is imported by the functions that need it.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from p4d_jax.errors import UserError
 from p4d_jax.types import Array, FrameParams
 
 NAME, VERSION, SPLIT = "p4d_heads", "1.0.0", "train"
-DESCRIPTION = "Synthetic 4D portraits: identities in motion from all sides, with depth, features and parameters."
+DESCRIPTION = "Synthetic 4D portraits: identities in motion from all sides, with all that is known of them."
 # Fields that are stored as they are; the image is uint8, all others float16.
 EXACT = ("depth", "landmarks", "points", "motion", "params", "latent", "conditioning")
 
@@ -38,11 +38,11 @@ RecordSpec = dict[str, jax.ShapeDtypeStruct]
 # Samples and records ----------------------------------------------------------------------------------------
 
 
-def encode(sample: SyntheticHead) -> dict[str, Array]:
+def encode_sample(sample: SyntheticHead) -> dict[str, Array]:
     """A sample, or a batch of samples, in the types of its record.
 
-    image: round(127.5 (x + 1)), uint8. opacity, features, correspondence, plane_features, background: float16.
-    All else stays float32; `params` is its vector of 437 numbers.
+    image: round(127.5 (x + 1)), uint8. opacity, features, correspondence, plane_features and background:
+    float16. All else stays float32; `params` is its vector of 437 numbers.
     """
     fields = {name: getattr(sample, name) for name in sample.__dataclass_fields__}
     fields["params"] = sample.params.to_vector()
@@ -55,8 +55,8 @@ def encode(sample: SyntheticHead) -> dict[str, Array]:
     return {"image": image, **rest}
 
 
-def decode(record: dict[str, Array]) -> SyntheticHead:
-    """What `encode` made of a sample, float32 again."""
+def decode_sample(record: dict[str, Array]) -> SyntheticHead:
+    """What `encode_sample` made of a sample, float32 again."""
     fields = {name: jnp.asarray(value).astype(jnp.float32) for name, value in record.items()}
     fields["image"] = fields["image"] / 127.5 - 1
     fields["params"] = FrameParams.from_vector(fields["params"])
@@ -65,7 +65,7 @@ def decode(record: dict[str, Array]) -> SyntheticHead:
 
 def record_spec(sample: SyntheticHead) -> RecordSpec:
     """Types and shapes of a sample's record; the sample may be a shape alone (`jax.eval_shape`)."""
-    return jax.eval_shape(encode, sample)
+    return jax.eval_shape(encode_sample, sample)
 
 
 def record_bytes(spec: RecordSpec) -> int:
@@ -113,10 +113,9 @@ def start_dataset(dataset: Path, recipe: dict) -> None:
 
 def write_atomically(path: Path, content: bytes) -> None:
     """A file that is there whole or not at all."""
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    with os.fdopen(handle, "wb") as file:
-        file.write(content)
-    Path(name).replace(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    temporary.write_bytes(content)
+    temporary.replace(path)
 
 
 # TFDS -------------------------------------------------------------------------------------------------------
@@ -134,18 +133,30 @@ def tfds_features(spec: RecordSpec):
 
 
 def write_shard(path: Path, spec: RecordSpec, records: Iterable[dict[str, np.ndarray]]) -> None:
-    """Writes records as one ArrayRecord file, which appears when it is complete."""
-    tfds = _tfds()
-    features = tfds_features(spec)
+    """Writes records as one ArrayRecord file, which appears when it is complete.
+
+    Raises:
+      UserError: it cannot be written.
+    """
+    tfds, features = _tfds(), tfds_features(spec)
     serializer = tfds.core.example_serializer.ExampleSerializer(features.get_serialized_info())
     rows = ((k, serializer.serialize_example(features.encode_example(r))) for k, r in enumerate(records))
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    os.close(handle)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        tfds.core.file_adapters.ArrayRecordFileAdapter.write_examples(name, rows)
-        Path(name).replace(path)
+        tfds.core.file_adapters.ArrayRecordFileAdapter.write_examples(temporary, rows)
+        temporary.replace(path)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written ({error.strerror or error})") from None
     finally:
-        Path(name).unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
+
+
+def read_shard(path: Path, spec: RecordSpec) -> list[dict[str, np.ndarray]]:
+    """The records of one complete shard, also of a data set that is not finished yet."""
+    from array_record.python.array_record_data_source import ArrayRecordDataSource
+
+    features = tfds_features(spec)
+    return [features.deserialize_example_np(row) for row in ArrayRecordDataSource([str(path)])]
 
 
 def finish_dataset(dataset: Path, spec: RecordSpec, shards: int, samples_per_shard: int) -> None:
@@ -177,7 +188,7 @@ def finish_dataset(dataset: Path, spec: RecordSpec, shards: int, samples_per_sha
             file.replace(dataset / file.name)
 
 
-def read_dataset(folder: Path, kind: str):
+def read_heads(folder: Path, kind: str):
     """The records of a finished data set: a random-access sequence of dicts of NumPy arrays."""
     try:
         builder = _tfds().builder_from_directory(str(dataset_folder(folder, kind)))

@@ -1,4 +1,4 @@
-"""What data sources hand to training: clips of one head with everything known about them.
+"""What data sources hand to training: clips of one head with all that is known of them, single portraits.
 
 Images are float32 NHWC in [-1, 1], row 0 at the top. F frames, S pixels a side; batches add leading axes.
 """
@@ -28,4 +28,19 @@ class HeadClip:
     face_mask: Array
     depth: Array
     background: Array
+    params: FrameParams
+
+
+@struct.dataclass
+class Portrait:
+    """One picture of one person, or a batch of them.
+
+    Attributes:
+      image: (..., S, S, 3) in [-1, 1].
+      mask: (..., S, S, 1) in [0, 1], how much of the pixel is the person.
+      params: `FrameParams` (...); its camera carries the head's whole rotation.
+    """
+
+    image: Array
+    mask: Array
     params: FrameParams

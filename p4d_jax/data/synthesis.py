@@ -31,7 +31,13 @@ from p4d_jax.head.model import NECK, HeadModel
 from p4d_jax.head.skinning import head_joints
 from p4d_jax.models.genhead import HEAD, GenHead
 from p4d_jax.render.genhead import GenHeadView, render_genhead
-from p4d_jax.render.part_fusion import HeadParts, PosedParts, canonical_points, pose_parts
+from p4d_jax.render.part_fusion import (
+    HeadParts,
+    PosedParts,
+    canonical_points,
+    pose_parts,
+    pose_straight_parts,
+)
 from p4d_jax.render.rays import pixel_centres, rays_through
 from p4d_jax.render.triplane import sample_planes
 from p4d_jax.render.volume import depth_range
@@ -83,7 +89,7 @@ class SyntheticHead:
     """One sample: one identity, M motions, V views of each. All float32.
 
     Attributes:
-      image: (M, V, S, S, 3) the picture, in [-1, 1].
+      image: (M, V, S, S, 3) the picture, in [-1, 1] or, as a network's output, a little beyond.
       opacity: (M, V, R, R) in [0, 1], how much of the ray the head stops: the mask.
       depth: (M, V, R, R) distance along the ray, world units; the far end where nothing is.
       features: (M, V, R, R, F) what super-resolution saw, background included; the first three are RGB in
@@ -251,7 +257,7 @@ class SyntheticIdentity:
 def draw_identity(
     genhead: GenHead, variables: dict, key: Array, sources: Sources, settings: SynthesisSettings
 ) -> SyntheticIdentity:
-    """A latent with a shape; one camera of the data conditions all of its views, so that they share planes."""
+    """A latent with a shape; one camera of the data conditions all views, so that they share tri-planes."""
     latent_key, shape_key, camera_key = jax.random.split(key, 3)
     latent = jax.random.normal(latent_key, (1, genhead.config.latent_size))
     shape = sources.portraits.draw_shape(shape_key)
@@ -377,8 +383,9 @@ def synthesize(
     count, views = settings.motions * settings.views, settings.views
     identity = draw_identity(genhead, variables, keys[0], sources, settings)
     params = draw_frames(keys[1:3], identity.shape, head, sources, settings)
+    pose = pose_straight_parts if settings.neck_share == 0 else pose_parts
     posed = lax.map(
-        lambda frame: pose_parts(head, identity.shape, frame), jax.tree.map(lambda x: x[::views], params)
+        lambda frame: pose(head, identity.shape, frame), jax.tree.map(lambda x: x[::views], params)
     )
 
     def one(index: Array, frame: FrameParams, key: Array):

@@ -32,7 +32,7 @@ EYES = (*LEFT_EYE_CONTOUR, *RIGHT_EYE_CONTOUR)
 MOUTH = (61, 146, 91, 181, 84, 17, 314, 405, 321, 375, 291, 185, 40, 39, 37, 0, 267, 269, 270, 409)
 MOUTH += (78, 95, 88, 178, 87, 14, 317, 402, 318, 324, 308, 191, 80, 81, 82, 13, 312, 311, 310, 415)
 SHOWN = 8  # identities in the picture
-_DETECTION_SIZE = 384
+DETECTION_SIZE = 384
 
 
 def run(config: ConfigDict, workdir: Path) -> None:
@@ -86,7 +86,7 @@ def to_uint8(image) -> np.ndarray:
 def detect(landmarker: Landmarker, picture: np.ndarray) -> Landmarks | None:
     """Landmarks of a small picture, enlarged first so that the detector's own scale does not matter."""
     return landmarker.detect(
-        np.asarray(Image.fromarray(picture).resize((_DETECTION_SIZE,) * 2, Image.BICUBIC))
+        np.asarray(Image.fromarray(picture).resize((DETECTION_SIZE,) * 2, Image.BICUBIC))
     )
 
 

@@ -159,6 +159,10 @@ class GenHead(nn.Module):
         image = image.reshape(-1, c.plane_size, c.plane_size, 2, 3, c.plane_channels)
         return image.transpose(0, 3, 4, 1, 2, 5)
 
+    def background_styles(self, latent: Array) -> Array:
+        """(B, latent_size) normal -> style (B, W) of the background, whose mean training keeps."""
+        return self.background_generator.map(latent, None)[:, 0]
+
     def background(self, latent: Array, noise: Noise = "const") -> Array:
         """(B, latent_size) normal -> background features (B, b, b, F) in [0, 1]."""
         return nn.sigmoid(self.background_generator(latent, None, noise).astype(jnp.float32))

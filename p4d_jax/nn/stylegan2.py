@@ -11,7 +11,7 @@ Letters: B batch, R image size, W style size, L styles of a synthesis network.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import jax
@@ -71,7 +71,7 @@ class EqualizedDense(nn.Module):
         )
 
 
-def _filter_axis(x: Array, axis: int, taps: tuple[float, ...], before: int, after: int) -> Array:
+def filter_axis(x: Array, axis: int, taps: Sequence[float | Array], before: int, after: int) -> Array:
     """Correlates one axis with `taps` after zero padding.
 
     A sum of shifted arrays: XLA fuses it on every device, where grouped convolutions are slow.
@@ -86,7 +86,7 @@ def _filter_axis(x: Array, axis: int, taps: tuple[float, ...], before: int, afte
 def filter2d(x: Array, before: int, after: int, gain: float = 1.0) -> Array:
     """(..., H, W, C) low-passed by the outer product of (1, 3, 3, 1), after zero padding of both axes."""
     taps = tuple(math.sqrt(gain) * tap / sum(FILTER) for tap in FILTER)
-    return _filter_axis(_filter_axis(x, x.ndim - 3, taps, before, after), x.ndim - 2, taps, before, after)
+    return filter_axis(filter_axis(x, x.ndim - 3, taps, before, after), x.ndim - 2, taps, before, after)
 
 
 def blur2d(x: Array, sigma: float) -> Array:
@@ -97,13 +97,13 @@ def blur2d(x: Array, sigma: float) -> Array:
     reach = math.floor(3 * sigma)
     weights = [2.0 ** -((k / sigma) ** 2) for k in range(-reach, reach + 1)] if reach else [1.0]
     taps = tuple(weight / sum(weights) for weight in weights)
-    return _filter_axis(_filter_axis(x, x.ndim - 3, taps, reach, reach), x.ndim - 2, taps, reach, reach)
+    return filter_axis(filter_axis(x, x.ndim - 3, taps, reach, reach), x.ndim - 2, taps, reach, reach)
 
 
 def _upsample_axis(x: Array, axis: int) -> Array:
     """Doubles one axis: each new sample is 3/4 of the near and 1/4 of the far neighbour, zero outside."""
-    even = _filter_axis(x, axis, (0.25, 0.75), 1, 0)
-    odd = _filter_axis(x, axis, (0.75, 0.25), 0, 1)
+    even = filter_axis(x, axis, (0.25, 0.75), 1, 0)
+    odd = filter_axis(x, axis, (0.75, 0.25), 0, 1)
     shape = list(x.shape)
     shape[axis] *= 2
     return jnp.stack([even, odd], axis=axis + 1).reshape(shape)
@@ -141,8 +141,10 @@ def convolve_upsampled(x: Array, weight: Array) -> Array:
     phases, features = _PHASES.astype(weight.dtype), weight.shape[-1]
     taps = jnp.einsum("ajk,blm,kmio->jliabo", phases, phases, weight, precision=jax.lax.Precision.HIGHEST)
     taps = taps.reshape(2, 2, weight.shape[2], 4 * features)
-    around = [(1, 1), (1, 1)]
-    four = jax.lax.conv_general_dilated(x, taps, (1, 1), around, dimension_numbers=("NHWC", "HWIO", "NHWC"))
+    # Padded beforehand: the gradient of a padded convolution with 2x2 taps is 30 times slower on a CPU.
+    padded = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
+    dimensions = ("NHWC", "HWIO", "NHWC")
+    four = jax.lax.conv_general_dilated(padded, taps, (1, 1), "VALID", dimension_numbers=dimensions)
     four = four.reshape(batch, height + 1, width + 1, 2, 2, features).transpose(0, 1, 3, 2, 4, 5)
     doubled = four.reshape(batch, 2 * height + 2, 2 * width + 2, features)[:, :-1, :-1]
     return filter2d(doubled, 1, 1, gain=4.0)

@@ -35,8 +35,32 @@ from p4d_jax.render.part_fusion import (
 )
 from p4d_jax.render.rays import generate_rays
 from p4d_jax.render.triplane import sample_planes
-from p4d_jax.render.volume import Field, depth_range, render_rays
+from p4d_jax.render.volume import (
+    Field,
+    March,
+    Samples,
+    depth_range,
+    distortion,
+    draw_samples,
+    march_samples,
+    sample_rays,
+)
 from p4d_jax.types import Array, Camera
+
+
+@struct.dataclass
+class PartTerms:
+    """What training asks of the rays through eyes and mouth (SPEC section 5), (R, R) each.
+
+    Attributes:
+      head_in_eyes: mean over samples of the softplus of T_h's raw density, 0 outside the eye boxes.
+      head_in_mouth: the same, times the ray's mouth mask.
+      distortion: how far apart along the ray its weights lie, world units (`render.volume.distortion`).
+    """
+
+    head_in_eyes: Array
+    head_in_mouth: Array
+    distortion: Array
 
 
 @struct.dataclass
@@ -52,6 +76,7 @@ class GenHeadView:
       background: (R, R, F) features in [-1, 1].
       masks: (R, R) each, of the rays.
       correspondence: (S, S, 3) the correspondence map.
+      terms: of the losses on eyes and mouth.
     """
 
     image_sr: Array
@@ -62,6 +87,7 @@ class GenHeadView:
     background: Array
     masks: PartMasks
     correspondence: Array
+    terms: PartTerms
 
 
 def discriminator_input(view: GenHeadView) -> DiscriminatorInput:
@@ -82,6 +108,8 @@ def part_wise_field(
 ) -> Field:
     """The field that rays march through: the two branches, fused.
 
+    Behind the features come two channels: T_h's raw density in the eye boxes, and in the mouth mask.
+
     Args:
       planes: (2, 3, P, P, C).
       masks: (N,) each, of the N rays. The field takes the points of whole rays, one ray after the other.
@@ -97,9 +125,35 @@ def part_wise_field(
         in_eye_box = canonical.in_eye_box[:, None].astype(points.dtype)
         at = PointMasks(per_point(masks.eye), per_point(masks.mouth), in_eye_box)
         density, features = decode(PARTS, jnp.where(at.mouth > 0, canonical.mouth, canonical.eyes))
-        return fuse((gate_part_density(density, at), features), decode(HEAD, canonical.head), at)
+        rest = decode(HEAD, canonical.head)
+        fused, mixed = fuse((gate_part_density(density, at), features), rest, at)
+        return fused, jnp.concatenate([mixed, rest[0] * at.in_eye_box, rest[0] * at.mouth], axis=-1)
 
     return field
+
+
+@struct.dataclass
+class SeenHead:
+    """A posed head as one camera sees it, before it is rendered: all that does not depend on G.
+
+    Attributes:
+      posed: its meshes.
+      camera: of the view.
+      masks: (R, R) each, of the rays.
+      correspondence: (S, S, 3) the correspondence map.
+    """
+
+    posed: PosedParts
+    camera: Camera
+    masks: PartMasks
+    correspondence: Array
+
+
+def see_head(parts: HeadParts, posed: PosedParts, camera: Camera, size: int, resolution: int) -> SeenHead:
+    """Rasterises masks and correspondence map of one head for one camera: `size` S, `resolution` R."""
+    masks = rasterize_part_masks(parts, posed, camera, size)
+    masks = soften_masks(masks) if resolution == size else resize_masks(masks, resolution)
+    return SeenHead(posed, camera, masks, correspondence_map(parts, posed, camera, size))
 
 
 @functools.partial(jax.jit, static_argnames=("genhead", "resolution", "samples"))
@@ -131,44 +185,66 @@ def render_genhead(
       key: randomises the samples; None is deterministic.
     """
     config = genhead.config
-    size = config.image_size
-    if resolution > config.superresolution_size and resolution != size:
+    if resolution > config.superresolution_size and resolution != config.image_size:
         raise ValueError(
-            f"resolution: at most {config.superresolution_size} rays a side, or {size}, got {resolution}"
+            f"resolution: at most {config.superresolution_size} rays a side, or {config.image_size},"
+            f" got {resolution}"
         )
-    masks = rasterize_part_masks(parts, posed, camera, size)
-    masks = soften_masks(masks) if resolution == size else resize_masks(masks, resolution)
+    seen = see_head(parts, posed, camera, config.image_size, resolution)
+    return render_seen(genhead, variables, planes, background, head, parts, seen, samples=samples, key=key)
+
+
+def render_seen(
+    genhead: GenHead,
+    variables: dict,
+    planes: Array,
+    background: Array,
+    head: HeadModel,
+    parts: HeadParts,
+    seen: SeenHead,
+    *,
+    samples: tuple[int, int] = (48, 48),
+    key: Array | None = None,
+) -> GenHeadView:
+    """`render_genhead` of a head whose masks and map are there already."""
+    size, masks, camera, posed = genhead.config.image_size, seen.masks, seen.camera, seen.posed
+    resolution = masks.eye.shape[0]
     field = part_wise_field(
         genhead, variables, planes, head, parts, posed,
         masks=jax.tree.map(jnp.ravel, masks),
         fuse=fuse_by_masks if resolution <= TRAINED_RESOLUTION else fuse_by_density,
     )  # fmt: skip
     near, far = depth_range(camera)
-    out = render_rays(
-        field,
-        *generate_rays(camera, resolution),
-        near=near,
-        far=far,
-        coarse_samples=samples[0],
-        fine_samples=samples[1],
-        key=key,
-    )
+    jitter, u = draw_samples(key, resolution**2, *samples)
+    passes = sample_rays(
+        field, *generate_rays(camera, resolution), near=near, far=far, jitter=jitter, u=u
+    )  # fmt: skip
+    march = march_samples(passes)
+    colors = march.features[:, :-2]
     square = lambda x: x.reshape(resolution, resolution, -1)  # noqa: E731
-    transmittance, behind = square(out.transmittance), resize_bilinear(background, resolution)
+    transmittance, behind = square(march.transmittance), resize_bilinear(background, resolution)
     upscale = lambda image: genhead.apply(variables, image[None], method="upscale")[0]  # noqa: E731
-    features = 2 * (square(out.features) + transmittance * behind) - 1
+    features = 2 * (square(colors) + transmittance * behind) - 1
     if resolution == size:
         sharp = (upscale(2 * behind - 1) + 1) / 2
-        image_sr = 2 * (square(out.features)[..., :3] + transmittance * sharp) - 1
+        image_sr = 2 * (square(colors)[..., :3] + transmittance * sharp) - 1
     else:
         image_sr = upscale(features)
     return GenHeadView(
         image_sr=image_sr,
         image=image_sr if resolution == size else features[..., :3],
         features=features,
-        depth=square(out.depth)[..., 0],
+        depth=square(march.depth)[..., 0],
         opacity=1 - transmittance[..., 0],
         background=2 * behind - 1,
         masks=masks,
-        correspondence=correspondence_map(parts, posed, camera, size),
+        correspondence=seen.correspondence,
+        terms=jax.tree.map(lambda x: square(x)[..., 0], part_terms(passes, march)),
     )
+
+
+def part_terms(passes: tuple[Samples, ...], march: March) -> PartTerms:
+    """The terms of N rays, (N,) each, from the passes over `part_wise_field`."""
+    densities = jnp.concatenate([samples.features[..., -2:] for samples in passes], axis=1)
+    eyes, mouth = jnp.moveaxis(jax.nn.softplus(densities).mean(1), -1, 0)
+    return PartTerms(eyes, mouth, jax.vmap(distortion)(march))

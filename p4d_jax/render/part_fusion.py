@@ -71,14 +71,14 @@ class PosedParts:
       decimated: (v, 3) the decimated mesh as it is seen.
       straight: (V, 3) the mesh with the neck straight.
       without_expression: (V, 3) the same without expression and gaze.
-      neck: D_neck of this pose.
+      neck: D_neck of this pose; None where the neck is straight, and nothing is to do.
     """
 
     full: Array
     decimated: Array
     straight: Array
     without_expression: Array
-    neck: NeckField
+    neck: NeckField | None
 
 
 @struct.dataclass
@@ -130,12 +130,27 @@ def pose_parts(head: HeadModel, shape: Array, params: FrameParams, box_warp: flo
     at_rest = head_vertices(
         head, shape, jnp.zeros_like(params.expression), level, jnp.zeros_like(params.eyes)
     )
+    posed, level = decimate(head, full), decimate(head, straight)
+    neck = build_neck_field(posed, level, head.decimated_faces, box_warp)
+    return lax.stop_gradient(PosedParts(full, posed, straight, at_rest, neck))
 
-    def decimate(vertices: Array) -> Array:
-        return jnp.einsum("vk,vka->va", head.decimated_barycentric, vertices[head.decimated_triangles])
 
-    neck = build_neck_field(decimate(full), decimate(straight), head.decimated_faces, box_warp)
-    return lax.stop_gradient(PosedParts(full, decimate(full), straight, at_rest, neck))
+def pose_straight_parts(head: HeadModel, shape: Array, params: FrameParams) -> PosedParts:
+    """`pose_parts` with the neck straight, whatever the frame says: the camera carries the head's rotation.
+
+    How GenHead is trained (SPEC section 5); without D_neck a pose costs a hundredth.
+    """
+    level = params.pose.at[:3].set(0)
+    straight = head_vertices(head, shape, params.expression, level, params.eyes)
+    at_rest = head_vertices(
+        head, shape, jnp.zeros_like(params.expression), level, jnp.zeros_like(params.eyes)
+    )
+    return lax.stop_gradient(PosedParts(straight, decimate(head, straight), straight, at_rest, None))
+
+
+def decimate(head: HeadModel, vertices: Array) -> Array:
+    """Vertices (V, 3) of the mesh -> (v, 3) of the decimated mesh."""
+    return jnp.einsum("vk,vka->va", head.decimated_barycentric, vertices[head.decimated_triangles])
 
 
 def canonical_points(head: HeadModel, parts: HeadParts, posed: PosedParts, points: Array) -> PartField:
@@ -146,7 +161,7 @@ def canonical_points(head: HeadModel, parts: HeadParts, posed: PosedParts, point
         "right_eyeball": head.regions["right_eyeball"],
         "lips": head.regions["lips"],
     }
-    straight = apply_neck_field(posed.neck, points)
+    straight = points if posed.neck is None else apply_neck_field(posed.neck, points)
     return part_field(
         straight, parts.canonical, posed.straight, posed.without_expression, head.neighbours, regions
     )

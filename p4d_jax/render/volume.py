@@ -28,12 +28,29 @@ class March:
       depth: () expected distance along the ray, within the range of the samples.
       transmittance: () what is left of the background, in [0, 1].
       weights: (S - 1,) probability that the ray ends in each interval.
+      depths: (S,) ascending, of the samples.
     """
 
     features: Array
     depth: Array
     transmittance: Array
     weights: Array
+    depths: Array
+
+
+@struct.dataclass
+class Samples:
+    """What a field says along rays: one pass over N rays.
+
+    Attributes:
+      densities: (N, S) before softplus.
+      features: (N, S, C).
+      depths: (N, S) ascending.
+    """
+
+    densities: Array
+    features: Array
+    depths: Array
 
 
 def interval_optical_depths(densities: Array, depths: Array) -> Array:
@@ -85,7 +102,20 @@ def march_rays(densities: Array, features: Array, depths: Array) -> March:
         depth=expected_depth(weights, depths),
         transmittance=jnp.maximum(1 - weights.sum(), 0.0),
         weights=weights,
+        depths=depths,
     )
+
+
+def distortion(march: March) -> Array:
+    """() how far apart along one ray its weights lie: mean distance of two ends drawn by them, world units.
+
+    Mip-NeRF 360 (arXiv 2111.12077), equation 15, where it is a double sum over pairs of intervals; here it is
+    one over intervals, since they are in order.
+    """
+    weights, middle = march.weights, 0.5 * (march.depths[:-1] + march.depths[1:])
+    mass, moment = (jnp.cumsum(x) - x for x in (weights, weights * middle))
+    between = 2 * jnp.sum(weights * (middle * mass - moment))
+    return between + jnp.sum(jnp.square(weights) * jnp.diff(march.depths)) / 3
 
 
 def stratified_depths(near: Array, far: Array, jitter: Array) -> Array:
@@ -146,30 +176,70 @@ def depth_range(camera: Camera, box_warp: float = 1.3) -> tuple[Array, Array]:
     return distance - box_warp / 2, distance + box_warp / 2
 
 
-def _merge_and_march(coarse: tuple[Array, Array, Array], fine: tuple[Array, Array, Array]) -> March:
-    """Marches one ray over two sets of (densities (S,), features (S, C), depths (S,)).
+def _merge_and_march(coarse: Samples, fine: Samples) -> March:
+    """Marches one ray over two passes.
 
     Only scalars are sorted by depth: weights go back to the order of the features, which stay in place.
     """
-    densities = jnp.concatenate([coarse[0], fine[0]])
-    depths = jnp.concatenate([coarse[2], fine[2]])
+    densities = jnp.concatenate([coarse.densities, fine.densities])
+    depths = jnp.concatenate([coarse.depths, fine.depths])
     order = jnp.argsort(depths)
     depths = depths[order]
     weights = compute_alpha_weights(interval_optical_depths(densities[order], depths))
     unsorted = jnp.zeros_like(densities).at[order].set(sample_weights(weights), unique_indices=True)
-    count = coarse[0].shape[0]
+    count = coarse.densities.shape[0]
     return March(
-        features=unsorted[:count] @ coarse[1] + unsorted[count:] @ fine[1],
+        features=unsorted[:count] @ coarse.features + unsorted[count:] @ fine.features,
         depth=expected_depth(weights, depths),
         transmittance=jnp.maximum(1 - weights.sum(), 0.0),
         weights=weights,
+        depths=depths,
     )
+
+
+def sample_rays(
+    field: Field, origins: Array, directions: Array, *, near: Array, far: Array, jitter: Array, u: Array
+) -> tuple[Samples, ...]:
+    """What a field says along N rays: a stratified pass, then importance samples where it ended.
+
+    Args: see `render_rays_at`.
+
+    Returns:
+      the passes, one or two: what `march_samples` takes.
+    """
+    if jitter.shape[-1] < 4:
+        raise ValueError(f"coarse_samples: at least 4, got {jitter.shape[-1]}")
+    rays = origins.shape[0]
+    jitter, u = (jnp.broadcast_to(x, (rays, x.shape[-1])) for x in (jitter, u))
+
+    def evaluate(depths: Array) -> Samples:
+        points = origins[:, None] + depths[..., None] * directions[:, None]
+        densities, features = field(points.reshape(-1, 3))
+        return Samples(
+            densities.reshape(depths.shape).astype(jnp.float32),
+            features.reshape(*depths.shape, -1).astype(jnp.float32),
+            depths,
+        )
+
+    coarse = evaluate(jax.vmap(stratified_depths, (None, None, 0))(near, far, jitter))
+    if u.shape[-1] == 0:
+        return (coarse,)
+    optical = jax.vmap(interval_optical_depths)(coarse.densities, coarse.depths)
+    weights = jax.lax.stop_gradient(jax.vmap(compute_alpha_weights)(optical))
+    return coarse, evaluate(jax.vmap(importance_depths)(coarse.depths, weights, u))
+
+
+def march_samples(passes: tuple[Samples, ...]) -> March:
+    """Integrates N rays over one or two passes; fields of the result have a leading axis N."""
+    if len(passes) == 1:
+        return jax.vmap(march_rays)(passes[0].densities, passes[0].features, passes[0].depths)
+    return jax.vmap(_merge_and_march)(*passes)
 
 
 def render_rays_at(
     field: Field, origins: Array, directions: Array, *, near: Array, far: Array, jitter: Array, u: Array
 ) -> RenderOutput:
-    """Renders N rays with given samples: a stratified pass, then importance samples where it ended.
+    """Renders N rays with given samples.
 
     Args:
       field: points (P, 3) -> densities (P, 1), before softplus, and features (P, C).
@@ -182,30 +252,17 @@ def render_rays_at(
     Returns:
       RenderOutput with one leading axis N in place of the image's two.
     """
-    if jitter.shape[-1] < 4:
-        raise ValueError(f"coarse_samples: at least 4, got {jitter.shape[-1]}")
-    rays = origins.shape[0]
-    jitter, u = (jnp.broadcast_to(x, (rays, x.shape[-1])) for x in (jitter, u))
-
-    def evaluate(depths: Array) -> tuple[Array, Array, Array]:
-        points = origins[:, None] + depths[..., None] * directions[:, None]
-        densities, features = field(points.reshape(-1, 3))
-        return (
-            densities.reshape(depths.shape).astype(jnp.float32),
-            features.reshape(*depths.shape, -1).astype(jnp.float32),
-            depths,
-        )
-
-    coarse = evaluate(jax.vmap(stratified_depths, (None, None, 0))(near, far, jitter))
-
-    if u.shape[-1] == 0:
-        march = jax.vmap(march_rays)(*coarse)
-    else:
-        optical = jax.vmap(interval_optical_depths)(coarse[0], coarse[2])
-        weights = jax.lax.stop_gradient(jax.vmap(compute_alpha_weights)(optical))
-        fine = evaluate(jax.vmap(importance_depths)(coarse[2], weights, u))
-        march = jax.vmap(_merge_and_march)(coarse, fine)
+    passes = sample_rays(field, origins, directions, near=near, far=far, jitter=jitter, u=u)
+    march = march_samples(passes)
     return RenderOutput(march.features, march.depth[:, None], march.transmittance[:, None])
+
+
+def draw_samples(key: Array | None, rays: int, coarse: int, fine: int) -> tuple[Array, Array]:
+    """`jitter` and `u` of `render_rays_at`: drawn from a key, or for None the middles of their strata."""
+    if key is None:
+        return jnp.full(coarse, 0.5), (jnp.arange(fine) + 0.5) / max(fine, 1)
+    coarse_key, fine_key = jax.random.split(key)
+    return jax.random.uniform(coarse_key, (rays, coarse)), jax.random.uniform(fine_key, (rays, fine))
 
 
 def render_rays(
@@ -227,13 +284,7 @@ def render_rays(
       fine_samples: importance samples a ray; 0 leaves the second pass out.
       key: for both passes; without it, samples are the middles of their strata.
     """
-    if key is None:
-        jitter = jnp.full(coarse_samples, 0.5)
-        u = (jnp.arange(fine_samples) + 0.5) / max(fine_samples, 1)
-    else:
-        coarse_key, fine_key = jax.random.split(key)
-        jitter = jax.random.uniform(coarse_key, (origins.shape[0], coarse_samples))
-        u = jax.random.uniform(fine_key, (origins.shape[0], fine_samples))
+    jitter, u = draw_samples(key, origins.shape[0], coarse_samples, fine_samples)
     return render_rays_at(field, origins, directions, near=near, far=far, jitter=jitter, u=u)
 
 

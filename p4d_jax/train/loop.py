@@ -1,5 +1,8 @@
 """The loop around a pure step: resume, step, log, draw, save.
 
+Of several processes all take part in steps and checkpoints; logs, pictures and weights are written by the
+first, whose clock decides when the run ends.
+
 A run lives in its workdir: TensorBoard events and `metrics.jsonl` (a line each `log_every` steps),
 `grid_<step>.png`, `checkpoints/` (Orbax) and `weights.npz` (the moving average, ready to use). The same
 command goes on where a killed run stopped: the random key of a step depends only on the run's key and the
@@ -32,7 +35,8 @@ class LoopConfig:
     Attributes:
       steps: the run ends after so many steps,
       minutes: or after so many minutes of training, whichever comes first; 0 is no limit.
-      peak_rate, warmup: of the learning rate: linear warm-up over steps, then a cosine to the end.
+      peak_rate, warmup: of the learning rate: linear warm-up over steps, then a cosine to the end,
+      final_share: where it is this share of the peak; 1 is a constant rate.
       log_every, grid_every: steps between log lines and between pictures.
       save_minutes: minutes between checkpoints.
       keep: how many checkpoints are kept.
@@ -46,6 +50,7 @@ class LoopConfig:
     grid_every: int
     save_minutes: float
     keep: int = 2
+    final_share: float = 0.01
 
 
 def progress(config: LoopConfig, step: int, seconds: float) -> float:
@@ -72,7 +77,8 @@ def train(
     Raises:
       UserError: a loss is not finite; the last checkpoint is left as it is.
     """
-    events = open_events(workdir)
+    first = jax.process_index() == 0
+    events = open_events(workdir) if first else None
     policy = ocp.training.preservation_policies.LatestN(config.keep)
     with ocp.training.Checkpointer(workdir.resolve() / "checkpoints", preservation_policy=policy) as saved:
         if saved.latest is not None:
@@ -80,23 +86,33 @@ def train(
             logging.info("going on from step %d of %s", int(state.step), workdir)
         before, started, last_save = float(state.seconds), time.time(), time.time()
         number, logged = int(state.step), (int(state.step), time.time())
-        while (done := progress(config, number, before + time.time() - started)) < 1.0:
-            rate = learning_rate(done, number, config.peak_rate, config.warmup)
+        while (done := agree(progress(config, number, before + time.time() - started))) < 1.0:
+            rate = learning_rate(done, number, config.peak_rate, config.warmup, config.final_share)
             state, metrics = step(state, jnp.float32(rate))
             number += 1
             if number % config.log_every == 0:
                 _log(workdir, events, number, rate, metrics, logged, before + time.time() - started)
                 logged = (number, time.time())
-            if number % config.grid_every == 0:
-                _show(workdir, events, number, draw(state))
-            if time.time() - last_save > 60 * config.save_minutes:
+            if number % config.grid_every == 0 and first:
+                _show(workdir, events, number, draw(jax.device_get(state)))
+            if agree(time.time() - last_save) > 60 * config.save_minutes:
                 state = _save(saved, state, number, before + time.time() - started, workdir, export)
                 last_save = time.time()
         if saved.latest is None or saved.latest.step != number:
             state = _save(saved, state, number, before + time.time() - started, workdir, export)
-    _show(workdir, events, number, draw(state))
-    events.close()
+    if first:
+        _show(workdir, events, number, draw(jax.device_get(state)))
+        events.close()
     return state
+
+
+def agree(value: float) -> float:
+    """What the first process says, for all processes."""
+    if jax.process_count() == 1:
+        return value
+    from jax.experimental import multihost_utils
+
+    return float(multihost_utils.broadcast_one_to_all(np.float32(value)))
 
 
 def open_events(workdir: Path):
@@ -125,13 +141,14 @@ def _show(workdir: Path, events, number: int, picture: np.ndarray) -> None:
 def _log(
     workdir: Path, events, number: int, rate: float, metrics: dict, logged: tuple, seconds: float
 ) -> None:
-    values = {name: round(float(value), 5) for name, value in metrics.items()}
+    values = {name: float(f"{float(value):.9g}") for name, value in metrics.items()}
     speed = (number - logged[0]) / max(time.time() - logged[1], 1e-6)
     line = {"step": number, "seconds": round(seconds, 1), "rate": rate, "steps_per_second": round(speed, 4)}
-    with open(workdir / "metrics.jsonl", "a") as log:
-        log.write(json.dumps({**line, **values}) + "\n")
-    events.write_scalars(number, {**values, "rate": rate, "steps_per_second": speed})
-    print(json.dumps({**line, **values}), flush=True)
+    if events is not None:
+        with open(workdir / "metrics.jsonl", "a") as log:
+            log.write(json.dumps({**line, **values}) + "\n")
+        events.write_scalars(number, {**values, "rate": rate, "steps_per_second": speed})
+        print(json.dumps({**line, **values}), flush=True)
     broken = [name for name, value in values.items() if not np.isfinite(value)]
     if broken:
         raise UserError(
@@ -143,7 +160,8 @@ def _log(
 def _save(saved, state: TrainState, number: int, seconds: float, workdir: Path, export) -> TrainState:
     state = state.replace(seconds=jnp.float32(seconds))
     saved.save_pytree(number, state)
-    temporary = workdir / "weights.tmp.npz"
-    export(state, temporary)
-    temporary.replace(workdir / "weights.npz")
+    if jax.process_index() == 0:
+        temporary = workdir / "weights.tmp.npz"
+        export(jax.device_get(state), temporary)
+        temporary.replace(workdir / "weights.npz")
     return state

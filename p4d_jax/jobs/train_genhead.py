@@ -1,0 +1,211 @@
+"""Trains GenHead on single pictures: streamed OpenHeads, every step of new people (SPEC section 5).
+
+Starts or goes on in the workdir (`train.loop`). `weights.npz` there is what `synthesize` takes as
+`--config.weights=`.
+"""
+
+from __future__ import annotations
+
+import functools
+import platform
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ml_collections import ConfigDict
+
+from p4d_jax import assets
+from p4d_jax.data.motion import ARKIT, compose_motion
+from p4d_jax.data.openheads import (
+    OpenHeadsSettings,
+    Stage,
+    portraits_on_stage,
+    prepare_stage,
+    random_identity,
+    random_portrait_params,
+)
+from p4d_jax.errors import UserError
+from p4d_jax.geometry import look_at_camera
+from p4d_jax.head.model import HeadModel
+from p4d_jax.jobs.evaluate import to_uint8
+from p4d_jax.jobs.train_reenact import as_tuple
+from p4d_jax.models.checkpoint import save_genhead
+from p4d_jax.models.discriminator import Discriminator, DiscriminatorConfig
+from p4d_jax.models.genhead import GenHead, GenHeadConfig
+from p4d_jax.render.genhead import render_genhead
+from p4d_jax.render.part_fusion import build_head_parts, pose_straight_parts
+from p4d_jax.train.devices import build_mesh, replicated, split
+from p4d_jax.train.genhead_step import (
+    Gan,
+    GanState,
+    GenHeadStepConfig,
+    build_gan_step,
+    create_gan_state,
+    stage_resolution,
+)
+from p4d_jax.train.loop import LoopConfig, train
+from p4d_jax.types import EXPRESSION_SIZE, SHAPE_SIZE, FrameParams
+
+SHOWN = 8  # identities in the pictures of the run
+YAW = 0.44  # radians, 25 degrees: of the side views there
+DISTANCE = 4.05  # world units, of their cameras
+GRID_SEED = 1  # folded into the run's key for what the pictures show
+
+
+def run(config: ConfigDict, workdir: Path) -> None:
+    """Runs the job: see the module's docstring."""
+    gan, loop_config = build_gan(config)
+    key = jax.random.key(config.seed)
+    state = create_gan_state(gan, key)
+    for name in ("generator", "discriminator"):
+        count = sum(value.size for value in jax.tree.leaves(getattr(state, name)))
+        print(f"{name}: {count / 1e6:.2f} M parameters")
+    print(f"{gan.mesh.size} devices, {config.batch} pictures a step")
+    state = jax.device_put(state, replicated(gan.mesh))
+    stage, size = prepare_stage(gan.head), gan.genhead.config.image_size
+    draw_real, draw_params = openheads_draws(gan, stage, size, config.batch, key)
+    step = build_gan_step(gan, draw_real, draw_params, config.batch)
+    draw = build_grid(gan, stage, config, key)
+
+    def export(state: GanState, path: Path) -> None:
+        about = {
+            "command": f"python -m p4d_jax.main --config=configs/{config.name}.py",
+            "steps": int(state.step),
+            "images": int(state.step) * config.batch,
+            "hours": round(float(state.seconds) / 3600, 3),
+            "machine": f"{jax.devices()[0].device_kind}, {platform.machine()}, {gan.mesh.size} devices",
+            "resolution": stage_resolution(gan.config, int(state.step) * config.batch),
+            "samples": list(gan.config.samples),
+        }
+        save_genhead(path, gan.genhead.config, {"params": state.average, "buffers": state.buffers}, about)
+
+    train(loop_config, workdir, state, step, draw, export)
+
+
+def build_gan(config: ConfigDict) -> tuple[Gan, LoopConfig]:
+    """Networks, head, mesh and settings of a config.
+
+    Raises:
+      UserError: a field has no such value, or the batch does not divide.
+    """
+    try:
+        model = GenHeadConfig.from_dict(config.model.to_dict())
+        judge = DiscriminatorConfig(**config.discriminator.to_dict())
+        step = GenHeadStepConfig(**{k: nested_tuple(v) for k, v in config.step.to_dict().items()})
+        loop = LoopConfig(**config.loop.to_dict())
+        dtype = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}[config.precision]
+    except (TypeError, ValueError) as error:
+        raise UserError(str(error)) from None
+    except KeyError:
+        raise UserError(f"config.precision={config.precision!r}: float32 or bfloat16") from None
+    mesh = build_mesh()
+    if config.batch % mesh.size or config.batch % judge.group_size:
+        raise UserError(
+            f"config.batch={config.batch} must be a multiple of the {mesh.size} devices and of"
+            f" config.discriminator.group_size={judge.group_size}"
+        )
+    if judge.image_size != model.image_size:
+        raise UserError(
+            f"config.discriminator.image_size={judge.image_size}, but GenHead makes {model.image_size}"
+        )
+    head = assets.head_model(config.head)
+    networks = GenHead(model, dtype), Discriminator(judge, dtype)
+    return Gan(*networks, step, head, build_head_parts(head), mesh), loop
+
+
+def nested_tuple(value):
+    """Lists, also in lists, as tuples."""
+    return tuple(nested_tuple(v) for v in value) if isinstance(value, list | tuple) else as_tuple(value)
+
+
+def openheads_draws(gan: Gan, stage: Stage, size: int, batch: int, key: jax.Array):
+    """`draw_real` and `draw_params` of `build_gan_step`: new OpenHeads for every number."""
+    settings, shares = OpenHeadsSettings(), split(gan.mesh)
+    spec, whole = shares.spec, replicated(gan.mesh).spec
+
+    def spread(f):
+        on_device = jax.shard_map(f, mesh=gan.mesh, in_specs=(whole, spec), out_specs=spec, check_vma=False)
+        return jax.jit(
+            lambda stage, key: on_device(stage, jax.random.split(jax.random.wrap_key_data(key), batch))
+        )
+
+    def real(stage, keys):
+        return portraits_on_stage(stage, keys, size, settings)
+
+    def frame(stage, key) -> FrameParams:
+        keys = jax.random.split(key, 3)
+        identity = random_identity(keys[0], stage, settings)
+        return random_portrait_params(keys[1], keys[2], stage, identity.shape, settings)
+
+    stage = jax.device_put(stage, replicated(gan.mesh))
+    reals, frames = spread(real), spread(lambda stage, keys: jax.vmap(lambda k: frame(stage, k))(keys))
+    key_real, key_frames = jax.random.split(key)
+
+    def numbered(draw, key: jax.Array, number: int):
+        data = np.asarray(jax.random.key_data(jax.random.fold_in(key, number)))
+        return draw(stage, data)  # on the host: of all processes the same
+
+    return functools.partial(numbered, reals, key_real), functools.partial(numbered, frames, key_frames)
+
+
+def demonstration_frames(head: HeadModel) -> FrameParams:
+    """Frames (K,) that show what a head can do: both sides and the front, mouth and eyes open and shut."""
+    yaws = jnp.array([-YAW, 0.0, YAW, 0.0, 0.0, 0.0, YAW])
+    actions = np.zeros((len(yaws), len(ARKIT)), np.float32)
+    for row, names in (
+        (3, {"jawOpen": 0.8}),
+        (4, {"eyeBlinkLeft": 1.0, "eyeBlinkRight": 1.0}),
+        (5, {"mouthSmileLeft": 0.9, "mouthSmileRight": 0.9, "jawOpen": 0.2}),
+        (6, {"jawOpen": 0.6}),
+    ):
+        for name, value in names.items():
+            actions[row, ARKIT.index(name)] = value
+    zeros = jnp.zeros(len(yaws))
+    if set(ARKIT) <= set(head.expression_names):
+        motion = compose_motion(
+            jnp.asarray(actions), jnp.zeros((len(yaws), 2)), jnp.zeros((len(yaws), 3)), head.expression_names
+        )
+        expression, pose, eyes = motion.expression, motion.pose, motion.eyes
+    else:  # a head without names: the jaw joint alone
+        expression, eyes = jnp.zeros((len(yaws), EXPRESSION_SIZE)), jnp.zeros((len(yaws), 6))
+        pose = jnp.zeros((len(yaws), 6)).at[:, 3].set(0.36 * actions[:, ARKIT.index("jawOpen")])
+    pivot = jnp.broadcast_to(jnp.array([0.0, 0.0, 0.09]), (len(yaws), 3))
+    camera = look_at_camera(yaws, zeros, zeros + DISTANCE, zeros, pivot)
+    return FrameParams(camera, jnp.zeros((len(yaws), SHAPE_SIZE)), expression, pose, eyes)
+
+
+def build_grid(gan: Gan, stage: Stage, config: ConfigDict, key: jax.Array):
+    """The picture of a run: rows are identities, columns `demonstration_frames`."""
+    frames = demonstration_frames(gan.head)
+    keys = jax.random.split(jax.random.fold_in(key, GRID_SEED), SHOWN)
+    latent = jax.vmap(lambda k: jax.random.normal(k, (gan.genhead.config.latent_size,)))(keys)
+    people = jax.vmap(lambda k: random_identity(k, stage, OpenHeadsSettings()).shape)(keys)
+    label = jnp.broadcast_to(frames.camera.to_label()[1], (SHOWN, 25))
+
+    @jax.jit
+    def identities(variables):
+        ws = gan.genhead.apply(variables, latent, label, people, method="map")
+        return gan.genhead.apply(variables, ws, method="planes"), gan.genhead.apply(
+            variables, latent, method="background"
+        )
+
+    def draw(state: GanState) -> np.ndarray:
+        variables = {"params": state.average, "buffers": state.buffers}
+        resolution = stage_resolution(gan.config, int(state.step) * config.batch)
+        planes, backgrounds = identities(variables)
+        rows = []
+        for person in range(SHOWN):
+            row = []
+            for column in range(len(frames.pose)):
+                frame = jax.tree.map(lambda x, column=column: x[column], frames)
+                view = render_genhead(
+                    gan.genhead, variables, planes[person], backgrounds[person], gan.head, gan.parts,
+                    pose_straight_parts(gan.head, people[person], frame), frame.camera,
+                    resolution=resolution, samples=gan.config.samples,
+                )  # fmt: skip
+                row.append(to_uint8(view.image_sr))
+            rows.append(np.concatenate(row, axis=1))
+        return np.concatenate(rows)
+
+    return draw
