@@ -9,6 +9,7 @@ def get_config() -> ConfigDict:
     config = genhead_ffhq512.get_config()
     config.name = "genhead_demo"
     config.batch = 8
+    config.supersample = 2  # at 64² jagged edges would be all that D looks at
     config.model.update(
         {
             "latent_size": 128,
@@ -42,7 +43,9 @@ def get_config() -> ConfigDict:
             "blur": 1.5,
             "blur_images": 4_000.0,
             "stages": ((0, 32),),
-            "average_half_life": 1_000.0,
+            "average_half_life": 2_500.0,
+            "generator_rate": 0.0015,  # batches are small
+            "discriminator_rate": 0.0012,
             "reuse_fakes": True,
             "rematerialize": False,
             "views_at_once": 0,

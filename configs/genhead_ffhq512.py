@@ -10,6 +10,7 @@ def get_config() -> ConfigDict:
     config.job = "train_genhead"
     config.name = "genhead_ffhq512"  # of this file: the exported weights tell which command made them
     config.batch = 32  # pictures a step, over all devices
+    config.supersample = 1  # samples a pixel and axis of OpenHeads' pictures
     config.precision = "float32"  # of the networks' activations, or bfloat16
     # Sizes of the networks: see GenHeadConfig and DiscriminatorConfig
     config.model = ConfigDict(

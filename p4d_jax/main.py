@@ -25,8 +25,18 @@ from ml_collections import ConfigDict, config_flags
 from p4d_jax.errors import UserError, nearest
 
 USAGE = "usage: python -m p4d_jax.main --config=configs/X.py [--workdir=DIR] [--config.field=value ...]"
-PLAIN_FLAGS = ("config", "workdir", "distributed", "coordinator", "processes", "process")
-PROCESSES = "of several hosts: [--distributed | --coordinator=HOST:PORT --processes=N --process=K]"
+PROCESSES = "one of many processes: [--coordinator=HOST:PORT --processes=N --process=K] (docs/launch.md)"
+
+
+@dataclasses.dataclass(frozen=True)
+class CommandLine:
+    """What the user asked for; the last three are None unless they were given."""
+
+    config: ConfigDict
+    workdir: Path
+    coordinator: str | None
+    processes: int | None
+    process: int | None
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -36,18 +46,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"{USAGE}\n{PROCESSES}\njobs: {', '.join(job_names())}")
         return 0
     try:
-        config, workdir, processes = parse_command_line(argv)
-        job = load_job(config)
-        join_processes(processes)
+        command = parse_command_line(argv)
         enable_compilation_cache()
-        job.run(config, workdir)
+        join_processes(command)
+        job = load_job(command.config)
+        job.run(command.config, command.workdir)
     except UserError as error:
         print(f"p4d_jax: {one_line(error)}", file=sys.stderr)
         return 2
     return 0
 
 
-def parse_command_line(argv: Sequence[str]) -> tuple[ConfigDict, Path, Processes]:
+def parse_command_line(argv: Sequence[str]) -> CommandLine:
     """The config with its overrides, the workdir (default: runs/<name of the config file>), the processes."""
     path, rest = take_config_flag(argv)
     config = load_config(path)
@@ -55,73 +65,29 @@ def parse_command_line(argv: Sequence[str]) -> tuple[ConfigDict, Path, Processes
     check_overrides(rest, fields)
     values = flags.FlagValues()
     flags.DEFINE_string("workdir", None, "folder for all that the job writes", flag_values=values)
+    flags.DEFINE_string("coordinator", None, "HOST:PORT where process 0 listens", flag_values=values)
+    flags.DEFINE_integer("processes", None, "how many processes the run has", flag_values=values)
+    flags.DEFINE_integer("process", None, "which of them this one is, from 0", flag_values=values)
     try:
         config_flags.DEFINE_config_dict("config", config, flag_values=values, sys_argv=rest)
-        flags.DEFINE_bool("distributed", False, "join the cluster's processes", flag_values=values)
-        flags.DEFINE_string("coordinator", "", "HOST:PORT of process 0", flag_values=values)
-        flags.DEFINE_integer("processes", 0, "how many there are", flag_values=values)
-        flags.DEFINE_integer("process", -1, "which one this is, from 0", flag_values=values)
         unused = values(rest)[1:]
     except flags.UnrecognizedFlagError as error:
-        known = [
-            "config",
-            "workdir",
-            "distributed",
-            "coordinator",
-            "processes",
-            "process",
-            *(f"config.{field}" for field in fields),
-        ]
+        own = ["config", "workdir", "coordinator", "processes", "process"]
+        known = own + [f"config.{field}" for field in fields]
         raise UserError(f"unknown flag --{error.flagname}{nearest(error.flagname, known)}") from error
     except (flags.Error, TypeError, ValueError) as error:
         raise UserError(str(error)) from error
     if unused:
         raise UserError(f"unexpected argument {unused[0]!r}; {USAGE}")
-    processes = Processes(values.distributed, values.coordinator, values.processes, values.process)
-    return values.config, Path(values.workdir or Path("runs") / path.stem), processes
+    workdir = Path(values.workdir or Path("runs") / path.stem)
+    return CommandLine(values.config, workdir, values.coordinator, values.processes, values.process)
 
 
-@dataclasses.dataclass(frozen=True)
-class Processes:
-    """How this process finds the others of a run, if there are others.
+def join_processes(command: CommandLine) -> None:
+    """Connects this process with the others of its run, if it has others."""
+    from p4d_jax.train.processes import connect_processes
 
-    Attributes:
-      distributed: JAX finds them: TPU slice, SLURM, Kubernetes, Open MPI.
-      coordinator, count, index: or they are named: HOST:PORT of process 0, how many, which one this is.
-    """
-
-    distributed: bool = False
-    coordinator: str = ""
-    count: int = 0
-    index: int = -1
-
-
-def join_processes(processes: Processes) -> None:
-    """Connects to the other processes, before JAX sees its devices. One plain process has nothing to do.
-
-    Raises:
-      UserError: flags that do not go together, or a coordinator that cannot be reached.
-    """
-    named = bool(processes.coordinator), processes.count > 0, processes.index >= 0
-    if any(named) and not all(named):
-        raise UserError("--coordinator, --processes and --process go together: give all three or none")
-    if processes.distributed and any(named):
-        raise UserError("--distributed finds the processes by itself: leave out --coordinator and the like")
-    if all(named) and processes.index >= processes.count:
-        raise UserError(f"--process={processes.index}: counted from 0, below --processes={processes.count}")
-    if all(named) and not re.fullmatch(r"\S+:\d+", processes.coordinator):
-        raise UserError(f"--coordinator={processes.coordinator!r}: expected HOST:PORT")
-    if not processes.distributed and not any(named):
-        return
-    import jax
-
-    try:
-        if processes.distributed:
-            jax.distributed.initialize()
-        else:
-            jax.distributed.initialize(processes.coordinator, processes.count, processes.index)
-    except (RuntimeError, ValueError) as error:
-        raise UserError(f"the processes did not find each other: {error}") from error
+    connect_processes(command.coordinator, command.processes, command.process, os.environ)
 
 
 def take_config_flag(argv: Sequence[str]) -> tuple[Path, list[str]]:

@@ -32,6 +32,7 @@ def tiny_config(batch: int = 8):
     """The demo's config with the smallest networks: 16² pictures of 8² rays."""
     config = load_config(ROOT / "configs" / "genhead_demo.py")
     config.batch = batch
+    config.supersample = 1
     config.model.update(
         latent_size=6, style_size=6, plane_size=8, plane_channels=4, channel_base=64, channel_max=8,
         background_size=4, background_mapping_layers=1, background_channel_base=16, background_channel_max=4,

@@ -35,7 +35,7 @@ from p4d_jax.models.discriminator import Discriminator, DiscriminatorConfig
 from p4d_jax.models.genhead import GenHead, GenHeadConfig
 from p4d_jax.render.genhead import render_genhead
 from p4d_jax.render.part_fusion import build_head_parts, pose_straight_parts
-from p4d_jax.train.devices import build_mesh, replicated, split
+from p4d_jax.train.devices import build_mesh, local, replicate, replicated, split
 from p4d_jax.train.genhead_step import (
     Gan,
     GanState,
@@ -45,6 +45,7 @@ from p4d_jax.train.genhead_step import (
     stage_resolution,
 )
 from p4d_jax.train.loop import LoopConfig, train
+from p4d_jax.train.processes import is_primary
 from p4d_jax.types import EXPRESSION_SIZE, SHAPE_SIZE, FrameParams
 
 SHOWN = 8  # identities in the pictures of the run
@@ -60,11 +61,15 @@ def run(config: ConfigDict, workdir: Path) -> None:
     state = create_gan_state(gan, key)
     for name in ("generator", "discriminator"):
         count = sum(value.size for value in jax.tree.leaves(getattr(state, name)))
-        print(f"{name}: {count / 1e6:.2f} M parameters")
-    print(f"{gan.mesh.size} devices, {config.batch} pictures a step")
-    state = jax.device_put(state, replicated(gan.mesh))
+        if is_primary():
+            print(f"{name}: {count / 1e6:.2f} M parameters")
+    if is_primary():
+        print(f"{gan.mesh.size} devices, {config.batch} pictures a step")
+    state = replicate(state, gan.mesh)
     stage, size = prepare_stage(gan.head), gan.genhead.config.image_size
-    draw_real, draw_params = openheads_draws(gan, stage, size, config.batch, key)
+    draw_real, draw_params = openheads_draws(
+        gan, stage, size, config.batch, key, OpenHeadsSettings(supersample=config.supersample)
+    )
     step = build_gan_step(gan, draw_real, draw_params, config.batch)
     draw = build_grid(gan, stage, config, key)
 
@@ -119,9 +124,16 @@ def nested_tuple(value):
     return tuple(nested_tuple(v) for v in value) if isinstance(value, list | tuple) else as_tuple(value)
 
 
-def openheads_draws(gan: Gan, stage: Stage, size: int, batch: int, key: jax.Array):
+def openheads_draws(
+    gan: Gan,
+    stage: Stage,
+    size: int,
+    batch: int,
+    key: jax.Array,
+    settings: OpenHeadsSettings = OpenHeadsSettings(),
+):
     """`draw_real` and `draw_params` of `build_gan_step`: new OpenHeads for every number."""
-    settings, shares = OpenHeadsSettings(), split(gan.mesh)
+    shares = split(gan.mesh)
     spec, whole = shares.spec, replicated(gan.mesh).spec
 
     def spread(f):
@@ -138,7 +150,7 @@ def openheads_draws(gan: Gan, stage: Stage, size: int, batch: int, key: jax.Arra
         identity = random_identity(keys[0], stage, settings)
         return random_portrait_params(keys[1], keys[2], stage, identity.shape, settings)
 
-    stage = jax.device_put(stage, replicated(gan.mesh))
+    stage = replicate(stage, gan.mesh)
     reals, frames = spread(real), spread(lambda stage, keys: jax.vmap(lambda k: frame(stage, k))(keys))
     key_real, key_frames = jax.random.split(key)
 
@@ -191,7 +203,7 @@ def build_grid(gan: Gan, stage: Stage, config: ConfigDict, key: jax.Array):
         )
 
     def draw(state: GanState) -> np.ndarray:
-        variables = {"params": state.average, "buffers": state.buffers}
+        variables = local({"params": state.average, "buffers": state.buffers})
         resolution = stage_resolution(gan.config, int(state.step) * config.batch)
         planes, backgrounds = identities(variables)
         rows = []

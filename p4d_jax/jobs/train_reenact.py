@@ -12,6 +12,7 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import PartitionSpec
 from ml_collections import ConfigDict
 
 from p4d_jax import assets
@@ -22,8 +23,9 @@ from p4d_jax.jobs.evaluate import to_uint8
 from p4d_jax.models.checkpoint import save_reconstructor
 from p4d_jax.models.reconstructor import Reconstructor, ReconstructorConfig
 from p4d_jax.render.avatar import canonical_frame, encode_source, render_frame
-from p4d_jax.train.devices import build_mesh, replicated
+from p4d_jax.train.devices import DATA_AXIS, build_mesh, local, replicate
 from p4d_jax.train.loop import LoopConfig, train
+from p4d_jax.train.processes import is_primary
 from p4d_jax.train.reenact_step import StepConfig, build_step
 from p4d_jax.train.state import TrainState, build_optimizer, create_state
 
@@ -45,25 +47,34 @@ def run(config: ConfigDict, workdir: Path) -> None:
     reconstructor, frame = Reconstructor(model), canonical_frame(head, model.lifted_size)
     stage, settings = prepare_stage(head), OpenHeadsSettings()
 
-    def make_clips(stage, key) -> HeadClip:
-        keys = jax.random.split(key, config.clips * mesh.size)
+    def draw_clips(stage, keys) -> HeadClip:
         return clips_on_stage(stage, keys, config.frames, model.picture_size, settings)
+
+    whole, shares = PartitionSpec(), PartitionSpec(DATA_AXIS)
+    spread = jax.jit(
+        jax.shard_map(draw_clips, mesh=mesh, in_specs=(whole, shares), out_specs=shares, check_vma=False)
+    )
+
+    def make_clips(stage, key) -> HeadClip:
+        """Every device draws its own share of the people."""
+        return spread(stage, jax.random.split(key, config.clips * mesh.size))
 
     optimizer = build_optimizer(0.9, 0.99, 1e-8, config.clip_norm)
     key = jax.random.key(config.seed)
     state = create_state(initial_variables(reconstructor, key), optimizer, jax.random.key_data(key))
     count = sum(value.size for value in jax.tree.leaves(state.params))
     batch = mesh.size * config.clips * config.frames
-    print(f"{count / 1e6:.2f} M parameters, {mesh.size} devices, {batch} samples a step")
-    state = jax.device_put(state, replicated(mesh))
-    step = build_step(reconstructor, step_config, optimizer, mesh, make_clips, stage, frame)
-    shown = make_clips(stage, jax.random.fold_in(key, -1 % 2**31))
+    if is_primary():
+        print(f"{count / 1e6:.2f} M parameters, {mesh.size} devices, {batch} samples a step")
+    state, everywhere = replicate(state, mesh), replicate((stage, frame), mesh)
+    step = build_step(reconstructor, step_config, optimizer, mesh, make_clips, *everywhere)
+    shown = draw_clips(stage, jax.random.split(jax.random.fold_in(key, -1 % 2**31), SHOWN))
 
     def draw(state: TrainState) -> np.ndarray:
         """Rows: source, target, result, raw colours, depth, for the first people."""
-        variables = {"params": state.average, "buffers": state.buffers}
+        variables = local({"params": state.average, "buffers": state.buffers})
         columns = []
-        for person in range(min(SHOWN, config.clips)):
+        for person in range(SHOWN):
             params = jax.tree.map(lambda x, person=person: x[person], shown.params)
             first, second = (jax.tree.map(lambda x, i=i: x[i], params) for i in (0, 1))
             source, target = shown.image[person, 0], shown.image[person, 1]

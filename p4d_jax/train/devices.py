@@ -1,13 +1,21 @@
 """The one place that builds the device mesh. One axis, 'data': parameters are on every device, batches are
-split. The same program runs on a CPU cut into several host devices, on GPUs and on a TPU pod."""
+split. The same program runs on a CPU cut into several host devices, on GPUs and on a TPU pod.
+
+With several processes (`train.processes`) the mesh spans the devices of all of them, and what a program takes
+and gives are global arrays: each process holds the part on its own devices. Here is how they are made from,
+and read back as, what one process has.
+"""
 
 from __future__ import annotations
+
+from typing import TypeVar
 
 import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 DATA_AXIS = "data"
+Tree = TypeVar("Tree")
 
 
 def host_device_flag(count: int) -> str:
@@ -16,8 +24,10 @@ def host_device_flag(count: int) -> str:
 
 
 def build_mesh(devices: int = 0) -> Mesh:
-    """A mesh over `devices` local devices, all of them for 0."""
+    """A mesh over `devices` devices, for 0 over all of them, those of other processes included."""
     available = jax.devices()
+    if devices and jax.process_count() > 1:
+        raise ValueError(f"devices: with {jax.process_count()} processes the mesh takes all, not {devices}")
     if devices > len(available):
         raise ValueError(
             f"devices: asked for {devices}, JAX sees {len(available)} ({available[0].platform});"
@@ -34,3 +44,38 @@ def replicated(mesh: Mesh) -> NamedSharding:
 def split(mesh: Mesh) -> NamedSharding:
     """The sharding of batches: the leading axis over the devices."""
     return NamedSharding(mesh, PartitionSpec(DATA_AXIS))
+
+
+def replicate(tree: Tree, mesh: Mesh) -> Tree:
+    """Arrays that every process has alike, as global arrays on every device; no data crosses hosts."""
+
+    def one(value):
+        value = np.asarray(value)
+        return jax.make_array_from_process_local_data(replicated(mesh), value, value.shape)
+
+    return jax.tree.map(one, tree)
+
+
+def gather_batch(tree: Tree, mesh: Mesh) -> Tree:
+    """One global batch of what each process has loaded; no data crosses hosts.
+
+    Args:
+      tree: this process's share, leading axis (n,): n is the same everywhere and a multiple of the number of
+        its devices in the mesh.
+
+    Returns:
+      Arrays with leading axis (n * processes,), split over the mesh: process 0's share first.
+    """
+    one = lambda value: jax.make_array_from_process_local_data(split(mesh), np.asarray(value))  # noqa: E731
+    return jax.tree.map(one, tree)
+
+
+def local(tree: Tree) -> Tree:
+    """This process's own copy of replicated arrays, on its first device: to compute with it alone."""
+    return jax.tree.map(lambda value: value.addressable_data(0), tree)
+
+
+def filled_like(array: jax.Array, value: float) -> jax.Array:
+    """An array of the same shape, type and sharding with every element `value`, the same on all processes."""
+    data = np.full(array.shape, value, array.dtype)
+    return jax.make_array_from_callback(array.shape, array.sharding, lambda index: data[index])

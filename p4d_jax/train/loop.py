@@ -1,12 +1,12 @@
 """The loop around a pure step: resume, step, log, draw, save.
 
-Of several processes all take part in steps and checkpoints; logs, pictures and weights are written by the
-first, whose clock decides when the run ends.
-
 A run lives in its workdir: TensorBoard events and `metrics.jsonl` (a line each `log_every` steps),
 `grid_<step>.png`, `checkpoints/` (Orbax) and `weights.npz` (the moving average, ready to use). The same
 command goes on where a killed run stopped: the random key of a step depends only on the run's key and the
 step's number.
+
+With several processes (`train.processes`) all go through the same loop in step: checkpoints are written by
+all of them into the one workdir, everything else by the primary one, whose clock is the run's.
 """
 
 from __future__ import annotations
@@ -25,6 +25,8 @@ import orbax.checkpoint.experimental.v1 as ocp
 from absl import logging
 
 from p4d_jax.errors import UserError
+from p4d_jax.train.devices import filled_like
+from p4d_jax.train.processes import agreed, check_shared, is_primary
 from p4d_jax.train.state import TrainState, learning_rate
 
 
@@ -71,56 +73,54 @@ def train(
 
     Args:
       step: (state, learning rate) -> (state, metrics); donates the state.
-      draw: a picture (H, W, 3) uint8 of what the moving average does.
-      export: writes the moving average's weights to a file.
+      draw: a picture (H, W, 3) uint8 of what the moving average does; called by every process.
+      export: writes the moving average's weights to a file; called by the primary process alone, and so must
+        not compute across processes: reading replicated arrays is safe.
 
     Raises:
-      UserError: a loss is not finite; the last checkpoint is left as it is.
+      UserError: a loss is not finite; the last checkpoint is left as it is. Or the processes do not share the
+        workdir.
     """
-    first = jax.process_index() == 0
-    events = open_events(workdir) if first else None
+    events = open_events(workdir)
+    check_shared(workdir)
     policy = ocp.training.preservation_policies.LatestN(config.keep)
     with ocp.training.Checkpointer(workdir.resolve() / "checkpoints", preservation_policy=policy) as saved:
         if saved.latest is not None:
             state = saved.load_pytree(saved.latest, state)
             logging.info("going on from step %d of %s", int(state.step), workdir)
-        before, started, last_save = float(state.seconds), time.time(), time.time()
-        number, logged = int(state.step), (int(state.step), time.time())
-        while (done := agree(progress(config, number, before + time.time() - started))) < 1.0:
+        before, started, number = float(state.seconds), time.time(), int(state.step)
+        # To agree on the time, all hosts wait for the step: with one process each step, else at log lines.
+        tick = 1 if jax.process_count() == 1 else config.log_every
+        seconds, last_save, logged = before, before, (number, time.time())
+        while (done := progress(config, number, seconds)) < 1.0:
             rate = learning_rate(done, number, config.peak_rate, config.warmup, config.final_share)
             state, metrics = step(state, jnp.float32(rate))
             number += 1
+            if number % tick == 0:
+                seconds = before + agreed(time.time() - started)
             if number % config.log_every == 0:
-                _log(workdir, events, number, rate, metrics, logged, before + time.time() - started)
+                _log(workdir, events, number, rate, metrics, logged, seconds)
                 logged = (number, time.time())
-            if number % config.grid_every == 0 and first:
-                _show(workdir, events, number, draw(jax.device_get(state)))
-            if agree(time.time() - last_save) > 60 * config.save_minutes:
-                state = _save(saved, state, number, before + time.time() - started, workdir, export)
-                last_save = time.time()
+            if number % config.grid_every == 0:
+                _show(workdir, events, number, draw(state))
+            if seconds - last_save > 60 * config.save_minutes:
+                state, last_save = _save(saved, state, number, seconds, workdir, export), seconds
         if saved.latest is None or saved.latest.step != number:
-            state = _save(saved, state, number, before + time.time() - started, workdir, export)
-    if first:
-        _show(workdir, events, number, draw(jax.device_get(state)))
+            state = _save(saved, state, number, seconds, workdir, export)
+    _show(workdir, events, number, draw(state))
+    if events:
         events.close()
     return state
 
 
-def agree(value: float) -> float:
-    """What the first process says, for all processes."""
-    if jax.process_count() == 1:
-        return value
-    from jax.experimental import multihost_utils
-
-    return float(multihost_utils.broadcast_one_to_all(np.float32(value)))
-
-
 def open_events(workdir: Path):
-    """clu's writer of TensorBoard events in the workdir, which is made.
+    """clu's writer of TensorBoard events in the workdir, which is made; None where another process writes.
 
     Raises:
       UserError: tensorflow or TensorBoard, which clu writes with, are not installed.
     """
+    if not is_primary():
+        return None
     try:
         from clu.metric_writers import SummaryWriter
     except ImportError as error:
@@ -133,6 +133,8 @@ def open_events(workdir: Path):
 
 
 def _show(workdir: Path, events, number: int, picture: np.ndarray) -> None:
+    if not is_primary():
+        return
     iio.imwrite(workdir / f"grid_{number:06d}.png", picture)
     events.write_images(number, {"grid": picture[None]})
     events.flush()
@@ -144,7 +146,7 @@ def _log(
     values = {name: float(f"{float(value):.9g}") for name, value in metrics.items()}
     speed = (number - logged[0]) / max(time.time() - logged[1], 1e-6)
     line = {"step": number, "seconds": round(seconds, 1), "rate": rate, "steps_per_second": round(speed, 4)}
-    if events is not None:
+    if is_primary():
         with open(workdir / "metrics.jsonl", "a") as log:
             log.write(json.dumps({**line, **values}) + "\n")
         events.write_scalars(number, {**values, "rate": rate, "steps_per_second": speed})
@@ -158,10 +160,10 @@ def _log(
 
 
 def _save(saved, state: TrainState, number: int, seconds: float, workdir: Path, export) -> TrainState:
-    state = state.replace(seconds=jnp.float32(seconds))
+    state = state.replace(seconds=filled_like(state.seconds, seconds))
     saved.save_pytree(number, state)
-    if jax.process_index() == 0:
+    if is_primary():
         temporary = workdir / "weights.tmp.npz"
-        export(jax.device_get(state), temporary)
+        export(state, temporary)
         temporary.replace(workdir / "weights.npz")
     return state

@@ -1,0 +1,99 @@
+"""What tests run in several processes (see `processes`): a reduction over the mesh, and a small training."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import PartitionSpec
+
+from p4d_jax.train.devices import DATA_AXIS, build_mesh, gather_batch, local, replicate, replicated
+from p4d_jax.train.loop import LoopConfig, train
+from p4d_jax.train.processes import agreed, check_shared
+from p4d_jax.train.state import build_optimizer, create_state
+
+
+def reduce_over_the_mesh() -> dict:
+    """Sums what each process brings, each row weighted by the device that it lies on."""
+    mesh = build_mesh()
+    share = np.full((2 * jax.local_device_count(), 3), 10.0 ** jax.process_index(), np.float32)
+    share[:, 0] = np.arange(share.shape[0])
+    batch = gather_batch(share, mesh)
+
+    def weigh(rows):
+        return jax.lax.psum(rows.sum(0) * (1 + jax.lax.axis_index(DATA_AXIS)), DATA_AXIS)
+
+    shares, whole = PartitionSpec(DATA_AXIS), PartitionSpec()
+    total = jax.jit(jax.shard_map(weigh, mesh=mesh, in_specs=shares, out_specs=whole))(batch)
+    return {
+        "devices": mesh.size,
+        "shape": batch.shape,
+        "total": np.asarray(total).tolist(),
+        "sum": float(jnp.sum(jax.jit(lambda x: x.sum(1), out_shardings=replicated(mesh))(batch))),
+        "agreed": agreed(float(jax.process_index() + 7)),
+    }
+
+
+def check_a_folder(folders: list[str], patience: float) -> str:
+    """The message of the check, each process with its own folder."""
+    try:
+        check_shared(Path(folders[jax.process_index()]), patience)
+    except ValueError as error:
+        return str(error)
+    return ""
+
+
+def train_toys(runs: list[dict]) -> list[dict]:
+    """One training after another, in one process."""
+    return [train_toy(**run) for run in runs]
+
+
+def train_toy(workdir: str, kill_at: int = -1, steps: int = 8, minutes: float = 0.0) -> dict:
+    """Fits a vector to noise that every device draws for itself; all processes die before step `kill_at`."""
+    mesh = build_mesh()
+    optimizer = build_optimizer(0.9, 0.99, 1e-8, 1.0)
+    key = jax.random.key(0)
+    state = create_state({"params": {"w": jnp.ones(4)}}, optimizer, jax.random.key_data(key))
+    state = replicate(state, mesh)
+
+    def error(params, key):
+        noise = jax.random.normal(jax.random.fold_in(key, jax.lax.axis_index(DATA_AXIS)), (4,))
+        return jnp.sum((params["w"] - noise) ** 2)
+
+    def on_device(params, key):
+        return jax.lax.pmean(jax.value_and_grad(error)(params, key), DATA_AXIS)
+
+    whole = PartitionSpec()
+    spread = jax.shard_map(on_device, mesh=mesh, in_specs=whole, out_specs=whole, check_vma=False)
+
+    @jax.jit
+    def update(state, rate):
+        key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
+        loss, gradient = spread(state.params, key)
+        moves, moments = optimizer.update(gradient, state.optimizer, state.params)
+        params = jax.tree.map(lambda p, u: p - rate * u, state.params, moves)
+        new = state.replace(step=state.step + 1, params=params, average=params, optimizer=moments)
+        return new, {"loss": loss}
+
+    done = 0
+
+    def step(state, rate):
+        nonlocal done
+        if int(state.step) == kill_at:
+            os.kill(os.getpid(), signal.SIGKILL)
+        done += 1
+        return update(state, rate)
+
+    def draw(state):
+        shade = jnp.clip(local(state.average)["w"][0], 0, 1) * 255
+        return np.full((8, 8, 3), int(shade), np.uint8)
+
+    config = LoopConfig(
+        steps=steps, minutes=minutes, peak_rate=0.1, warmup=2, log_every=1, grid_every=5, save_minutes=0
+    )
+    state = train(config, Path(workdir), state, step, draw, lambda s, path: np.savez(path, **s.average))
+    return {"step": int(state.step), "done": done, "w": np.asarray(state.params["w"]).tolist()}
