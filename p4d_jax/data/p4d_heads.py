@@ -190,13 +190,12 @@ def finish_dataset(dataset: Path, spec: RecordSpec, shards: int, samples_per_sha
 
 def read_heads(folder: Path, kind: str):
     """The records of a finished data set: a random-access sequence of dicts of NumPy arrays."""
-    try:
-        builder = _tfds().builder_from_directory(str(dataset_folder(folder, kind)))
-    except FileNotFoundError:
+    dataset = dataset_folder(folder, kind)
+    if not (dataset / "dataset_info.json").is_file():
         raise UserError(
             f"no finished data set {NAME}/{kind} in {str(folder)!r}; the job `synthesize` makes one"
-        ) from None
-    return builder.as_data_source(split=SPLIT)
+        )
+    return _tfds().builder_from_directory(str(dataset)).as_data_source(split=SPLIT)
 
 
 def _tfds():

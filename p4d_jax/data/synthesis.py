@@ -254,6 +254,7 @@ class SyntheticIdentity:
     background: Array
 
 
+@functools.partial(jax.jit, static_argnames=("genhead", "settings"))
 def draw_identity(
     genhead: GenHead, variables: dict, key: Array, sources: Sources, settings: SynthesisSettings
 ) -> SyntheticIdentity:
@@ -355,6 +356,21 @@ def show(
         genhead, variables, identity.planes, identity.background, head, parts, posed, camera,
         resolution=settings.resolution, samples=settings.samples,
     )  # fmt: skip
+
+
+@functools.partial(jax.jit, static_argnames=("genhead", "settings"))
+def show_frame(
+    genhead: GenHead,
+    variables: dict,
+    head: HeadModel,
+    parts: HeadParts,
+    identity: SyntheticIdentity,
+    frame: FrameParams,
+    settings: SynthesisSettings,
+) -> GenHeadView:
+    """An identity, with its own shape and a straight neck, in any frame's motion before its camera."""
+    posed = pose_straight_parts(head, identity.shape, frame)
+    return show(genhead, variables, identity, head, parts, posed, frame.camera, settings)
 
 
 # Samples ----------------------------------------------------------------------------------------------------

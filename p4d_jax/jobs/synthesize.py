@@ -40,9 +40,8 @@ from p4d_jax.data.synthesis import (
     Sources,
     SynthesisSettings,
     SyntheticHead,
-    SyntheticIdentity,
     draw_identity,
-    show,
+    show_frame,
     stored_motions,
     stored_portraits,
     synthesize_many,
@@ -54,7 +53,7 @@ from p4d_jax.jobs import _pictures as pictures
 from p4d_jax.models.checkpoint import load_genhead, read_about
 from p4d_jax.models.genhead import GenHead
 from p4d_jax.render.genhead import GenHeadView
-from p4d_jax.render.part_fusion import HeadParts, build_head_parts, pose_straight_parts
+from p4d_jax.render.part_fusion import HeadParts, build_head_parts
 from p4d_jax.types import Array, FrameParams
 
 KINDS = ("dynamic", "static")
@@ -334,29 +333,14 @@ def write_film(
     cameras = look_at_camera(
         FILM_YAW * jnp.sin(angle), FILM_PITCH * jnp.sin(2 * angle), FILM_DISTANCE, pivot=settings.pivot
     )
-    identity, view = film_programs(studio, settings, jax.random.key(config.film_seed))
+    genhead, variables = studio.genhead, studio.variables
+    identity = draw_identity(genhead, variables, jax.random.key(config.film_seed), studio.sources, settings)
     with pictures.FilmWriter(path, config.film_fps) as film:
         for index in tqdm(range(count), desc="film", unit="frame"):
             camera, frame = jax.tree.map(lambda x, k=index: x[k], (cameras, clip))
-            seen = view(identity, frame.replace(camera=camera, shape=identity.shape))
+            frame = frame.replace(camera=camera)
+            seen = show_frame(genhead, variables, studio.head, studio.parts, identity, frame, settings)
             film.add(film_frame(seen, config.panel))
-
-
-def film_programs(
-    studio: Studio, settings: SynthesisSettings, key: Array
-) -> tuple[SyntheticIdentity, Callable[[SyntheticIdentity, FrameParams], GenHeadView]]:
-    """An identity, and what shows it in a frame with the neck straight."""
-    genhead, variables, head, parts = studio.genhead, studio.variables, studio.head, studio.parts
-
-    @jax.jit
-    def view(variables, identity: SyntheticIdentity, frame: FrameParams) -> GenHeadView:
-        posed = pose_straight_parts(head, identity.shape, frame)
-        return show(genhead, variables, identity, head, parts, posed, frame.camera, settings)
-
-    identity = jax.jit(lambda v, s, k: draw_identity(genhead, v, k, s, settings))(
-        variables, studio.sources, key
-    )
-    return identity, lambda *frame: view(variables, *frame)
 
 
 def film_frame(seen: GenHeadView, panel: int) -> np.ndarray:
