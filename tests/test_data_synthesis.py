@@ -1,106 +1,233 @@
-"""Synthesis: what a sample holds, and a dataset that gives back what was put in."""
+"""Synthesis: what one sample holds, where cameras, motions and points are drawn, what views share."""
 
-import functools
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import tensorflow_datasets as tfds
+from synthetic_genhead import SMALL, random_variables
 
 from p4d_jax import assets
-from p4d_jax.data import p4d_heads, synthesis
-from p4d_jax.data.motion import random_motion
-from p4d_jax.errors import UserError
-from p4d_jax.geometry import look_at_camera
-from p4d_jax.models.genhead import GenHead, GenHeadConfig
-from p4d_jax.render.part_fusion import build_head_parts
+from p4d_jax.data import synthesis
+from p4d_jax.data.motion import Motion
+from p4d_jax.data.synthesis import SynthesisSettings
+from p4d_jax.geometry import look_at_camera, project
+from p4d_jax.head.skinning import head_vertices
+from p4d_jax.models.genhead import HEAD, PARTS, GenHead
+from p4d_jax.render.part_fusion import PartMasks, PosedParts, build_head_parts, pose_straight_parts
+from p4d_jax.types import Camera, FrameParams
 
-CONFIG = GenHeadConfig(
-    latent_size=4, style_size=4, shape_size=5, plane_size=8, plane_channels=4, channel_base=32,
-    channel_max=8, background_size=4, background_mapping_layers=1, background_channel_base=16,
-    background_channel_max=4, decoder_hidden=8, feature_channels=5, superresolution_size=16,
-    superresolution_channels=(4,),
-)  # fmt: skip
-SETTINGS = synthesis.SynthesisSettings(motions=2, views=2, resolution=8, samples=(4, 4), points=16)
+SETTINGS = SynthesisSettings(motions=2, views=2, resolution=8, samples=(4, 4), points=20)
+GENHEAD = GenHead(SMALL)
 
 
 @pytest.fixture(scope="module")
-def made():
-    """(2, 2) samples of one identity, from a clip of five frames."""
-    head, genhead = assets.head_model(), GenHead(CONFIG)
-    variables = jax.jit(genhead.init)(
-        jax.random.key(1), jnp.zeros((1, 4)), jnp.zeros((1, 25)), jnp.zeros((1, 5))
-    )
-    clip = random_motion(jax.random.key(9), 5, head.expression_names)
-    make = functools.partial(synthesis.synthesize, genhead, variables, head, build_head_parts(head))
-    samples = make(jax.random.key(0), SETTINGS, clip)
-    return jax.tree.map(np.asarray, samples), clip, make
+def head():
+    return assets.head_model()
 
 
-def test_a_sample_holds_what_its_docstring_says(made):
-    samples, clip, make = made
+@pytest.fixture(scope="module")
+def parts(head):
+    return build_head_parts(head)
+
+
+@pytest.fixture(scope="module")
+def variables():
+    return random_variables()
+
+
+@pytest.fixture(scope="module")
+def draw(head, parts, variables):
+    """A sample of a key, on the host."""
+    sources = synthesis.openheads_sources(head)
+
+    def draw(seed: int) -> synthesis.SyntheticHead:
+        sample = synthesis.synthesize(
+            GENHEAD, variables, head, parts, jax.random.key(seed), SETTINGS, sources
+        )
+        return jax.tree.map(np.asarray, sample)
+
+    return draw
+
+
+@pytest.fixture(scope="module")
+def sample(draw):
+    return draw(0)
+
+
+# A sample -------------------------------------------------------------------------------------------------
+
+
+def test_a_sample_has_the_shapes_and_ranges_that_it_documents(sample):
     shapes = {
-        "image": (32, 32, 3), "opacity": (8, 8, 1), "depth": (8, 8, 1), "features": (8, 8, 5),
-        "background": (8, 8, 5), "correspondence": (32, 32, 3), "landmarks": (70, 2), "points": (16, 3),
-        "plane_features": (2, 16, 4), "motion": (109,),
+        "image": (2, 2, 32, 32, 3), "opacity": (2, 2, 8, 8), "depth": (2, 2, 8, 8),
+        "features": (2, 2, 8, 8, 5), "correspondence": (2, 2, 32, 32, 3), "landmarks": (2, 2, 70, 2),
+        "points": (2, 2, 20, 3), "plane_features": (2, 2, 20, 4), "motion": (2, 2, 109),
+        "background": (8, 8, 5), "latent": (4,), "conditioning": (25,),
     }  # fmt: skip
     for name, shape in shapes.items():
-        value = getattr(samples, name)
-        assert value.shape == (2, 2, *shape) and np.isfinite(value).all(), name
-    # One identity: shape is shared; motions come from the clip, one for both views; views differ.
-    params = samples.params
-    assert (params.shape == params.shape[0, 0]).all()
-    assert (params.pose[..., :3] == 0).all() and (params.expression[:, 0] == params.expression[:, 1]).all()
-    known = np.asarray(clip.expression)
-    places = [int(np.abs(known - expression).sum(1).argmin()) for expression in params.expression[:, 0]]
-    np.testing.assert_array_equal(known[places], params.expression[:, 0])
-    assert len(set(places)) == 2
-    assert (params.camera.cam2world[:, 0] != params.camera.cam2world[:, 1]).any()
-    # Landmarks lie where the correspondence map shows a face.
-    inside = (samples.landmarks > 0).all(-1) & (samples.landmarks < 1).all(-1)
-    assert inside.mean() > 0.9
-    again = make(jax.random.key(0), SETTINGS, clip)
-    np.testing.assert_array_equal(again.image, samples.image)
+        value = getattr(sample, name)
+        assert value.shape == shape and value.dtype == np.float32 and np.isfinite(value).all(), name
+    assert sample.params.to_vector().shape == (2, 2, 437)
+    assert sample.opacity.min() >= 0 and sample.opacity.max() <= 1 and sample.opacity.std() > 0.02
+    assert np.abs(sample.features).max() <= 1.002 + 1e-5 and np.abs(sample.background).max() <= 1
 
 
-def test_views_look_at_the_head_within_their_ranges():
-    settings = synthesis.SynthesisSettings(data_cameras=0.0)
-    camera = synthesis.random_views(jax.random.key(2), 400, settings)
-    place = np.asarray(camera.cam2world[:, :3, 3])
-    distance = np.linalg.norm(place, axis=1)
-    assert distance.min() > 3.65 - 1e-4 and distance.max() < 4.45 + 1e-4
-    yaw = np.arctan2(-place[:, 0], place[:, 2])
-    assert np.abs(yaw).max() < 0.79 and np.abs(yaw).max() > 0.7
-    assert synthesis.camera_yaw(look_at_camera(0.5, 0.0, 4.0)) == pytest.approx(np.degrees(0.5), abs=1e-3)
+def test_one_identity_several_motions_and_a_camera_for_each_view(sample):
+    params = sample.params
+    assert (params.shape == params.shape[0, 0]).all() and params.shape.any()
+    assert (sample.motion[:, :1] == sample.motion).all() and (sample.motion[0] != sample.motion[1]).any()
+    np.testing.assert_array_equal(sample.motion, params.motion())
+    assert (params.neck == 0).all()  # the camera carries the head's pose
+    assert len(np.unique(params.camera.cam2world.reshape(4, 16), axis=0)) == 4
+    rotation = Camera.from_label(jnp.asarray(sample.conditioning)).cam2world[:3, :3]
+    np.testing.assert_allclose(rotation @ rotation.T, np.eye(3), atol=1e-5)
 
 
-def test_the_dataset_gives_back_every_field_that_was_put_in(made, tmp_path):
-    flat = jax.tree.map(lambda x: x.reshape(4, *x.shape[2:]), made[0])
-    arrays = [p4d_heads.encode_sample(jax.tree.map(lambda x, k=k: x[k], flat)) for k in range(4)]
-    with pytest.raises(UserError, match="no complete dataset"):
-        p4d_heads.read_heads(tmp_path)
-    p4d_heads.write_shard(p4d_heads.shard_path(tmp_path, 0, 2), arrays[:2])
-    assert not p4d_heads.finish_dataset(tmp_path, 2, arrays[0], "half")
-    p4d_heads.write_shard(p4d_heads.shard_path(tmp_path, 1, 2), arrays[2:])
-    assert p4d_heads.finish_dataset(tmp_path, 2, arrays[0], "whole")
-    assert not list(p4d_heads.dataset_folder(tmp_path).glob("*.part"))
+def test_latent_conditioning_and_params_make_a_view_again(head, parts, variables, sample):
+    apply = lambda *args, method: GENHEAD.apply(variables, *args, method=method)  # noqa: E731
+    frame = jax.tree.map(lambda x: jnp.asarray(x[1, 0]), sample.params)
+    latent, conditioning = jnp.asarray(sample.latent)[None], jnp.asarray(sample.conditioning)[None]
 
-    source = p4d_heads.read_heads(tmp_path)
-    assert len(source) == 4
-    for stored, expected in zip(source, arrays, strict=True):
-        assert set(stored) == set(expected)
-        for name, value in expected.items():
-            assert stored[name].dtype == value.dtype, name
-            np.testing.assert_array_equal(stored[name], value, err_msg=name)
-    builder = tfds.builder_from_directory(str(p4d_heads.dataset_folder(tmp_path)))
-    assert builder.info.name == "p4d_heads" and builder.info.splits["train"].num_examples == 4
+    @jax.jit
+    def identity(latent, conditioning, shape):
+        ws = apply(latent, conditioning, shape[None], 0.95, 14, method="map")
+        planes, background = apply(ws, method="planes")[0], apply(latent, method="background")[0]
+        return synthesis.SyntheticIdentity(latent[0], shape, conditioning[0], planes, background)
 
-    decoded = p4d_heads.decode_sample(source[3])
-    for name in p4d_heads.FULL:
-        np.testing.assert_array_equal(getattr(decoded, name), getattr(flat, name)[3], err_msg=name)
-    for path, value in jax.tree.leaves_with_path(decoded.params):
-        expected = functools.reduce(lambda tree, key: getattr(tree, key.name), path, flat.params)[3]
-        np.testing.assert_array_equal(value, expected)
-    np.testing.assert_allclose(decoded.image, np.clip(flat.image[3], -1, 1), atol=1 / 255)
-    np.testing.assert_allclose(decoded.features, flat.features[3], rtol=1e-3, atol=1e-4)
+    one = identity(latent, conditioning, frame.shape)
+    view = synthesis.show_frame(GENHEAD, variables, head, parts, one, frame, SETTINGS)
+    np.testing.assert_allclose(view.image_sr, sample.image[1, 0], atol=2e-3)
+    np.testing.assert_allclose(view.depth, sample.depth[1, 0], atol=1e-3)
+    np.testing.assert_allclose(view.opacity, sample.opacity[1, 0], atol=1e-3)
+    np.testing.assert_allclose(view.correspondence, sample.correspondence[1, 0], atol=1e-4)
+    np.testing.assert_allclose(view.background, sample.background, atol=1e-5)
+    # The points' features are the head branch's there.
+    posed = pose_straight_parts(head, frame.shape, frame)
+    features = jax.jit(synthesis.head_plane_features)(one.planes, head, parts, posed, sample.points[1, 0])
+    np.testing.assert_allclose(features, sample.plane_features[1, 0], atol=1e-3)
+
+
+def test_a_sample_depends_on_its_key_alone(draw, sample):
+    again, other = draw(0), draw(1)
+    for name in sample.__dataclass_fields__:
+        same, changed = jax.tree.leaves(getattr(again, name)), jax.tree.leaves(getattr(other, name))
+        assert all((a == b).all() for a, b in zip(same, jax.tree.leaves(getattr(sample, name)), strict=True))
+        if name != "params":
+            assert (changed[0] != same[0]).any(), name
+
+
+# What is drawn ----------------------------------------------------------------------------------------------
+
+
+def test_look_at_cameras_fill_their_ranges():
+    cameras = synthesis.look_at_cameras(jax.random.key(2), 2000, SETTINGS)
+    place = np.asarray(cameras.cam2world[:, :3, 3], np.float64)
+    radius = np.linalg.norm(place, axis=1)
+    yaw, pitch = np.arctan2(-place[:, 0], place[:, 2]), place[:, 1] / radius * np.pi / 2
+    up, forward = np.asarray(cameras.cam2world[:, :3, 1]), -np.asarray(cameras.cam2world[:, :3, 2])
+    level = np.cross(np.cross(forward, [0, 1, 0]), forward)
+    roll = np.arccos(np.clip((up * level).sum(1) / np.linalg.norm(level, axis=1), -1, 1))
+    for value, low, high in (
+        (radius, 3.65, 4.45), (yaw, -0.78, 0.78), (pitch, -0.25, 0.65), (roll, 0, 0.25),
+    ):  # fmt: skip
+        assert value.min() >= low - 1e-3 and value.max() <= high + 1e-3
+        assert value.min() < low + 0.02 and value.max() > high - 0.02
+    # The axis passes the pivot at no more than the jitter's diagonal.
+    miss = np.linalg.norm(np.cross(np.array([0, 0, 0.09]) - place, forward), axis=1)
+    assert 0.02 < miss.max() <= 0.03 * 3**0.5 + 1e-4
+
+
+def test_cameras_come_from_the_data_and_from_around_by_their_share(head):
+    front = jax.tree.map(lambda x: x[None], look_at_camera(0.0, 0.0, 4.0))
+    table = synthesis.StoredPortraits(jnp.zeros((1, 300)), front)
+    sources = synthesis.Sources(table, synthesis.RandomMotions(head.expression_names))
+    for share in (0.0, 0.5, 1.0):
+        settings = SynthesisSettings(look_at_share=share)
+        cameras = synthesis.draw_cameras(jax.random.key(3), 1000, sources, settings)
+        others = (cameras.cam2world != front.cam2world).any((1, 2))
+        assert abs(float(others.mean()) - share) < 0.05 * (share not in (0, 1)) + 1e-9
+
+
+def test_stored_motions_are_frames_of_one_clip_each_time():
+    def clip(start, count):
+        number = jnp.arange(start, start + count, dtype=jnp.float32)[:, None]
+        camera = jax.tree.map(lambda x: jnp.stack([x] * count), look_at_camera(0.0, 0.0, 4.0))
+        spread = lambda size: jnp.tile(number, (1, size))  # noqa: E731
+        return FrameParams(camera, spread(300), spread(100), spread(6), spread(6))
+
+    motions = synthesis.stored_motions([clip(0, 3), clip(100, 1), clip(200, 5)])
+    assert isinstance(motions.frames, Motion)
+    drawn = jax.vmap(lambda key: motions.draw(key, 6))(jax.random.split(jax.random.key(0), 200))
+    numbers = np.asarray(drawn.expression[..., 0])
+    np.testing.assert_array_equal(numbers[..., None], drawn.eyes[..., :1])
+    assert (numbers // 100 == numbers[:, :1] // 100).all()  # one clip a draw
+    assert set(numbers.ravel().tolist()) == {0, 1, 2, 100, 200, 201, 202, 203, 204}
+    share = [(numbers[:, 0] // 100 == k).mean() for k in range(3)]
+    assert max(share) - min(share) < 0.2  # clips are as likely, however long
+
+
+def test_points_lie_on_rays_that_see_neither_eyes_nor_mouth():
+    rng = np.random.default_rng(0)
+    eye, mouth = (jnp.asarray(rng.random((6, 6)) < share, jnp.float32) * 0.5 for share in (0.3, 0.4))
+    view = SimpleNamespace(opacity=jnp.zeros((6, 6)), masks=PartMasks(eye, mouth))
+    camera = look_at_camera(0.3, 0.1, 4.0)
+    points = jax.jit(lambda key: synthesis.draw_ray_points(key, view, camera, 6000))(jax.random.key(0))
+    uv, _ = project(camera, points)
+    np.testing.assert_allclose(np.asarray(uv) * 6 % 1, 0.5, atol=2e-3)  # pixel centres
+    pixel = np.floor(np.asarray(uv) * 6).astype(int)
+    hits = np.zeros((6, 6), int)
+    np.add.at(hits, (pixel[:, 1], pixel[:, 0]), 1)
+    free = np.asarray((eye == 0) & (mouth == 0))
+    assert (hits[~free] == 0).all()
+    assert np.abs(hits[free] / hits.sum() * free.sum() - 1).max() < 0.35
+    distance = np.linalg.norm(np.asarray(points) - np.asarray(camera.cam2world[:3, 3]), axis=1)
+    middle = float(-(camera.cam2world[:3, :3].T @ -camera.cam2world[:3, 3])[2])
+    assert distance.min() > middle - 0.651 and distance.max() < middle + 0.651
+    assert distance.min() < middle - 0.63 and distance.max() > middle + 0.63
+
+
+def test_plane_features_are_the_head_branchs(head, parts):
+    frame = FrameParams(look_at_camera(0.0, 0.0, 4.0), *(jnp.zeros(n) for n in (300, 100, 6, 6)))
+    posed = pose_straight_parts(head, frame.shape, frame)
+    planes = jnp.stack([jnp.full((3, 16, 16, 4), 7.0), jnp.full((3, 16, 16, 4), 2.0)])
+    assert (PARTS, HEAD) == (0, 1)
+    points = jnp.asarray(np.random.default_rng(0).uniform(-0.4, 0.4, (20, 3)), jnp.float32)
+    features = jax.jit(synthesis.head_plane_features)(planes, head, parts, posed, points)
+    np.testing.assert_allclose(features, 2.0, rtol=1e-6)
+
+
+# Landmarks and the neck -----------------------------------------------------------------------------------
+
+
+def landmarks(head, frame: FrameParams) -> np.ndarray:
+    full = head_vertices(head, frame.shape, frame.expression, frame.pose, frame.eyes)
+    return synthesis.project_landmarks(head, PosedParts(full, None, None, None, None), frame)
+
+
+def test_a_bent_neck_under_its_camera_shows_what_a_straight_one_does(head):
+    camera = look_at_camera(0.35, 0.2, 4.0, 0.1)
+    frame = FrameParams(camera, *(jnp.zeros(n) for n in (300, 100)), jnp.zeros(6), jnp.zeros(6))
+    frame = frame.replace(pose=jnp.array([0.2, -0.3, 0.1, 0.1, 0, 0]))
+
+    @jax.jit
+    def both(frame):
+        straight = frame.replace(pose=frame.pose.at[:3].set(0))
+        return landmarks(head, synthesis.bend_neck(head, frame)), landmarks(head, straight)
+
+    bent, straight = both(frame)
+    # The throat turns only partly with the neck; eyes, nose and mouth do so altogether.
+    np.testing.assert_allclose(bent[17:], straight[17:], atol=2e-4)
+    assert np.abs(bent[:17] - straight[:17]).max() < 0.01  # the same contour, chosen by the same yaw
+
+
+def test_the_contour_is_that_of_the_side_that_the_camera_sees(head):
+    zeros = [jnp.zeros(n) for n in (300, 100, 6, 6)]
+    turned = jax.jit(lambda yaw: landmarks(head, FrameParams(look_at_camera(yaw, 0.0, 4.0), *zeros)))
+    left, right = np.asarray(turned(0.5)), np.asarray(turned(-0.5))
+    # A mirrored view of a symmetric head has the mirrored contour.
+    np.testing.assert_allclose(left[:17, 0], 1 - right[16::-1, 0], atol=6e-3)
+    np.testing.assert_allclose(left[:17, 1], right[16::-1, 1], atol=6e-3)
+    # Seen from -x the face points to the right, and its contour there is a silhouette: no point beyond it.
+    assert left[30, 0] > 0.5 > right[30, 0]

@@ -355,14 +355,18 @@ def _beard_map(rest: np.ndarray, marks: np.ndarray, center: np.ndarray) -> np.nd
 def random_identity(key: Array, stage: Stage, settings: OpenHeadsSettings) -> Identity:
     """Draws a person and a place."""
     keys = jax.random.split(key, 4)
-    size = stage.head.shape_basis.shape[-1]
-    shape = settings.shape_scale * jax.random.truncated_normal(keys[0], -2.0, 2.0, (size,))
     return Identity(
-        shape=jnp.zeros(SHAPE_SIZE).at[:size].set(shape),
+        shape=random_shape(keys[0], stage.head.shape_basis.shape[-1], settings),
         appearance=random_appearance(keys[1]),
         build=jax.random.truncated_normal(keys[2], -2.0, 2.0, (4,)),
         scene=random_scene(keys[3], settings),
     )
+
+
+def random_shape(key: Array, size: int, settings: OpenHeadsSettings) -> Array:
+    """Draws an identity (300,) of a head whose shape basis has `size` components."""
+    shape = settings.shape_scale * jax.random.truncated_normal(key, -2.0, 2.0, (size,))
+    return jnp.zeros(SHAPE_SIZE).at[:size].set(shape)
 
 
 def random_scene(key: Array, settings: OpenHeadsSettings) -> Scene:

@@ -1,149 +1,208 @@
-"""Samples of `data.synthesis` on disk: the TensorFlow dataset `p4d_heads`, in ArrayRecord shards.
+"""`p4d_heads`: samples of a GenHead as a TFDS data set of ArrayRecord shards.
 
-    DIR/p4d_heads/1.0.0/p4d_heads-train.array_record-00000-of-00008, ...
+    FOLDER/p4d_heads/<kind>/1.0.0/p4d_heads-train.array_record-00003-of-00010   kind: dynamic, static
+                                  features.json, dataset_info.json              once every shard is there
+                                  recipe.json                                   what the shards are made of
 
-Read with `tfds.builder_from_directory(DIR / "p4d_heads/1.0.0")`, or `read_heads` here; the data source that
-it gives needs no TensorFlow graph and is what grain takes. A shard depends on the dataset's key and its
-number alone and appears under its name when it is complete, so that a run that was stopped goes on with the
-shards that are missing, and hosts share the work by number. The metadata follow when all shards are there.
-
-What is stored: `image` and `opacity` as 8 bits; `features`, `background`, `correspondence` and
-`plane_features` as float16; the rest as float32; all without further loss.
+One record is one `SyntheticHead`, its fields in `record_spec`'s types and shapes, raw bytes each: a record's
+size is exact (`record_bytes`; ArrayRecord compresses it on disk). TFDS itself reads it, without this file:
+`tfds.data_source("p4d_heads/dynamic", split="train", data_dir=FOLDER)`. What is not float32 there is rounded:
+`encode_sample` and `decode_sample` go between a sample and its record. A shard appears under its name when it
+is complete. tensorflow_datasets (extra `train`) is imported by the functions that need it.
 """
 
 from __future__ import annotations
 
 import json
+import os
+import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
-from p4d_jax.data.synthesis import HeadSample
+from p4d_jax.data.synthesis import SyntheticHead
 from p4d_jax.errors import UserError
-from p4d_jax.types import FrameParams
+from p4d_jax.types import Array, FrameParams
 
 NAME, VERSION, SPLIT = "p4d_heads", "1.0.0", "train"
-HALF = ("features", "background", "correspondence", "plane_features")
-FULL = ("depth", "landmarks", "points", "motion")
+DESCRIPTION = "Synthetic 4D portraits: identities in motion from all sides, with all that is known of them."
+# Fields that are stored as they are; the image is uint8, all others float16.
+EXACT = ("depth", "landmarks", "points", "motion", "params", "latent", "conditioning")
+
+RecordSpec = dict[str, jax.ShapeDtypeStruct]
 
 
-def encode_sample(sample: HeadSample) -> dict[str, np.ndarray]:
-    """One sample (no leading axes) -> arrays by name, as stored."""
-    arrays = {name: np.asarray(getattr(sample, name), np.float16) for name in HALF}
-    arrays |= {name: np.asarray(getattr(sample, name), np.float32) for name in FULL}
-    image, opacity = np.asarray(sample.image) * 127.5 + 127.5, np.asarray(sample.opacity) * 255
-    arrays |= {"image": to_bytes(image), "opacity": to_bytes(opacity)}
-    return arrays | {"params": np.asarray(sample.params.to_vector(), np.float32)}
+# Samples and records ----------------------------------------------------------------------------------------
 
 
-def decode_sample(arrays: dict[str, np.ndarray]) -> HeadSample:
-    """Inverse of `encode_sample`, float32, within what 8 and 16 bits hold."""
-    single = {name: np.asarray(arrays[name], np.float32) for name in (*HALF, *FULL)}
-    return HeadSample(
-        image=np.asarray(arrays["image"], np.float32) / 127.5 - 1,
-        opacity=np.asarray(arrays["opacity"], np.float32) / 255,
-        params=FrameParams.from_vector(np.asarray(arrays["params"], np.float32)),
-        **single,
-    )
+def encode_sample(sample: SyntheticHead) -> dict[str, Array]:
+    """A sample, or a batch of samples, in the types of its record.
+
+    image: round(127.5 (x + 1)), uint8. opacity, features, correspondence, plane_features and background:
+    float16. All else stays float32; `params` is its vector of 437 numbers.
+    """
+    fields = {name: getattr(sample, name) for name in sample.__dataclass_fields__}
+    fields["params"] = sample.params.to_vector()
+    image = jnp.round(127.5 * (jnp.clip(sample.image, -1, 1) + 1)).astype(jnp.uint8)
+    rest = {
+        name: value if name in EXACT else value.astype(jnp.float16)
+        for name, value in fields.items()
+        if name != "image"
+    }
+    return {"image": image, **rest}
 
 
-def to_bytes(values: np.ndarray) -> np.ndarray:
-    """Values of 0 to 255 -> uint8."""
-    return np.round(np.clip(values, 0, 255)).astype(np.uint8)
+def decode_sample(record: dict[str, Array]) -> SyntheticHead:
+    """What `encode_sample` made of a sample, float32 again."""
+    fields = {name: jnp.asarray(value).astype(jnp.float32) for name, value in record.items()}
+    fields["image"] = fields["image"] / 127.5 - 1
+    fields["params"] = FrameParams.from_vector(fields["params"])
+    return SyntheticHead(**fields)
 
 
-def sample_bytes(arrays: dict[str, np.ndarray]) -> int:
-    """Bytes of a sample's arrays, before the record's own compression."""
-    return sum(array.nbytes for array in arrays.values())
+def record_spec(sample: SyntheticHead) -> RecordSpec:
+    """Types and shapes of a sample's record; the sample may be a shape alone (`jax.eval_shape`)."""
+    return jax.eval_shape(encode_sample, sample)
 
 
-def dataset_folder(root: Path) -> Path:
-    """Where the shards are."""
-    return root / NAME / VERSION
+def record_bytes(spec: RecordSpec) -> int:
+    """Exact size of a record's arrays."""
+    return sum(leaf.size * leaf.dtype.itemsize for leaf in spec.values())
 
 
-def shard_path(root: Path, shard: int, shards: int) -> Path:
-    """Of one shard."""
-    return dataset_folder(root) / f"{NAME}-{SPLIT}.array_record-{shard:05d}-of-{shards:05d}"
+# Folders ----------------------------------------------------------------------------------------------------
 
 
-def build_features(arrays: dict[str, np.ndarray]):
-    """The `tfds.features.FeaturesDict` of a sample's arrays: their shapes and types as they are."""
-    import tensorflow_datasets as tfds
+def dataset_folder(folder: Path, kind: str) -> Path:
+    """Where the data set of a kind lies below the folder that is TFDS's `data_dir`."""
+    return Path(folder) / NAME / kind / VERSION
 
-    tensor = tfds.features.Tensor
+
+def shard_path(dataset: Path, shard: int, shards: int) -> Path:
+    """The file of one shard, by TFDS's rule."""
+    return dataset / f"{NAME}-{SPLIT}.array_record-{shard:05d}-of-{shards:05d}"
+
+
+def missing_shards(dataset: Path, shards: int) -> list[int]:
+    """The shards that are not there yet."""
+    return [k for k in range(shards) if not shard_path(dataset, k, shards).exists()]
+
+
+def start_dataset(dataset: Path, recipe: dict) -> None:
+    """Makes the folder and notes there what its shards are made of (JSON-able).
+
+    Raises:
+      UserError: there are shards of another recipe.
+    """
+    dataset.mkdir(parents=True, exist_ok=True)
+    path, text = dataset / "recipe.json", json.dumps(recipe, indent=2, sort_keys=True) + "\n"
+    if not path.exists():
+        write_atomically(path, text.encode())
+        return
+    found, wanted = json.loads(path.read_text()), json.loads(text)
+    changed = sorted(k for k in found.keys() | wanted.keys() if found.get(k) != wanted.get(k))
+    if changed:
+        raise UserError(
+            f"{dataset} holds samples made with {changed[0]}={found.get(changed[0])!r}, not"
+            f" {wanted.get(changed[0])!r}; name another --workdir, or remove that folder"
+        )
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """A file that is there whole or not at all."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    temporary.write_bytes(content)
+    temporary.replace(path)
+
+
+# TFDS -------------------------------------------------------------------------------------------------------
+
+
+def tfds_features(spec: RecordSpec):
+    """The `tfds.features.FeaturesDict` of records."""
+    tfds = _tfds()
     return tfds.features.FeaturesDict(
         {
-            name: tfds.features.Image(shape=array.shape, encoding_format="png")
-            if name == "image"
-            else tensor(shape=array.shape, dtype=array.dtype, encoding=tfds.features.Encoding.BYTES)
-            for name, array in arrays.items()
+            name: tfds.features.Tensor(shape=leaf.shape, dtype=np.dtype(leaf.dtype), encoding="bytes")
+            for name, leaf in spec.items()
         }
     )
 
 
-def write_shard(path: Path, samples: Iterable[dict[str, np.ndarray]]) -> int:
-    """Writes one shard, which appears when it is complete; returns its bytes.
+def write_shard(path: Path, spec: RecordSpec, records: Iterable[dict[str, np.ndarray]]) -> None:
+    """Writes records as one ArrayRecord file, which appears when it is complete.
 
     Raises:
       UserError: it cannot be written.
     """
-    from array_record.python.array_record_module import ArrayRecordWriter
-
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.part")
+    tfds, features = _tfds(), tfds_features(spec)
+    serializer = tfds.core.example_serializer.ExampleSerializer(features.get_serialized_info())
+    rows = ((k, serializer.serialize_example(features.encode_example(r))) for k, r in enumerate(records))
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        writer, features, count = ArrayRecordWriter(str(temporary), "group_size:1"), None, 0
-        for arrays in samples:
-            features = features or build_features(arrays)
-            writer.write(features.serialize_example(arrays))
-            count += 1
-        writer.close()
-        size = temporary.stat().st_size
-        path.with_name(f".{path.name}.json").write_text(json.dumps({"samples": count, "bytes": size}))
+        tfds.core.file_adapters.ArrayRecordFileAdapter.write_examples(temporary, rows)
         temporary.replace(path)
     except OSError as error:
         raise UserError(f"{path}: cannot be written ({error.strerror or error})") from None
-    return size
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
-def finish_dataset(root: Path, shards: int, arrays: dict[str, np.ndarray], description: str) -> bool:
-    """Writes the metadata once every shard is there; false where some are missing yet."""
-    import tensorflow_datasets as tfds
+def read_shard(path: Path, spec: RecordSpec) -> list[dict[str, np.ndarray]]:
+    """The records of one complete shard, also of a data set that is not finished yet."""
+    from array_record.python.array_record_data_source import ArrayRecordDataSource
 
-    paths = [shard_path(root, shard, shards) for shard in range(shards)]
-    if not all(path.is_file() for path in paths):
-        return False
-    about = [json.loads(path.with_name(f".{path.name}.json").read_text()) for path in paths]
-    split = tfds.core.SplitInfo(
-        name=SPLIT,
-        shard_lengths=[shard["samples"] for shard in about],
-        num_bytes=sum(shard["bytes"] for shard in about),
-        filename_template=tfds.core.ShardedFileTemplate(
-            data_dir=dataset_folder(root), dataset_name=NAME, split=SPLIT, filetype_suffix="array_record"
-        ),
-    )
-    tfds.folder_dataset.write_metadata(
-        data_dir=str(dataset_folder(root)),
-        features=build_features(arrays),
-        split_infos=[split],
-        version=VERSION,
-        description=description,
-        check_data=False,
-    )
-    return True
+    features = tfds_features(spec)
+    return [features.deserialize_example_np(row) for row in ArrayRecordDataSource([str(path)])]
 
 
-def read_heads(root: Path):
-    """The data source of a dataset: `source[k]` is a dict of arrays, which `decode_sample` takes.
+def finish_dataset(dataset: Path, spec: RecordSpec, shards: int, samples_per_shard: int) -> None:
+    """Writes TFDS's metadata once every shard is there; several hosts may do it at once.
 
-    Raises:
-      UserError: there is no complete dataset.
+    Args:
+      samples_per_shard: records of each shard.
     """
-    import tensorflow_datasets as tfds
+    tfds = _tfds()
+    if missing := missing_shards(dataset, shards):
+        raise ValueError(f"shards: {len(missing)} of {shards} are missing in {dataset}, first {missing[0]}")
+    template = tfds.core.ShardedFileTemplate(
+        data_dir=dataset, dataset_name=NAME, split=SPLIT, filetype_suffix="array_record"
+    )
+    size = sum(shard_path(dataset, k, shards).stat().st_size for k in range(shards))
+    split = tfds.core.SplitInfo(
+        name=SPLIT, shard_lengths=[samples_per_shard] * shards, num_bytes=size, filename_template=template
+    )
+    identity = tfds.core.DatasetIdentity(
+        name=NAME, version=tfds.core.Version(VERSION), data_dir=str(dataset), module_name=""
+    )
+    info = tfds.core.DatasetInfo(builder=identity, features=tfds_features(spec), description=DESCRIPTION)
+    info.set_file_format("array_record")
+    info.set_splits(tfds.core.SplitDict([split]))
+    with tempfile.TemporaryDirectory(prefix=".metadata-", dir=dataset) as staging:
+        info.write_to_directory(staging)
+        # dataset_info.json last: with it, the data set can be read.
+        for file in sorted(Path(staging).iterdir(), key=lambda f: f.name == "dataset_info.json"):
+            file.replace(dataset / file.name)
 
-    folder = dataset_folder(root)
-    if not (folder / "dataset_info.json").is_file():
-        raise UserError(f"{folder}: no complete dataset; run the job synthesize with the same workdir again")
-    return tfds.builder_from_directory(str(folder)).as_data_source(split=SPLIT)
+
+def read_heads(folder: Path, kind: str):
+    """The records of a finished data set: a random-access sequence of dicts of NumPy arrays."""
+    dataset = dataset_folder(folder, kind)
+    if not (dataset / "dataset_info.json").is_file():
+        raise UserError(
+            f"no finished data set {NAME}/{kind} in {str(folder)!r}; the job `synthesize` makes one"
+        )
+    return _tfds().builder_from_directory(str(dataset)).as_data_source(split=SPLIT)
+
+
+def _tfds():
+    try:
+        import tensorflow_datasets as tfds
+    except ImportError as error:
+        raise UserError(
+            f"stored samples need tensorflow_datasets ({error}): pip install 'p4d_jax[train]'"
+        ) from None
+    return tfds

@@ -1,159 +1,350 @@
-"""Makes 4D data with a GenHead: shards of the dataset `p4d_heads`, a contact sheet, a film of one identity.
+"""The job `synthesize`: 4D training data from a GenHead, as the TFDS data set `p4d_heads`.
 
-The same command goes on where it was stopped; on several hosts each writes its own shards. `synthesis.json`
-tells samples a second and bytes a sample.
+The workdir gets
+
+    p4d_heads/dynamic/1.0.0/   samples of one identity in several motions, each in several views
+    p4d_heads/static/1.0.0/    samples of one identity in one motion, in several views
+    sheet.png                  stored samples, read back: identities in rows
+    film.mp4                   one identity in a moving expression before a moving camera: picture,
+                               correspondence map, depth
+    synthesis.json             samples a second, bytes a sample, the config
+
+A shard depends on the seed and its number alone and appears when it is complete: the same command, started
+again, makes the missing ones. On several hosts each process makes its share; the last to end writes the data
+set's metadata, and process 0 the rest.
 """
 
 from __future__ import annotations
 
-import dataclasses
-import json
+import hashlib
 import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-import imageio.v3 as iio
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
+from jax.sharding import PartitionSpec as P
 from ml_collections import ConfigDict
 from tqdm import tqdm
 
+import p4d_jax
 from p4d_jax import assets
 from p4d_jax.data import p4d_heads
-from p4d_jax.data.motion import Motion, load_motion
-from p4d_jax.data.synthesis import HeadSample, SynthesisSettings, synthesize
+from p4d_jax.data.motion import load_motion, motion_for_head
+from p4d_jax.data.synthesis import (
+    RandomMotions,
+    RandomPortraits,
+    Sources,
+    SynthesisSettings,
+    SyntheticHead,
+    draw_identity,
+    show_frame,
+    stored_motions,
+    stored_portraits,
+    synthesize_many,
+)
 from p4d_jax.errors import UserError
 from p4d_jax.geometry import look_at_camera
-from p4d_jax.jobs._pictures import FilmWriter, resize, to_picture
-from p4d_jax.jobs.evaluate_genhead import Tools
+from p4d_jax.head.model import HeadModel
+from p4d_jax.jobs import _pictures as pictures
 from p4d_jax.models.checkpoint import load_genhead, read_about
-from p4d_jax.types import FrameParams
+from p4d_jax.models.genhead import GenHead
+from p4d_jax.render.genhead import GenHeadView
+from p4d_jax.render.part_fusion import HeadParts, build_head_parts
+from p4d_jax.types import Array, FrameParams
 
-FILM_YAW, FILM_PITCH = 0.5, 0.15  # radians that the film's camera swings
-DISTANCE = 4.05  # world units
-SHEET_IDENTITIES = 6
-FILM_SIZE = 256  # pixels of the film's picture
+KINDS = ("dynamic", "static")
+FILM_YAW, FILM_PITCH = 0.5, 0.2  # radians that the film's camera swings to either side
+FILM_DISTANCE = 4.05  # world units
+
+
+@dataclass(frozen=True)
+class Studio:
+    """The generator, its head and where its people come from."""
+
+    genhead: GenHead
+    variables: dict
+    head: HeadModel
+    parts: HeadParts
+    sources: Sources
+
+
+@dataclass(frozen=True)
+class Order:
+    """One data set to be made: its kind, settings of a sample, shards and samples in each, its records."""
+
+    kind: str
+    settings: SynthesisSettings
+    shards: int
+    samples: int
+    spec: p4d_heads.RecordSpec
+
+    def keys(self, seed: int, shard: int) -> Array:
+        """The keys (samples,) of a shard's samples."""
+        key = jax.random.fold_in(jax.random.key(seed), KINDS.index(self.kind))
+        return jax.random.split(jax.random.fold_in(key, shard), self.samples)
 
 
 def run(config: ConfigDict, workdir: Path) -> None:
-    """Runs the job: see the module's docstring."""
-    settings = build_settings(config)
+    """Runs the job; see the file's docstring."""
+    studio, film, orders = read_inputs(config, workdir)
+    made = {order.kind: make_dataset(config, workdir, studio, order) for order in orders}
+    if jax.process_index() == 0:
+        with pictures.published(workdir) as folder:
+            if rows := sheet_rows(workdir, orders, config.sheet_rows):
+                pictures.save_picture(folder / "sheet.png", np.concatenate(rows))
+            if film is not None:
+                write_film(folder / "film.mp4", studio, film, orders[0].settings, config)
+            pictures.write_json(folder / "synthesis.json", report(config, made))
+    print(f"see {workdir / 'synthesis.json'}")
+
+
+# What goes in -----------------------------------------------------------------------------------------------
+
+
+def read_inputs(config: ConfigDict, workdir: Path) -> tuple[Studio, FrameParams | None, list[Order]]:
+    """Checks and reads all that the config names: generator and sources, the film's motion, the data sets."""
+    if workdir.exists() and not workdir.is_dir():
+        raise UserError(f"--workdir={workdir} is a file; name a folder")
     head = assets.head_model(config.head)
     weights = assets.weights(config.weights)
-    genhead, variables = load_genhead(weights)
-    resolution = settings.resolution or read_about(weights).get("resolution", 64)
-    settings = dataclasses.replace(settings, resolution=resolution)
-    tools = Tools(genhead, variables, head, resolution, settings.samples, settings.truncation_psi)
-    clip = load_motion(assets.motion(config.motion)).params if config.motion else None
-    motions = None if clip is None else Motion(clip.expression, clip.pose, clip.eyes)
-    key = jax.random.key(config.seed)
-
-    def identity(number: int) -> HeadSample:
-        """Samples (M V,) of one identity, on the host."""
-        made = synthesize(
-            genhead, variables, head, tools.parts, jax.random.fold_in(key, number), settings, motions
-        )
-        return jax.tree.map(lambda x: np.asarray(x).reshape(-1, *x.shape[2:]), made)
-
-    workdir.mkdir(parents=True, exist_ok=True)
-    first = identity(0)  # compiles
-    per_shard = -(-config.identities // config.shards)
-    seconds, made = write_shards(workdir, config, per_shard, identity)
-    arrays = p4d_heads.encode_sample(jax.tree.map(lambda x: x[0], first))
-    complete = p4d_heads.finish_dataset(workdir, config.shards, arrays, f"GenHead {config.weights}")
-    if jax.process_index() == 0:
-        iio.imwrite(workdir / "sheet.png", sheet([first, *(identity(k) for k in range(1, SHEET_IDENTITIES))]))
-        if config.film_frames:
-            write_film(workdir / "film.mp4", tools, config, key)
-        report(workdir, config, arrays, seconds, made, complete)
-
-
-def build_settings(config: ConfigDict) -> SynthesisSettings:
-    """The settings of a config.
-
-    Raises:
-      UserError: there is no such value.
-    """
-    if config.shards < 1 or config.identities < 1:
-        raise UserError("config.shards and config.identities must be at least 1")
-    values = {k: tuple(v) if isinstance(v, list | tuple) else v for k, v in config.settings.to_dict().items()}
     try:
-        return SynthesisSettings(**values)
+        genhead, variables = load_genhead(weights)
+    except ValueError as error:
+        raise UserError(f"config.weights: {error}") from error
+    sources = read_sources(config, head)
+    film = read_clip(config.film_motion, head, "film_motion") if config.film_frames > 0 else None
+    studio = Studio(genhead, variables, head, build_head_parts(head), sources)
+    shared = shared_settings(config, genhead, weights)
+    orders = [build_order(studio, kind, config[kind], shared) for kind in KINDS if config[kind].shards > 0]
+    if not orders:
+        raise UserError("config.dynamic.shards=0 and config.static.shards=0: there is nothing to make")
+    return studio, film, orders
+
+
+def read_sources(config: ConfigDict, head: HeadModel) -> Sources:
+    """Files that the config names, or OpenHeads' distribution and motion model."""
+    if not config.motions and not head.expression_names:
+        raise UserError(
+            f"config.motions='': the motion model moves heads with ARKit's expressions, which {head.name!r}"
+            " has not; name motion .npz files of clips"
+        )
+    portraits, motions = RandomPortraits(head.shape_basis.shape[-1]), RandomMotions(head.expression_names)
+    if config.portraits:
+        portraits = stored_portraits([read_clip(n, head, "portraits") for n in config.portraits.split(",")])
+    if config.motions:
+        motions = stored_motions([read_clip(n, head, "motions") for n in config.motions.split(",")])
+    return Sources(portraits, motions)
+
+
+def read_clip(name: str, head: HeadModel, field: str) -> FrameParams:
+    """The frames (T, ...) of a motion file, by path or embedded name."""
+    try:
+        motion = load_motion(assets.motion(name))
+        if motion.head != head.name:
+            raise UserError(f"{name!r} moves the head model {motion.head!r}, not {head.name!r}")
+        return motion_for_head(motion, head.expression_names).params
+    except ValueError as error:
+        raise UserError(f"config.{field}: {error}") from error
+
+
+def shared_settings(config: ConfigDict, genhead: GenHead, weights: Path) -> SynthesisSettings:
+    """`config.settings`, its resolution 0 replaced by the one of the weights' training."""
+    values = {k: tuple(v) if isinstance(v, list | tuple) else v for k, v in config.settings.items()}
+    try:
+        settings = SynthesisSettings(**values)
     except TypeError as error:
-        raise UserError(str(error)) from None
+        raise UserError(f"config.settings: {error}") from None
+    if settings.resolution == 0:
+        trained = 64 if weights.is_dir() else read_about(weights).get("resolution", 64)
+        settings = replace(settings, resolution=trained)
+    largest, size = genhead.config.superresolution_size, genhead.config.image_size
+    if not (1 <= settings.resolution <= largest or settings.resolution == size):
+        raise UserError(
+            f"config.settings.resolution={settings.resolution}: this GenHead takes up to {largest} rays a"
+            f" side, or {size}"
+        )
+    return settings
 
 
-def write_shards(workdir: Path, config: ConfigDict, per_shard: int, identity) -> tuple[float, int]:
-    """Writes this host's missing shards; seconds and samples that it took."""
-    mine = range(jax.process_index(), config.shards, jax.process_count())
-    started, made = time.time(), 0
-    for shard in tqdm(mine, desc="shards", unit="shard"):
-        path = p4d_heads.shard_path(workdir, shard, config.shards)
-        if path.is_file():
-            continue
-        numbers = range(shard * per_shard, min((shard + 1) * per_shard, config.identities))
-        samples = []
-        for number in numbers:
-            batch = identity(number)
-            count = len(batch.image)
-            samples += [
-                p4d_heads.encode_sample(jax.tree.map(lambda x, k=k: x[k], batch)) for k in range(count)
-            ]
-        p4d_heads.write_shard(path, samples)
-        made += len(samples)
-    return time.time() - started, made
+def build_order(studio: Studio, kind: str, wanted: ConfigDict, shared: SynthesisSettings) -> Order:
+    """The data set of a kind, with the exact form of its records."""
+    for field in ("motions", "views", "samples"):
+        if wanted[field] < 1:
+            raise UserError(f"config.{kind}.{field}={wanted[field]}: expected at least 1")
+    settings = replace(shared, motions=wanted.motions, views=wanted.views)
+    sample = jax.eval_shape(lambda keys: draw(studio, keys, settings), jax.random.split(jax.random.key(0), 1))
+    record = {name: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype) for name, leaf in sample.items()}
+    return Order(kind, settings, wanted.shards, wanted.samples, record)
 
 
-def report(
-    workdir: Path, config: ConfigDict, arrays: dict, seconds: float, made: int, complete: bool
-) -> None:
-    """Writes and prints what was made."""
-    files = [p4d_heads.shard_path(workdir, k, config.shards) for k in range(config.shards)]
-    there = [path for path in files if path.is_file()]
-    stored = sum(path.stat().st_size for path in there)
-    samples = sum(json.loads(p.with_name(f".{p.name}.json").read_text())["samples"] for p in there)
-    content = {
-        "weights": config.weights,
-        "samples": samples,
-        "complete": complete,
-        "samples_made_now": made,
-        "samples_per_second": round(made / seconds, 3) if made else None,
-        "bytes_per_sample": round(stored / max(samples, 1)),
-        "bytes_per_sample_uncompressed": p4d_heads.sample_bytes(arrays),
-        "device": jax.devices()[0].device_kind,
-    }
-    (workdir / "synthesis.json").write_text(json.dumps(content, indent=1))
-    print(json.dumps(content, indent=1))
+# The data set -----------------------------------------------------------------------------------------------
 
 
-def sheet(people: list[HeadSample]) -> np.ndarray:
-    """Rows: identities; columns: their first samples, then depth and correspondence map of the first."""
-    rows = []
-    for person in people:
-        pictures = [to_picture(image) for image in person.image[:6]]
-        size = len(pictures[0])
-        depth, opacity = person.depth[0, ..., 0], person.opacity[0, ..., 0]
-        shown = np.where(opacity > 0.5, 1 - (depth - 3.4) / 1.2, 0)
-        gray = np.repeat((np.clip(shown, 0, 1) * 255).astype(np.uint8)[..., None], 3, axis=-1)
-        pictures += [resize(gray, size), to_picture(person.correspondence[0])]
-        rows.append(np.concatenate(pictures, axis=1))
-    return np.concatenate(rows)
-
-
-def write_film(path: Path, tools: Tools, config: ConfigDict, key: jax.Array) -> None:
-    """One identity in the film's motion, seen by a camera that swings around it."""
-    clip = load_motion(assets.motion(config.film_motion)).params
-    count = min(config.film_frames, len(clip.pose))
-    turn = jnp.linspace(0, 2 * jnp.pi, count)
-    pivot = jnp.broadcast_to(jnp.array([0.0, 0.0, 0.09]), (count, 3))
-    cameras = look_at_camera(
-        FILM_YAW * jnp.sin(turn), FILM_PITCH * jnp.sin(2 * turn), jnp.full(count, DISTANCE), 0 * turn, pivot
+def draw(studio: Studio, keys: Array, settings: SynthesisSettings) -> dict[str, Array]:
+    """Records of one sample a key, on the device."""
+    made: SyntheticHead = synthesize_many(
+        studio.genhead, studio.variables, studio.head, studio.parts, keys, settings, studio.sources
     )
-    front = look_at_camera(0.0, 0.0, DISTANCE, pivot=(0.0, 0.0, 0.09))
-    shape = jnp.zeros_like(clip.shape[0])
-    planes, background = tools.identity(jax.random.fold_in(key, config.film_identity), front, shape)
-    with FilmWriter(path, config.film_fps) as film:
-        for k in tqdm(range(count), desc="film", unit="frame"):
-            camera = jax.tree.map(lambda x, k=k: x[k], cameras)
-            params = FrameParams(camera, shape, clip.expression[k], clip.pose[k], clip.eyes[k])
-            film.add(resize(to_picture(tools.view(planes, background, params).image_sr), FILM_SIZE))
+    return p4d_heads.encode_sample(made)
+
+
+def compile_draw(studio: Studio, settings: SynthesisSettings) -> tuple[Callable, int]:
+    """`draw` compiled for a batch of one identity on each of this process's devices, and the batch's size."""
+    mesh = Mesh(np.asarray(jax.local_devices()), ("identities",))
+    arrays = (studio.variables, studio.head, studio.parts, studio.sources)
+
+    def share(arrays: tuple, keys: Array) -> dict[str, Array]:
+        return draw(Studio(studio.genhead, *arrays), keys, settings)
+
+    # No device waits for another: what each computes does not depend on how many there are.
+    split = jax.shard_map(
+        share, mesh=mesh, in_specs=(P(), P("identities")), out_specs=P("identities"), check_vma=False
+    )
+    keys = jax.random.split(jax.random.key(0), mesh.size)
+    compiled = jax.jit(split).lower(arrays, keys).compile()
+    arrays = jax.device_put(arrays, jax.sharding.NamedSharding(mesh, P()))
+    spread = jax.sharding.NamedSharding(mesh, P("identities"))
+    return lambda keys: compiled(arrays, jax.device_put(keys, spread)), mesh.size
+
+
+def make_dataset(config: ConfigDict, workdir: Path, studio: Studio, order: Order) -> dict:
+    """Makes this process's missing shards, and the metadata if no shard is missing then. Returns figures."""
+    dataset = p4d_heads.dataset_folder(workdir, order.kind)
+    p4d_heads.start_dataset(dataset, recipe(config, order))
+    missing = p4d_heads.missing_shards(dataset, order.shards)
+    mine = [k for k in missing if k % jax.process_count() == jax.process_index()]
+    figures = {"samples_made": len(mine) * order.samples}
+    if mine:
+        print(f"compiling for {order.kind} samples ...", flush=True)
+        started = time.perf_counter()
+        make, batch = compile_draw(studio, order.settings)
+        figures["seconds_compiling"] = round(time.perf_counter() - started, 1)
+        started = time.perf_counter()
+        with tqdm(total=len(mine) * order.samples, desc=order.kind, unit="sample") as bar:
+            for shard in mine:
+                records = shard_records(make, batch, order.keys(config.seed, shard), bar)
+                p4d_heads.write_shard(p4d_heads.shard_path(dataset, shard, order.shards), order.spec, records)
+        seconds = time.perf_counter() - started
+        figures["samples_per_second"] = round(len(mine) * order.samples / seconds, 4)
+        figures["views_per_second"] = round(figures["samples_per_second"] * views(order), 4)
+    if not p4d_heads.missing_shards(dataset, order.shards):
+        p4d_heads.finish_dataset(dataset, order.spec, order.shards, order.samples)
+    return figures | sizes(dataset, order)
+
+
+def shard_records(make: Callable, batch: int, keys: Array, bar: tqdm):
+    """The records of a shard, one after the other; the last batch is filled up with keys seen before."""
+    count = len(keys)
+    for start in range(0, count, batch):
+        numbers = np.arange(start, start + batch) % count
+        drawn = jax.device_get(make(keys[numbers]))
+        for k in range(min(batch, count - start)):
+            yield {name: value[k] for name, value in drawn.items()}
+            bar.update()
+
+
+def recipe(config: ConfigDict, order: Order) -> dict:
+    """All that decides what a shard holds."""
+    weights = assets.weights(config.weights)
+    return {
+        "weights": hashlib.sha256(weights.read_bytes()).hexdigest() if weights.is_file() else str(weights),
+        "head": config.head,
+        "seed": config.seed,
+        "portraits": config.portraits,
+        "motions": config.motions,
+        "shards": order.shards,
+        "samples": order.samples,
+        "settings": {
+            name: value
+            for name, value in vars(order.settings).items()
+            if name != "views_at_once"  # how, not what
+        },
+    }
+
+
+def views(order: Order) -> int:
+    """Pictures of a sample."""
+    return order.settings.motions * order.settings.views
+
+
+def sizes(dataset: Path, order: Order) -> dict:
+    """What is there of a data set, and how large it is."""
+    missing = p4d_heads.missing_shards(dataset, order.shards)
+    paths = [p4d_heads.shard_path(dataset, k, order.shards) for k in range(order.shards) if k not in missing]
+    samples = len(paths) * order.samples
+    stored = sum(path.stat().st_size for path in paths)
+    return {
+        "samples": samples,
+        "views_a_sample": views(order),
+        "complete": not missing,
+        "bytes_a_sample": p4d_heads.record_bytes(order.spec),
+        "bytes_a_sample_on_disk": round(stored / samples) if samples else None,
+    }
+
+
+def report(config: ConfigDict, made: dict[str, dict]) -> dict:
+    """What synthesis.json holds."""
+    device = jax.devices()[0]
+    return {
+        **made,
+        "device": {"platform": device.platform, "kind": device.device_kind, "count": jax.device_count()},
+        "processes": jax.process_count(),
+        "versions": {"p4d_jax": p4d_jax.__version__, "jax": jax.__version__},
+        "config": config.to_dict(),
+    }
+
+
+# To look at -------------------------------------------------------------------------------------------------
+
+
+def sheet_rows(workdir: Path, orders: list[Order], count: int) -> list[np.ndarray]:
+    """A row for each of the first stored samples of each kind: its views, depth and map of the first.
+
+    All rows are as wide as the widest: narrower ones end in black.
+    """
+    rows = []
+    for order in orders:
+        path = p4d_heads.shard_path(p4d_heads.dataset_folder(workdir, order.kind), 0, order.shards)
+        if path.exists():
+            rows += [sheet_row(record) for record in p4d_heads.read_shard(path, order.spec)[:count]]
+    widest = max((row.shape[1] for row in rows), default=0)
+    return [np.pad(row, ((0, 0), (0, widest - row.shape[1]), (0, 0))) for row in rows]
+
+
+def sheet_row(record: dict[str, np.ndarray]) -> np.ndarray:
+    """Depth and correspondence map of the first view of a record, then the pictures of all views."""
+    shown = np.concatenate(list(record["image"]))
+    size = shown.shape[1]
+    depth = pictures.color_depth(record["depth"][0, 0], np.float32(record["opacity"][0, 0]))
+    correspondence = pictures.to_picture(np.float32(record["correspondence"][0, 0]))
+    return pictures.side_by_side([depth, correspondence, *shown], size)
+
+
+def write_film(
+    path: Path, studio: Studio, clip: FrameParams, settings: SynthesisSettings, config: ConfigDict
+) -> None:
+    """One identity in a clip's motion, seen by a camera that swings around it."""
+    count = min(config.film_frames, len(clip.expression))
+    angle = jnp.linspace(0, 2 * jnp.pi, count, endpoint=False)
+    cameras = look_at_camera(
+        FILM_YAW * jnp.sin(angle), FILM_PITCH * jnp.sin(2 * angle), FILM_DISTANCE, pivot=settings.pivot
+    )
+    genhead, variables = studio.genhead, studio.variables
+    identity = draw_identity(genhead, variables, jax.random.key(config.film_seed), studio.sources, settings)
+    with pictures.FilmWriter(path, config.film_fps) as film:
+        for index in tqdm(range(count), desc="film", unit="frame"):
+            camera, frame = jax.tree.map(lambda x, k=index: x[k], (cameras, clip))
+            frame = frame.replace(camera=camera)
+            seen = show_frame(genhead, variables, studio.head, studio.parts, identity, frame, settings)
+            film.add(film_frame(seen, config.panel))
+
+
+def film_frame(seen: GenHeadView, panel: int) -> np.ndarray:
+    """Picture, correspondence map and depth."""
+    depth = pictures.color_depth(np.asarray(seen.depth), np.asarray(seen.opacity))
+    shown = (pictures.to_picture(seen.image_sr), pictures.to_picture(seen.correspondence), depth)
+    return pictures.side_by_side(shown, panel)
