@@ -123,15 +123,16 @@ def test_nothing_is_set_up_for_one_plain_process(initialized):
 
 def test_flags_and_cluster_set_jax_up(initialized):
     gloo = ("jax_cpu_collectives_implementation", "gloo")
+    in_order = ("jax_cpu_enable_async_dispatch", False)
     connect_processes("[::1]:8476", 2, 1, slurm_environment(0))
-    assert initialized == [gloo, ("[::1]:8476", 2, 1)]
+    assert initialized == [gloo, in_order, ("[::1]:8476", 2, 1)]
     initialized.clear()
     connect_processes(None, None, None, slurm_environment(0) | {"JAX_CPU_COLLECTIVES_IMPLEMENTATION": "mpi"})
-    assert initialized == [(None, None, None)]
+    assert initialized == [in_order, (None, None, None)]
     initialized.clear()
     # One task a node: it takes all GPUs there.
     connect_processes(None, None, None, slurm_environment(0) | {"SLURM_STEP_NUM_NODES": "2"})
-    assert initialized == [gloo, (None, None, None), ("jax_cuda_visible_devices", "all")]
+    assert initialized == [gloo, in_order, (None, None, None), ("jax_cuda_visible_devices", "all")]
 
 
 def test_a_coordinator_that_does_not_listen_is_said():
