@@ -28,4 +28,5 @@ def random_variables(config: GenHeadConfig = SMALL, seed: int = 0) -> dict:
     variables = jax.tree.map(draw, shapes)
     density = variables["params"]["decoder"]["density"]
     density["weight"] = np.float32(np.float16(20 * (density["weight"] - density["weight"].mean())))
+    density["bias"] = density["bias"] - 15
     return jax.tree.map(jnp.asarray, variables)

@@ -21,6 +21,9 @@ from p4d_jax.types import Camera, FrameParams
 SETTINGS = SynthesisSettings(motions=2, views=2, resolution=8, samples=(4, 4), points=20)
 GENHEAD = GenHead(SMALL)
 
+pose = jax.jit(pose_straight_parts)
+features_at = jax.jit(synthesis.head_plane_features)
+
 
 @pytest.fixture(scope="module")
 def head():
@@ -104,8 +107,8 @@ def test_latent_conditioning_and_params_make_a_view_again(head, parts, variables
     np.testing.assert_allclose(view.correspondence, sample.correspondence[1, 0], atol=1e-4)
     np.testing.assert_allclose(view.background, sample.background, atol=1e-5)
     # The points' features are the head branch's there.
-    posed = pose_straight_parts(head, frame.shape, frame)
-    features = jax.jit(synthesis.head_plane_features)(one.planes, head, parts, posed, sample.points[1, 0])
+    posed = pose(head, frame.shape, frame)
+    features = features_at(one.planes, head, parts, posed, sample.points[1, 0])
     np.testing.assert_allclose(features, sample.plane_features[1, 0], atol=1e-3)
 
 
@@ -121,12 +124,18 @@ def test_a_sample_depends_on_its_key_alone(draw, sample):
 # What is drawn ----------------------------------------------------------------------------------------------
 
 
-def test_look_at_cameras_fill_their_ranges():
-    cameras = synthesis.look_at_cameras(jax.random.key(2), 2000, SETTINGS)
-    place = np.asarray(cameras.cam2world[:, :3, 3], np.float64)
+def test_cameras_are_the_datas_or_fill_their_ranges_around_the_head(head):
+    front = jax.tree.map(lambda x: x[None], Camera(np.eye(4, dtype=np.float32), np.eye(3, dtype=np.float32)))
+    table = synthesis.StoredPortraits(jnp.zeros((1, 300)), front)
+    sources = synthesis.Sources(table, synthesis.RandomMotions(head.expression_names))
+    draw = jax.jit(lambda key, sources: synthesis.draw_cameras(key, 4000, sources, SETTINGS))
+    poses = np.asarray(draw(jax.random.key(2), sources).cam2world, np.float64)
+    around = (poses != front.cam2world).any((1, 2))
+    assert abs(around.mean() - 0.5) < 0.03
+    poses = poses[around]
+    place, up, forward = poses[:, :3, 3], poses[:, :3, 1], -poses[:, :3, 2]
     radius = np.linalg.norm(place, axis=1)
     yaw, pitch = np.arctan2(-place[:, 0], place[:, 2]), place[:, 1] / radius * np.pi / 2
-    up, forward = np.asarray(cameras.cam2world[:, :3, 1]), -np.asarray(cameras.cam2world[:, :3, 2])
     level = np.cross(np.cross(forward, [0, 1, 0]), forward)
     roll = np.arccos(np.clip((up * level).sum(1) / np.linalg.norm(level, axis=1), -1, 1))
     for value, low, high in (
@@ -139,27 +148,17 @@ def test_look_at_cameras_fill_their_ranges():
     assert 0.02 < miss.max() <= 0.03 * 3**0.5 + 1e-4
 
 
-def test_cameras_come_from_the_data_and_from_around_by_their_share(head):
-    front = jax.tree.map(lambda x: x[None], look_at_camera(0.0, 0.0, 4.0))
-    table = synthesis.StoredPortraits(jnp.zeros((1, 300)), front)
-    sources = synthesis.Sources(table, synthesis.RandomMotions(head.expression_names))
-    for share in (0.0, 0.5, 1.0):
-        settings = SynthesisSettings(look_at_share=share)
-        cameras = synthesis.draw_cameras(jax.random.key(3), 1000, sources, settings)
-        others = (cameras.cam2world != front.cam2world).any((1, 2))
-        assert abs(float(others.mean()) - share) < 0.05 * (share not in (0, 1)) + 1e-9
-
-
 def test_stored_motions_are_frames_of_one_clip_each_time():
     def clip(start, count):
-        number = jnp.arange(start, start + count, dtype=jnp.float32)[:, None]
-        camera = jax.tree.map(lambda x: jnp.stack([x] * count), look_at_camera(0.0, 0.0, 4.0))
-        spread = lambda size: jnp.tile(number, (1, size))  # noqa: E731
+        number = np.arange(start, start + count, dtype=np.float32)[:, None]
+        spread = lambda *size: np.zeros((count, *size), np.float32) + number.reshape(count, *(1,) * len(size))  # noqa: E731
+        camera = Camera(spread(4, 4), spread(3, 3))
         return FrameParams(camera, spread(300), spread(100), spread(6), spread(6))
 
     motions = synthesis.stored_motions([clip(0, 3), clip(100, 1), clip(200, 5)])
     assert isinstance(motions.frames, Motion)
-    drawn = jax.vmap(lambda key: motions.draw(key, 6))(jax.random.split(jax.random.key(0), 200))
+    draw = jax.jit(lambda keys, motions: jax.vmap(lambda key: motions.draw(key, 6))(keys))
+    drawn = draw(jax.random.split(jax.random.key(0), 200), motions)
     numbers = np.asarray(drawn.expression[..., 0])
     np.testing.assert_array_equal(numbers[..., None], drawn.eyes[..., :1])
     assert (numbers // 100 == numbers[:, :1] // 100).all()  # one clip a draw
@@ -170,31 +169,36 @@ def test_stored_motions_are_frames_of_one_clip_each_time():
 
 def test_points_lie_on_rays_that_see_neither_eyes_nor_mouth():
     rng = np.random.default_rng(0)
-    eye, mouth = (jnp.asarray(rng.random((6, 6)) < share, jnp.float32) * 0.5 for share in (0.3, 0.4))
-    view = SimpleNamespace(opacity=jnp.zeros((6, 6)), masks=PartMasks(eye, mouth))
-    camera = look_at_camera(0.3, 0.1, 4.0)
-    points = jax.jit(lambda key: synthesis.draw_ray_points(key, view, camera, 6000))(jax.random.key(0))
-    uv, _ = project(camera, points)
-    np.testing.assert_allclose(np.asarray(uv) * 6 % 1, 0.5, atol=2e-3)  # pixel centres
-    pixel = np.floor(np.asarray(uv) * 6).astype(int)
+    eye, mouth = (np.float32(0.5 * (rng.random((6, 6)) < share)) for share in (0.3, 0.4))
+    view = SimpleNamespace(opacity=np.zeros((6, 6)), masks=PartMasks(eye, mouth))
+
+    @jax.jit
+    def draw(key):
+        camera = look_at_camera(0.3, 0.1, 4.0)
+        points = synthesis.draw_ray_points(key, view, camera, 6000)
+        return camera, points, project(camera, points)[0]
+
+    camera, points, uv = jax.tree.map(np.asarray, draw(jax.random.key(0)))
+    np.testing.assert_allclose(uv * 6 % 1, 0.5, atol=2e-3)  # pixel centres
+    pixel = np.floor(uv * 6).astype(int)
     hits = np.zeros((6, 6), int)
     np.add.at(hits, (pixel[:, 1], pixel[:, 0]), 1)
-    free = np.asarray((eye == 0) & (mouth == 0))
+    free = (eye == 0) & (mouth == 0)
     assert (hits[~free] == 0).all()
     assert np.abs(hits[free] / hits.sum() * free.sum() - 1).max() < 0.35
-    distance = np.linalg.norm(np.asarray(points) - np.asarray(camera.cam2world[:3, 3]), axis=1)
-    middle = float(-(camera.cam2world[:3, :3].T @ -camera.cam2world[:3, 3])[2])
+    distance = np.linalg.norm(points - camera.cam2world[:3, 3], axis=1)
+    middle = camera.cam2world[:3, 2] @ camera.cam2world[:3, 3]  # depth of the world's origin
     assert distance.min() > middle - 0.651 and distance.max() < middle + 0.651
     assert distance.min() < middle - 0.63 and distance.max() > middle + 0.63
 
 
 def test_plane_features_are_the_head_branchs(head, parts):
-    frame = FrameParams(look_at_camera(0.0, 0.0, 4.0), *(jnp.zeros(n) for n in (300, 100, 6, 6)))
-    posed = pose_straight_parts(head, frame.shape, frame)
+    frame = FrameParams(Camera(np.eye(4), np.eye(3)), *(jnp.zeros(n) for n in (300, 100, 6, 6)))
+    posed = pose(head, frame.shape, frame)
     planes = jnp.stack([jnp.full((3, 16, 16, 4), 7.0), jnp.full((3, 16, 16, 4), 2.0)])
     assert (PARTS, HEAD) == (0, 1)
     points = jnp.asarray(np.random.default_rng(0).uniform(-0.4, 0.4, (20, 3)), jnp.float32)
-    features = jax.jit(synthesis.head_plane_features)(planes, head, parts, posed, points)
+    features = features_at(planes, head, parts, posed, points)
     np.testing.assert_allclose(features, 2.0, rtol=1e-6)
 
 
@@ -206,28 +210,38 @@ def landmarks(head, frame: FrameParams) -> np.ndarray:
     return synthesis.project_landmarks(head, PosedParts(full, None, None, None, None), frame)
 
 
-def test_a_bent_neck_under_its_camera_shows_what_a_straight_one_does(head):
-    camera = look_at_camera(0.35, 0.2, 4.0, 0.1)
-    frame = FrameParams(camera, *(jnp.zeros(n) for n in (300, 100)), jnp.zeros(6), jnp.zeros(6))
-    frame = frame.replace(pose=jnp.array([0.2, -0.3, 0.1, 0.1, 0, 0]))
+@pytest.fixture(scope="module")
+def landmarks_of(head):
+    """Landmarks of the embedded head, expressionless: camera angles and neck rotation -> (70, 2) twice.
+
+    Once with the neck bent and the camera that makes up for it, once straight before the camera itself.
+    """
+
+    def landmarks(frame: FrameParams):
+        full = head_vertices(head, frame.shape, frame.expression, frame.pose, frame.eyes)
+        return synthesis.project_landmarks(head, PosedParts(full, None, None, None, None), frame)
 
     @jax.jit
-    def both(frame):
-        straight = frame.replace(pose=frame.pose.at[:3].set(0))
-        return landmarks(head, synthesis.bend_neck(head, frame)), landmarks(head, straight)
+    def both(yaw, pitch, roll, neck):
+        camera = look_at_camera(yaw, pitch, 4.0, roll)
+        pose = jnp.concatenate([neck, jnp.array([0.1, 0, 0])])
+        frame = FrameParams(camera, jnp.zeros(300), jnp.zeros(100), pose, jnp.zeros(6))
+        straight = frame.replace(pose=pose.at[:3].set(0))
+        return landmarks(synthesis.bend_neck(head, frame)), landmarks(straight)
 
-    bent, straight = both(frame)
+    return lambda *args: jax.tree.map(np.asarray, both(*args))
+
+
+def test_a_bent_neck_under_its_camera_shows_what_a_straight_one_does(landmarks_of):
+    bent, straight = landmarks_of(0.35, 0.2, 0.1, np.array([0.2, -0.3, 0.1], np.float32))
     # The throat turns only partly with the neck; eyes, nose and mouth do so altogether.
     np.testing.assert_allclose(bent[17:], straight[17:], atol=2e-4)
     assert np.abs(bent[:17] - straight[:17]).max() < 0.01  # the same contour, chosen by the same yaw
 
 
-def test_the_contour_is_that_of_the_side_that_the_camera_sees(head):
-    zeros = [jnp.zeros(n) for n in (300, 100, 6, 6)]
-    turned = jax.jit(lambda yaw: landmarks(head, FrameParams(look_at_camera(yaw, 0.0, 4.0), *zeros)))
-    left, right = np.asarray(turned(0.5)), np.asarray(turned(-0.5))
+def test_the_contour_is_that_of_the_side_that_the_camera_sees(landmarks_of):
+    left, right = (landmarks_of(yaw, 0.0, 0.0, np.zeros(3, np.float32))[1] for yaw in (0.5, -0.5))
     # A mirrored view of a symmetric head has the mirrored contour.
     np.testing.assert_allclose(left[:17, 0], 1 - right[16::-1, 0], atol=6e-3)
     np.testing.assert_allclose(left[:17, 1], right[16::-1, 1], atol=6e-3)
-    # Seen from -x the face points to the right, and its contour there is a silhouette: no point beyond it.
-    assert left[30, 0] > 0.5 > right[30, 0]
+    assert left[30, 0] > 0.5 > right[30, 0]  # seen from -x, the nose points to the right

@@ -219,19 +219,24 @@ def openheads_sources(head: HeadModel) -> Sources:
 
 def stored_portraits(files: list[FrameParams]) -> StoredPortraits:
     """Shapes and cameras of parameter files, each with leading axis (T,), in one table."""
-    joined = jax.tree.map(lambda *parts: jnp.concatenate(parts), *files)
+    joined = join_tables(files)
     return StoredPortraits(joined.shape, joined.camera)
 
 
 def stored_motions(clips: list[FrameParams]) -> StoredMotions:
     """Motions of clips, each with leading axis (T,), in one table."""
     lengths = np.array([len(clip.expression) for clip in clips], np.int32)
-    joined = jax.tree.map(lambda *parts: jnp.concatenate(parts), *clips)
+    joined = join_tables(clips)
     return StoredMotions(
         Motion(joined.expression, joined.pose, joined.eyes),
         jnp.asarray(np.cumsum(lengths) - lengths, jnp.int32),
         jnp.asarray(lengths),
     )
+
+
+def join_tables(tables: list[FrameParams]) -> FrameParams:
+    """Tables (T, ...), one after the other."""
+    return jax.tree.map(lambda *parts: jnp.asarray(np.concatenate([np.asarray(p) for p in parts])), *tables)
 
 
 # One identity -----------------------------------------------------------------------------------------------
