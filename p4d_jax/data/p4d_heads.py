@@ -140,7 +140,13 @@ def write_shard(path: Path, spec: RecordSpec, records: Iterable[dict[str, np.nda
     """
     tfds, features = _tfds(), tfds_features(spec)
     serializer = tfds.core.example_serializer.ExampleSerializer(features.get_serialized_info())
-    rows = ((k, serializer.serialize_example(features.encode_example(r))) for k, r in enumerate(records))
+
+    def serialize(record: dict[str, np.ndarray]) -> bytes:
+        example = serializer.get_tf_example(features.encode_example(record))
+        # Protocol buffers order maps by a seed of the process: without this, the same record has other bytes.
+        return example.SerializeToString(deterministic=True)
+
+    rows = ((number, serialize(record)) for number, record in enumerate(records))
     temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         tfds.core.file_adapters.ArrayRecordFileAdapter.write_examples(temporary, rows)
