@@ -2,17 +2,32 @@
 
 from ml_collections import ConfigDict
 
-from configs.base import common
+from configs import portrait4d
 
 
 def get_config() -> ConfigDict:
-    config = common.get_config()
-    config.job = "train_reenact"
-    config.name = "reenact_demo"  # of this file: the exported weights tell which command made them
-    config.cpu_devices = 0  # devices that a CPU is cut into; 0 leaves the machine's devices as they are
-    config.clips = 4  # people a device and step
-    config.frames = 2  # frames of a person: each is a source once and a target once
-    config.clip_norm = 1.0  # largest norm of the gradient
+    config = portrait4d.get_config()
+    config.name = "reenact_demo"
+    config.batch = 8
+    config.data = ConfigDict({"genhead": 0, "openheads": 8, "films": 0})
+    config.motion = "flame_motion"
+    config.perceptual = "structure"
+    config.terms = ConfigDict(
+        {
+            "image": (1.0,),
+            "upscaled": (0.5,),
+            "raw": (0.5,),
+            "foreground": (0.5,),
+            "background": (0.3,),
+            "features": (0.0,),
+            "triplane": (0.0,),
+            "depth": (1.0,),
+            "opacity": (0.3,),
+            "identity": (0.0,),
+            "adversarial": (0.0,),
+            "density": (0.0,),
+        }
+    )
     # Sizes of the network: see ReconstructorConfig
     config.model = ConfigDict(
         {
@@ -52,14 +67,25 @@ def get_config() -> ConfigDict:
             "refinement_scale": 2,
         }
     )
-    # The step: see StepConfig
-    config.step = ConfigDict({"resolution": 64, "crop": 32, "samples": (8, 8), "average_half_life": 2000.0})
-    # The loop: see LoopConfig
-    config.loop = ConfigDict(
+    config.adam = (0.9, 0.99, 1e-8)
+    config.clip_norm = 1.0
+    config.step.update(
+        {
+            "stages": ((0, 64),),
+            "crop": 32,
+            "samples": (8, 8),
+            "face_weight": 2.0,
+            "average_half_life": 2000.0,
+            "rematerialize": False,
+            "views_at_once": 0,
+        }
+    )
+    config.loop.update(
         {
             "steps": 100_000,
             "minutes": 66.0,
             "peak_rate": 2e-3,
+            "final_share": 0.01,
             "warmup": 50,
             "log_every": 10,
             "grid_every": 100,

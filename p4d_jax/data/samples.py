@@ -1,4 +1,4 @@
-"""What data sources hand to training: clips of one head with all that is known of them, single portraits.
+"""What data sources hand to training: clips of one head with all that is known of them, pairs, portraits.
 
 Images are float32 NHWC in [-1, 1], row 0 at the top. F frames, S pixels a side; batches add leading axes.
 """
@@ -44,3 +44,43 @@ class Portrait:
     image: Array
     mask: Array
     params: FrameParams
+
+
+@struct.dataclass
+class HeadPair:
+    """What the reconstructor learns from: a source picture, and the picture that it should become.
+
+    Both show one person. `None` stands for what a data source does not know; a loss that needs it is then
+    refused when training starts. Batches (B,) add a leading axis to every field.
+
+    Attributes:
+      source, source_params: (..., S, S, 3) and what the head model says of it.
+      image, params: (..., S, S, 3) the target, with its motion and camera.
+      mask: (..., S, S, 1) in [0, 1], how much of the target's pixel is the person.
+      scale: (...) of the cross-attention: 1 dynamic, 0 static, where source and target share one motion.
+      driving, driving_params: (..., S, S, 3) the picture that a motion encoder sees, of the target's motion
+        from another side; None where the target itself is meant.
+      face_mask: (..., S, S, 1) in [0, 1], how much is the parametric head itself.
+      depth: (..., d, d, 1) distance along the target's rays, world units.
+      background: (..., S, S, 3) what is behind the person.
+      features: (..., R, R, F) in [-1, 1], GenHead's feature image of the target.
+      background_features: (..., R, R, F) in [-1, 1].
+      points, plane_features: (..., N, 3) world points of the target, and (..., N, C) GenHead's tri-plane
+        there.
+    """
+
+    source: Array
+    source_params: FrameParams
+    image: Array
+    params: FrameParams
+    mask: Array
+    scale: Array
+    driving: Array | None = None
+    driving_params: FrameParams | None = None
+    face_mask: Array | None = None
+    depth: Array | None = None
+    background: Array | None = None
+    features: Array | None = None
+    background_features: Array | None = None
+    points: Array | None = None
+    plane_features: Array | None = None

@@ -25,8 +25,8 @@ from jax import lax
 
 from p4d_jax.data.motion import Motion, random_motion
 from p4d_jax.data.openheads import OpenHeadsSettings, random_cameras, random_shape
-from p4d_jax.geometry import axis_angle_to_matrix, decompose_neck, look_at_camera, project
-from p4d_jax.head.landmarks import landmarks70
+from p4d_jax.geometry import decompose_neck, look_at_camera
+from p4d_jax.head.landmarks import project_landmarks
 from p4d_jax.head.model import NECK, HeadModel
 from p4d_jax.head.skinning import head_joints
 from p4d_jax.models.genhead import HEAD, GenHead
@@ -313,13 +313,6 @@ def bend_neck(head: HeadModel, params: FrameParams) -> FrameParams:
 # One view ---------------------------------------------------------------------------------------------------
 
 
-def project_landmarks(head: HeadModel, posed: PosedParts, params: FrameParams) -> Array:
-    """(70, 2) image coordinates of one frame's landmarks; the contour is that which its camera sees."""
-    facing = axis_angle_to_matrix(params.neck)[:, 2] @ params.camera.cam2world[:3, :3]
-    yaw = jnp.rad2deg(jnp.arctan2(facing[0], facing[2]))
-    return project(params.camera, landmarks70(head, posed.full, yaw))[0]
-
-
 def draw_ray_points(key: Array, view: GenHeadView, camera: Camera, count: int) -> Array:
     """Points (count, 3) on a view's rays, uniform in depth, where neither eyes nor mouth are seen.
 
@@ -415,7 +408,13 @@ def synthesize(
         points = draw_ray_points(key, view, frame.camera, settings.points)
         features = head_plane_features(identity.planes, head, parts, mesh, points)
         seen = (view.image_sr, view.opacity, view.depth, view.features, view.correspondence)
-        return seen, project_landmarks(head, mesh, frame), points, features, view.background
+        return (
+            seen,
+            project_landmarks(head, mesh.full, frame.neck, frame.camera),
+            points,
+            features,
+            view.background,
+        )
 
     indices, point_keys = jnp.arange(count), jax.random.split(keys[3], count)
     seen, landmarks, points, features, background = lax.map(

@@ -13,8 +13,9 @@ from __future__ import annotations
 
 import jax.numpy as jnp
 
+from p4d_jax.geometry import axis_angle_to_matrix, project
 from p4d_jax.head.model import HeadModel
-from p4d_jax.types import Array
+from p4d_jax.types import Array, Camera
 
 YAW_LIMIT = 39  # degrees: rows of the contour table on either side of the frontal one
 CONTOUR = 17  # iBUG points 0..16
@@ -42,6 +43,22 @@ def landmarks70(model: HeadModel, vertices: Array, yaw: Array | float) -> Array:
     row = jnp.clip(jnp.round(yaw), -YAW_LIMIT, YAW_LIMIT).astype(jnp.int32) + YAW_LIMIT
     contour = barycentric_points(vertices, model.contour_triangles[row], model.contour_barycentric[row])
     return jnp.concatenate([contour, static[CONTOUR:], eye_centres(model, vertices)])
+
+
+def project_landmarks(model: HeadModel, vertices: Array, neck: Array, camera: Camera) -> Array:
+    """(70, 2) `landmarks70` in a picture; the contour is that which the camera sees.
+
+    Args:
+      vertices: (V, 3) of the posed head, world.
+      neck: (3,) axis-angle, radians.
+      camera: one.
+
+    Returns:
+      Image coordinates: u to the right and v down, the image is [0, 1]^2.
+    """
+    facing = axis_angle_to_matrix(neck)[:, 2] @ camera.cam2world[:3, :3]
+    yaw = jnp.rad2deg(jnp.arctan2(facing[0], facing[2]))
+    return project(camera, landmarks70(model, vertices, yaw))[0]
 
 
 def eye_centres(model: HeadModel, vertices: Array) -> Array:

@@ -29,7 +29,7 @@ from p4d_jax.errors import UserError
 from p4d_jax.geometry import look_at_camera
 from p4d_jax.head.model import HeadModel
 from p4d_jax.jobs.evaluate import to_uint8
-from p4d_jax.jobs.train_reenact import as_tuple
+from p4d_jax.jobs.train_reenact import nested_tuple
 from p4d_jax.models.checkpoint import save_genhead
 from p4d_jax.models.discriminator import Discriminator, DiscriminatorConfig
 from p4d_jax.models.genhead import GenHead, GenHeadConfig
@@ -117,11 +117,6 @@ def build_gan(config: ConfigDict) -> tuple[Gan, LoopConfig]:
     head = assets.head_model(config.head)
     networks = GenHead(model, dtype), Discriminator(judge, dtype)
     return Gan(*networks, step, head, build_head_parts(head), mesh), loop
-
-
-def nested_tuple(value):
-    """Lists, also in lists, as tuples."""
-    return tuple(nested_tuple(v) for v in value) if isinstance(value, list | tuple) else as_tuple(value)
 
 
 def openheads_draws(

@@ -1,110 +1,168 @@
-"""Trains the reconstructor on streamed OpenHeads: every step draws new people on the device.
+"""Trains the reconstructor: Portrait4D, its static model, or v2, by what the config says (SPEC section 8).
 
 Starts or goes on in the workdir (`train.loop`). `weights.npz` there is what `reenact` takes as
-`--config.weights=`.
+`--config.weights=`. Networks that others trained (LPIPS, ArcFace, PD-FGC, GenHead with its discriminator) are
+read from folders that the job `convert` makes, or from weights of one's own; a term or a motion that needs
+one that is not given is refused before anything runs.
 """
 
 from __future__ import annotations
 
+import functools
 import platform
+from collections.abc import Callable
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import PartitionSpec
 from ml_collections import ConfigDict
 
 from p4d_jax import assets
-from p4d_jax.data.openheads import OpenHeadsSettings, clips_on_stage, prepare_stage
-from p4d_jax.data.samples import HeadClip
+from p4d_jax.data.openheads import OpenHeadsSettings, prepare_stage
+from p4d_jax.data.pairs import join_pairs, openheads_pair, pair_of_synthetic, static_pairs
+from p4d_jax.data.samples import HeadPair
+from p4d_jax.data.synthesis import SynthesisSettings, openheads_sources, synthesize
 from p4d_jax.errors import UserError
+from p4d_jax.head.model import HeadModel
 from p4d_jax.jobs.evaluate import to_uint8
-from p4d_jax.models.checkpoint import save_reconstructor
+from p4d_jax.models.checkpoint import load_genhead, load_reconstructor, save_reconstructor
+from p4d_jax.models.converted import load_converted
+from p4d_jax.models.discriminator import Discriminator, DiscriminatorConfig
+from p4d_jax.models.identity import IResNet
+from p4d_jax.models.motion import MotionEncoder
+from p4d_jax.models.perceptual import LPIPS
 from p4d_jax.models.reconstructor import Reconstructor, ReconstructorConfig
 from p4d_jax.render.avatar import canonical_frame, encode_source, render_frame
-from p4d_jax.train.devices import DATA_AXIS, build_mesh, first_share, local, replicate
+from p4d_jax.render.part_fusion import build_head_parts
+from p4d_jax.train.devices import build_mesh, local, on_devices, replicate, split
 from p4d_jax.train.loop import LoopConfig, train
 from p4d_jax.train.processes import is_primary
-from p4d_jax.train.reenact_step import StepConfig, build_step
+from p4d_jax.train.reenact_losses import Judges, Term
+from p4d_jax.train.reenact_step import Given, Psi, StepConfig, build_step, check_terms
 from p4d_jax.train.state import TrainState, build_optimizer, create_state
 
 SHOWN = 4  # people in the pictures of the run
+CONVERT = "python -m p4d_jax.main --config=configs/convert.py"
 
 
 def run(config: ConfigDict, workdir: Path) -> None:
     """Runs the job: see the module's docstring."""
-    if config.cpu_devices:
-        # One XLA operation often runs on one core: several devices keep all cores busy.
-        jax.config.update("jax_num_cpu_devices", config.cpu_devices)
+    psi, given, state, loop_config = build_psi(config)
+    if is_primary():
+        count = sum(value.size for value in jax.tree.leaves(state.params))
+        print(f"{count / 1e6:.2f} M parameters, {psi.mesh.size} devices, {config.batch} pairs a step")
+        print(f"motion: {config.motion}; perceptual: {config.perceptual}; data: {dict(config.data)}")
+    key = jax.random.key(config.seed)
+    draw_pairs = build_draw(config, psi, given.head, key)
+    check_terms(psi.config, jax.eval_shape(draw_pairs.trace, jnp.zeros((), jnp.uint32)), given.judges)
+    state, given = replicate((state, given), psi.mesh)
+    step = build_step(psi, given, draw_pairs, config.batch)
+    draw = build_grid(config, psi, given, draw_pairs)
+    train(loop_config, workdir, state, step, draw, build_export(config, psi))
+
+
+# What a config asks for -------------------------------------------------------------------------------------
+
+
+def build_psi(config: ConfigDict) -> tuple[Psi, Given, TrainState, LoopConfig]:
+    """Networks, arrays, a new run's state and settings of a config.
+
+    Raises:
+      UserError: a field has no such value, the batch does not divide, or weights are missing.
+    """
     try:
         model = ReconstructorConfig.from_dict(config.model.to_dict())
-        step_config = StepConfig(**{k: as_tuple(v) for k, v in config.step.to_dict().items()})
+        step_config = StepConfig(
+            terms=tuple((name, Term(*value)) for name, value in sorted(config.terms.to_dict().items())),
+            **{name: nested_tuple(value) for name, value in config.step.to_dict().items()},
+        )
         loop_config = LoopConfig(**config.loop.to_dict())
     except (TypeError, ValueError) as error:
         raise UserError(str(error)) from None
-    head, mesh = assets.head_model(config.head), build_mesh()
-    reconstructor, frame = Reconstructor(model), canonical_frame(head, model.lifted_size)
-    stage, settings = prepare_stage(head), OpenHeadsSettings()
-
-    def draw_clips(stage, keys) -> HeadClip:
-        return clips_on_stage(stage, keys, config.frames, model.picture_size, settings)
-
-    whole, shares = PartitionSpec(), PartitionSpec(DATA_AXIS)
-    spread = jax.jit(
-        jax.shard_map(draw_clips, mesh=mesh, in_specs=(whole, shares), out_specs=shares, check_vma=False)
+    mesh = build_mesh()
+    if config.batch % mesh.size:
+        raise UserError(f"config.batch={config.batch} must be a multiple of the {mesh.size} devices")
+    head = assets.head_model(config.head)
+    reconstructor = Reconstructor(model)
+    encoder, motion_variables = motion_encoder(config)
+    discriminator, judged = critic(config, step_config)
+    given = Given(
+        head,
+        canonical_frame(head, model.lifted_size),
+        build_head_parts(head) if discriminator else None,
+        judges(config, step_config),
+        motion_variables,
     )
-
-    def make_clips(stage, key) -> HeadClip:
-        """Every device draws its own share of the people."""
-        return spread(stage, jax.random.split(key, config.clips * mesh.size))
-
-    optimizer = build_optimizer(0.9, 0.99, 1e-8, config.clip_norm)
+    optimizer = build_optimizer(*config.adam, config.clip_norm)
     key = jax.random.key(config.seed)
-    state = create_state(initial_variables(reconstructor, key), optimizer, jax.random.key_data(key))
-    count = sum(value.size for value in jax.tree.leaves(state.params))
-    batch = mesh.size * config.clips * config.frames
-    if is_primary():
-        print(f"{count / 1e6:.2f} M parameters, {mesh.size} devices, {batch} samples a step")
-    state, stage, frame = replicate((state, stage, frame), mesh)
-    step = build_step(reconstructor, step_config, optimizer, mesh, make_clips, stage, frame)
-    shown = first_share(make_clips(stage, jax.random.fold_in(key, -1 % 2**31)))
-
-    def draw(state: TrainState) -> np.ndarray:
-        """Rows: source, target, result, raw colours, depth, for the first people."""
-        variables = local({"params": state.average, "buffers": state.buffers})
-        columns = []
-        for person in range(min(SHOWN, config.clips)):
-            params = jax.tree.map(lambda x, person=person: x[person], shown.params)
-            first, second = (jax.tree.map(lambda x, i=i: x[i], params) for i in (0, 1))
-            source, target = shown.image[person, 0], shown.image[person, 1]
-            avatar = encode_source(reconstructor, variables, source, first, head)
-            out = render_frame(
-                reconstructor, variables, avatar, head, first, second,
-                resolution=step_config.resolution, samples=step_config.samples,
-            )  # fmt: skip
-            size = source.shape
-            depth = jnp.where(out.opacity > 0.5, (out.depth - 3.4) / 1.2 * 2 - 1, -1.0)[..., None]
-            raw, depth = (jax.image.resize(x, (*size[:2], x.shape[-1]), "nearest") for x in (out.raw, depth))
-            rows = [source, target, out.image, raw, jnp.broadcast_to(depth, size)]
-            columns.append(np.concatenate([to_uint8(x) for x in rows]))
-        return np.concatenate(columns, axis=1)
-
-    def export(state: TrainState, path: Path) -> None:
-        about = {
-            "command": f"python -m p4d_jax.main --config=configs/{config.name}.py",
-            "steps": int(state.step),
-            "samples": int(state.step) * mesh.size * config.clips * config.frames,
-            "hours": round(float(state.seconds) / 3600, 3),
-            "machine": f"{jax.devices()[0].device_kind}, {platform.machine()}, {mesh.size} devices",
-        }
-        save_reconstructor(path, model, {"params": state.average, "buffers": state.buffers}, about)
-
-    train(loop_config, workdir, state, step, draw, export)
+    variables = initial_variables(reconstructor, key)
+    if config.start:
+        started, variables = load_reconstructor(assets.weights(config.start))
+        if started.config != model:
+            raise UserError(f"config.start={config.start!r} holds a model of other sizes than config.model")
+    state = create_state(variables, optimizer, jax.random.key_data(key), judged)
+    psi = Psi(reconstructor, step_config, mesh, optimizer, encoder, discriminator)
+    return psi, given, state, loop_config
 
 
-def as_tuple(value):
-    return tuple(value) if isinstance(value, list | tuple) else value
+def nested_tuple(value):
+    """Lists, also in lists, as tuples."""
+    return tuple(nested_tuple(v) for v in value) if isinstance(value, list | tuple) else value
+
+
+def motion_encoder(config: ConfigDict) -> tuple[MotionEncoder | None, dict | None]:
+    """PD-FGC, or nothing for the parameters' own motion vectors."""
+    if config.motion == "flame_motion":
+        return None, None
+    if config.motion != "pdfgc":
+        raise UserError(f"config.motion={config.motion!r}: pdfgc or flame_motion")
+    network = converted(config, "pdfgc", "motion", "--config.motion=flame_motion")
+    return MotionEncoder(**network.config), network.variables
+
+
+def converted(config: ConfigDict, field: str, name: str, instead: str) -> ConvertedNetwork:
+    """The network in the folder that a field of the config names.
+
+    Args:
+      name: of the network. instead: what to say in order to do without it.
+
+    Raises:
+      UserError: it is not there, or another network is; the message tells how to make it.
+    """
+    path = Path(getattr(config, field)).expanduser()
+    if not path.is_dir():
+        raise UserError(
+            f"config.{field}={str(path)!r}: no such folder; '{CONVERT} --config.source=FILE"
+            f" --config.network={name} --workdir={path}' makes it (docs/convert.md); {instead} needs none"
+        )
+    network = load_converted(path)
+    if network.name != name:
+        raise UserError(f"config.{field}={str(path)!r} holds the network {network.name!r}, not {name!r}")
+    return network
+
+
+def judges(config: ConfigDict, step: StepConfig) -> Judges:
+    """The networks that the loss table asks for."""
+    found = Judges()
+    if config.perceptual == "lpips":
+        network = converted(config, "lpips", "lpips_vgg", "--config.perceptual=structure")
+        found = found.replace(lpips=LPIPS(), lpips_variables=network.variables)
+    elif config.perceptual != "structure":
+        raise UserError(f"config.perceptual={config.perceptual!r}: lpips or structure")
+    if step.term("identity").weight:
+        network = converted(config, "arcface", "arcface50", "--config.terms.identity=(0.0,)")
+        sizes = {name: nested_tuple(value) for name, value in network.config.items()}
+        found = found.replace(arcface=IResNet(**sizes), arcface_variables=network.variables)
+    return found
+
+
+def critic(config: ConfigDict, step: StepConfig) -> tuple[Discriminator | None, dict]:
+    """GenHead's discriminator, which goes on learning, where a term is adversarial."""
+    if not step.term("adversarial").weight:
+        return None, {}
+    network = converted(config, "discriminator", "genhead_discriminator", "--config.terms.adversarial=(0.0,)")
+    return Discriminator(DiscriminatorConfig(**network.config)), network.variables["params"]
 
 
 def initial_variables(reconstructor: Reconstructor, key: jax.Array) -> dict:
@@ -114,3 +172,142 @@ def initial_variables(reconstructor: Reconstructor, key: jax.Array) -> dict:
     motion = jnp.zeros((1, c.motion_size))
     lifted = jnp.zeros((1, c.lifted_size, c.lifted_size, 4)) if c.source_lifting else None
     return jax.jit(reconstructor.init)(key, image, motion, motion, lifted)
+
+
+# Data -------------------------------------------------------------------------------------------------------
+
+
+class Draw:
+    """Pairs of every step, drawn on the devices: number -> `HeadPair` (B,), split over them.
+
+    A source's pairs depend on the seed, the number and their place in the batch alone.
+    """
+
+    def __init__(self, sources: list[tuple[Callable, int]], mesh, static_share: float, key: jax.Array):
+        self.sources, self.mesh, self.static_share, self.key = sources, mesh, static_share, key
+        self.draw = jax.jit(self.trace, out_shardings=split(mesh))
+
+    def trace(self, number: jax.Array) -> HeadPair:
+        """The same, not compiled."""
+        parts = []
+        for place, (source, count) in enumerate(self.sources):
+            key = jax.random.fold_in(jax.random.fold_in(self.key, place), number)
+            static = static_pairs(count, self.static_share)
+            keys = jax.random.key_data(jax.random.split(key, count))
+            parts.append(source((keys, static)))
+        return join_pairs(parts)
+
+    def __call__(self, number: int) -> HeadPair:
+        return self.draw(np.uint32(number))
+
+
+def build_draw(config: ConfigDict, psi: Psi, head: HeadModel, key: jax.Array) -> Draw:
+    """The sources of a config, with as many pairs each as `config.data` says of a batch."""
+    counts = config.data.to_dict()
+    if sum(counts.values()) != config.batch or any(n % psi.mesh.size for n in counts.values()):
+        raise UserError(
+            f"config.data={counts}: the pairs of all sources together are config.batch={config.batch}, and"
+            f" each number is a multiple of the {psi.mesh.size} devices"
+        )
+    makers = {"openheads": openheads_source, "films": films_source, "genhead": genhead_source}
+    unknown = sorted(set(counts) - set(makers))
+    if unknown:
+        raise UserError(f"config.data: no source {unknown[0]!r}; there are {', '.join(makers)}")
+    sources = [(makers[name](config, psi, head), count) for name, count in sorted(counts.items()) if count]
+    return Draw(sources, psi.mesh, config.static_share, jax.random.fold_in(key, 1))
+
+
+def openheads_source(config: ConfigDict, psi: Psi, head: HeadModel, one_camera: bool = False) -> Callable:
+    """Rendered OpenHeads."""
+    stage = prepare_stage(head)
+    settings = OpenHeadsSettings(supersample=config.supersample)
+    size = psi.reconstructor.config.picture_size
+
+    def one(stage, sample: tuple) -> HeadPair:
+        key, static = sample
+        return openheads_pair(
+            stage, jax.random.wrap_key_data(key), static,
+            resolution=size, settings=settings, one_camera=one_camera,
+        )  # fmt: skip
+
+    return on_devices(psi.mesh, one, stage, at_once=1 if jax.default_backend() == "cpu" else 0)
+
+
+def films_source(config: ConfigDict, psi: Psi, head: HeadModel) -> Callable:
+    """OpenHeads before one camera each, as real films are."""
+    return openheads_source(config, psi, head, one_camera=True)
+
+
+def genhead_source(config: ConfigDict, psi: Psi, head: HeadModel) -> Callable:
+    """A GenHead's synthetic people: of M = 2 motions, V = 2 views each."""
+    genhead, variables = load_genhead(assets.weights(config.genhead))
+    size, wanted = genhead.config.image_size, psi.reconstructor.config.picture_size
+    if size != wanted:
+        raise UserError(
+            f"config.genhead={config.genhead!r} makes pictures of {size}², the model takes {wanted}²"
+        )
+    settings = SynthesisSettings(
+        motions=2, views=2, resolution=config.genhead_resolution, samples=nested_tuple(config.genhead_samples)
+    )
+    sources, parts = openheads_sources(head), build_head_parts(head)
+
+    def one(variables: dict, head: HeadModel, parts, sample: tuple) -> HeadPair:
+        key, static = sample
+        key = jax.random.wrap_key_data(key)
+        return pair_of_synthetic(synthesize(genhead, variables, head, parts, key, settings, sources), static)
+
+    return on_devices(psi.mesh, one, variables, head, parts, at_once=1)
+
+
+# What a run leaves ------------------------------------------------------------------------------------------
+
+
+def build_grid(
+    config: ConfigDict, psi: Psi, given: Given, draw_pairs: Draw
+) -> Callable[[TrainState], np.ndarray]:
+    """The picture of a run, a column a person: source, target, result, raw, depth, opacity, other view."""
+    reconstructor, head = psi.reconstructor, local(given.head)
+    shown = jax.tree.map(lambda x: np.asarray(x[:SHOWN]), draw_pairs.draw(np.uint32(2**32 - 1)))
+    samples = psi.config.samples
+
+    def draw(state: TrainState) -> np.ndarray:
+        variables = local({"params": state.average, "buffers": state.buffers})
+        resolution = psi.config.resolution(int(state.step) * config.batch)
+        columns = []
+        for person in range(len(shown.source)):
+            pair = jax.tree.map(lambda x, person=person: jnp.asarray(x[person]), shown)
+            avatar = encode_source(reconstructor, variables, pair.source, pair.source_params, head)
+            show = functools.partial(
+                render_frame, reconstructor, variables, avatar, head, pair.source_params,
+                resolution=resolution, samples=samples,
+            )  # fmt: skip
+            out, other = show(pair.params), show(pair.params.replace(camera=pair.source_params.camera))
+            size = pair.source.shape
+            depth = jnp.where(out.opacity > 0.5, (out.depth - 3.4) / 1.2 * 2 - 1, -1.0)[..., None]
+            small = (out.raw, depth, out.opacity[..., None] * 2 - 1)
+            raw, depth, opacity = (jax.image.resize(x, (*size[:2], x.shape[-1]), "nearest") for x in small)
+            rows = [pair.source, pair.image, out.image, raw, depth, opacity, other.image]
+            columns.append(np.concatenate([to_uint8(jnp.broadcast_to(x, size)) for x in rows]))
+        return np.concatenate(columns, axis=1)
+
+    return draw
+
+
+def build_export(config: ConfigDict, psi: Psi) -> Callable[[TrainState, Path], None]:
+    """What writes the weights."""
+
+    def export(state: TrainState, path: Path) -> None:
+        about = {
+            "command": f"python -m p4d_jax.main --config=configs/{config.name}.py",
+            "steps": int(state.step),
+            "samples": int(state.step) * config.batch,
+            "hours": round(float(state.seconds) / 3600, 3),
+            "machine": f"{jax.devices()[0].device_kind}, {platform.machine()}, {psi.mesh.size} devices",
+            "motion": config.motion,
+            "perceptual": config.perceptual,
+            "data": config.data.to_dict(),
+        }
+        variables = {"params": state.average, "buffers": state.buffers}
+        save_reconstructor(path, psi.reconstructor.config, variables, about)
+
+    return export

@@ -8,6 +8,7 @@ and read back as, what one process has.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TypeVar
 
 import jax
@@ -82,6 +83,33 @@ def gather_batch(tree: Tree, mesh: Mesh) -> Tree:
     """
     one = lambda value: jax.make_array_from_process_local_data(split(mesh), np.asarray(value))  # noqa: E731
     return jax.tree.map(one, tree)
+
+
+def on_devices(mesh: Mesh, f: Callable, *shared, at_once: int = 0) -> Callable:
+    """`f(*shared, one sample)` for a batch, each device its own samples: of `mesh.size` equal shares.
+
+    Args:
+      f: of one sample, a pytree.
+      shared: pytrees that every device has alike.
+      at_once: samples that a device treats side by side; 0: all of its own.
+
+    Returns:
+      A function from a batch (B, ...) to the batch of results.
+    """
+    whole, shares = PartitionSpec(), PartitionSpec(DATA_AXIS)
+
+    def on_device(batch, *shared):
+        one = lambda sample: f(*shared, sample)  # noqa: E731
+        return jax.lax.map(one, batch, batch_size=at_once) if at_once else jax.vmap(one)(batch)
+
+    spread = jax.shard_map(
+        on_device,
+        mesh=mesh,
+        in_specs=(shares, *(whole,) * len(shared)),
+        out_specs=shares,
+        check_vma=False,
+    )
+    return lambda batch: spread(batch, *shared)
 
 
 def local(tree: Tree) -> Tree:

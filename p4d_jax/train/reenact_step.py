@@ -1,11 +1,14 @@
-"""One training step of Psi: self-reenactment on clips of synthetic heads (SPEC section 8).
+"""Training steps of Psi: self-reenactment on pairs of pictures (SPEC section 8).
 
-Letters: N clips of F frames on a device give B = N F samples: every frame is a source once and a target
-once. S image size, R = S/2 rays a side, c side of the ray crop that is rendered, F feature channels.
+    pairs -> what the head model says of them (no gradient) -> Psi, its losses and their gradient
 
-Everything the head model says (lifted image, deformation field, rays) is computed first and carries no
-gradient; then the network, the volume renderer and the losses are differentiated. Half of the samples are
-static: every cross-attention is multiplied by 0, and what the mesh tells is all the motion there is.
+Each is a program of its own: one of all would compile for minutes. So are the density regulariser and D's
+steps, which run every few steps. Which terms count changes with the images seen, and with that a program:
+`Term.active` is asked on the host. Views are rendered by `shard_map`, each device its own; all else is one
+program over the whole batch, so that a run on many devices is the run on one.
+
+Letters: B pairs of all devices, S image size, R rays a side, c side of the crop of rays that is rendered, F
+feature channels, k = S / R.
 """
 
 from __future__ import annotations
@@ -18,12 +21,18 @@ import jax
 import jax.numpy as jnp
 import optax
 from flax import struct
-from jax.sharding import Mesh, PartitionSpec
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from p4d_jax.data.openheads import Stage
-from p4d_jax.data.samples import HeadClip
-from p4d_jax.head.model import HeadModel
-from p4d_jax.models.reconstructor import Reconstructor, ReconstructorConfig
+from p4d_jax.data.samples import HeadPair
+from p4d_jax.errors import UserError
+from p4d_jax.geometry import decompose_neck
+from p4d_jax.head.landmarks import project_landmarks
+from p4d_jax.head.model import NECK, HeadModel
+from p4d_jax.head.skinning import head_joints
+from p4d_jax.models.discriminator import Discriminator, DiscriminatorInput
+from p4d_jax.models.motion import MotionEncoder, portrait_motion
+from p4d_jax.models.reconstructor import Reconstructor
+from p4d_jax.nn.resample import resize_antialiased
 from p4d_jax.render.avatar import (
     compose,
     network_inputs,
@@ -32,127 +41,177 @@ from p4d_jax.render.avatar import (
     shade_rays,
     straightened_vertices,
 )
-from p4d_jax.render.deformation import Deformation, build_field
+from p4d_jax.render.deformation import Deformation, apply_field, build_field
 from p4d_jax.render.lifting import CanonicalFrame, SourceGuide, build_source_guide
+from p4d_jax.render.part_fusion import HeadParts, correspondence_map, pose_parts
 from p4d_jax.render.rays import generate_rays
-from p4d_jax.train import losses
-from p4d_jax.train.devices import DATA_AXIS, split
+from p4d_jax.render.triplane import sample_planes
+from p4d_jax.train import adversarial, losses
+from p4d_jax.train.devices import DATA_AXIS, on_devices
+from p4d_jax.train.reenact_losses import (
+    TERMS,
+    Judges,
+    Rendered,
+    Term,
+    Wanted,
+    discriminator_input,
+    over_black,
+    real_input,
+)
 from p4d_jax.train.state import TrainState, average_decay
 from p4d_jax.types import Array, Camera, FrameParams
 
 
 @dataclasses.dataclass(frozen=True)
 class StepConfig:
-    """What the step needs from the training config.
+    """What the steps need from the training config. The defaults are the paper's.
 
     Attributes:
-      resolution: R of the whole view.
-      crop: c, side of the crop of rays that is rendered; R renders the whole view.
+      terms: (name, Term) of `reenact_losses.TERMS`.
+      stages: (images, R): from so many images on, R rays a side.
+      crop: c; 0 renders whole views.
       samples: coarse and fine samples a ray.
-      face_weight: weight of pixels of the parametric head over others in image losses.
-      raw_weight: of the losses on what comes before the last picture: the upscaled image where a refinement
-        follows, the raw image, and the raw image without background.
-      depth_weight, opacity_weight, background_weight: of L_depth, L_opa and the background's L_re.
+      face_weight: of pixels of the parametric head over others in L_re; ours, 0 in the paper.
+      density_every, density_points, density_distance: of the density regulariser: steps between, its points
+        in [-1, 1]^3, and how far they are moved, in shares of the box.
+      discriminator_rate: of D, a multiple of Psi's.
+      penalty_every, gamma_image, gamma_correspondence, gamma_segmentation: of R1, as GenHead's.
+      motion_rate: of the cross-attentions and the motions' mapping, a multiple of the others' (v2: 2.5).
       average_half_life: of the moving average, in images.
+      rematerialize: compute networks and views again for their gradient, instead of keeping them.
+      views_at_once: views that a device renders side by side; 0 is all of them.
     """
 
-    resolution: int
-    crop: int
-    samples: tuple[int, int]
-    face_weight: float = 2.0
-    raw_weight: float = 0.5
-    depth_weight: float = 1.0
-    opacity_weight: float = 0.3
-    background_weight: float = 0.3
-    average_half_life: float = 2000.0
+    terms: tuple[tuple[str, Term], ...]
+    stages: tuple[tuple[int, int], ...] = ((0, 64),)
+    crop: int = 0
+    samples: tuple[int, int] = (48, 48)
+    face_weight: float = 0.0
+    density_every: int = 16
+    density_points: int = 1000
+    density_distance: float = 0.004
+    discriminator_rate: float = 1.0
+    penalty_every: int = 16
+    gamma_image: float = 1.0
+    gamma_correspondence: float = 10.0
+    gamma_segmentation: float = 1.0
+    motion_rate: float = 1.0
+    average_half_life: float = 10_000.0
+    rematerialize: bool = False
+    views_at_once: int = 0
+
+    def __post_init__(self):
+        for name, _ in self.terms:
+            if name not in TERMS:
+                raise ValueError(f"terms: no loss {name!r}; there are {', '.join(TERMS)}")
+        whole = [name for name, term in self.terms if TERMS[name].whole and term.weight]
+        if self.crop and whole:
+            raise ValueError(f"crop: {', '.join(whole)} need whole views, crop=0")
+        if any(self.crop > resolution for _, resolution in self.stages):
+            raise ValueError(f"crop: {self.crop} is larger than a stage's resolution")
+
+    def term(self, name: str) -> Term:
+        """A term, of weight 0 where the table has none."""
+        return dict(self.terms).get(name, Term(0.0))
+
+    def active(self, images: float) -> tuple[str, ...]:
+        """Names of the terms that count after so many images."""
+        return tuple(name for name, term in self.terms if term.active(images))
+
+    def resolution(self, images: float) -> int:
+        """R after so many images."""
+        return [resolution for start, resolution in self.stages if images >= start][-1]
+
+
+@dataclasses.dataclass(frozen=True)
+class Psi:
+    """What does not change in a run: networks, settings, devices.
+
+    Attributes:
+      motion_encoder: makes motion vectors from pictures; None: the parameters' own (`flame_motion`).
+      discriminator: where a term is adversarial.
+    """
+
+    reconstructor: Reconstructor
+    config: StepConfig
+    mesh: Mesh
+    optimizer: optax.GradientTransformation
+    motion_encoder: MotionEncoder | None = None
+    discriminator: Discriminator | None = None
+
+
+@struct.dataclass
+class Given:
+    """Arrays that no step changes: the head model, its constants, and what others trained."""
+
+    head: HeadModel
+    frame: CanonicalFrame
+    parts: HeadParts | None = None
+    judges: Judges = Judges()
+    motion_variables: dict | None = None
+
+
+def check_terms(config: StepConfig, pair: HeadPair, judges: Judges) -> None:
+    """Refuses a table whose terms ask for what a pair, or a judge, does not know.
+
+    Args:
+      pair: of the data; shapes are enough.
+
+    Raises:
+      UserError: the first such term.
+    """
+    for name, term in config.terms:
+        missing = [field for field in TERMS[name].of_pair if getattr(pair, field) is None]
+        if term.weight and missing:
+            raise UserError(
+                f"config.terms.{name}: this data does not know {', '.join(missing)}; set its weight to 0"
+            )
+    if config.term("identity").weight and judges.arcface is None:
+        raise UserError(
+            "config.terms.identity needs ArcFace: give config.arcface=FOLDER, which"
+            " 'python -m p4d_jax.main --config=configs/convert.py' makes, or set its weight to 0"
+        )
+
+
+# What the head model says -----------------------------------------------------------------------------------
 
 
 @struct.dataclass
 class Sample:
-    """One source and one target; batches add a leading axis.
+    """One source and one target, ready for Psi; batches (B,) add a leading axis.
 
     Attributes:
       guide: the source image (S, S, 3) and where the head is in it.
       motion_source, motion_driving: (M,).
       field: of the target view.
-      params: of the target.
+      camera: of the target. label: (25,) the camera that carries the whole head pose, for D.
       rays: origins and directions (c*c, 3) of the crop.
       pixel_rays: origins and directions (k c * k c, 3) of the crop's pixels.
       corner: (2,) int32 row and column of the crop among the rays.
-      target, mask, face: (k c, k c, .) crop of the target image and masks, k = S / R.
-      depth: (c, c, 1) target depth at the rays' resolution.
-      background: (S, S, 3).
       scale: () cross-attention scale.
+      points: (N, 3) of the target, or None.
+      wanted: what the target looks like there.
+      face: (k c, k c, 1) mask by which the logged PSNR is measured.
     """
 
     guide: SourceGuide
     motion_source: Array
     motion_driving: Array
     field: Deformation
-    params: FrameParams
+    camera: Camera
+    label: Array
     rays: tuple[Array, Array]
     pixel_rays: tuple[Array, Array]
     corner: Array
-    target: Array
-    mask: Array
-    face: Array
-    depth: Array
-    background: Array
     scale: Array
+    points: Array | None
+    wanted: Wanted
+    face: Array
 
 
 def crop_image(image: Array, corner: Array, side: int) -> Array:
     """(H, W, C) -> (side, side, C) from row and column `corner`."""
     return jax.lax.dynamic_slice(image, (corner[0], corner[1], 0), (side, side, image.shape[-1]))
-
-
-def pair_frames(clips: HeadClip) -> tuple[HeadClip, HeadClip]:
-    """(N, F) clips -> sources and targets with leading axis N F; frame i drives from frame i - 1."""
-
-    def flat(clip: HeadClip, background: Array) -> HeadClip:
-        frames = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), clip.replace(background=background))
-        return frames
-
-    count = clips.image.shape[1]
-    background = jnp.repeat(clips.background[:, None], count, axis=1)
-    rolled = jax.tree.map(lambda x: jnp.roll(x, 1, axis=1), clips.replace(background=background))
-    return flat(clips, background), flat(rolled, background)
-
-
-def build_sample(
-    config: StepConfig,
-    model: ReconstructorConfig,
-    head: HeadModel,
-    frame: CanonicalFrame,
-    source: HeadClip,
-    target: HeadClip,
-    scale: Array,
-    key: Array,
-) -> Sample:
-    """One source frame and one target frame of one identity, with all geometry, and a random crop."""
-    size, factor = source.image.shape[0], source.image.shape[0] // config.resolution
-    posed_source = posed_vertices(head, source.params.shape, source.params)
-    posed_target = posed_vertices(head, source.params.shape, target.params)
-    straight_target = straightened_vertices(head, source.params.shape, target.params)
-    corner = jax.random.randint(key, (2,), 0, config.resolution - config.crop + 1)
-    side, camera = factor * config.crop, target.params.camera
-    pick = lambda x: crop_image(x, corner * factor, side)  # noqa: E731
-    return Sample(
-        build_source_guide(source.image, frame, posed_source, source.params.camera),
-        source.params.motion(),
-        target.params.motion(),
-        build_field(model, frame, posed_target, straight_target, camera),
-        target.params,
-        cropped_rays(camera, config.resolution, corner, config.crop),
-        cropped_rays(camera, size, corner * factor, side),
-        corner,
-        pick(target.image),
-        pick(target.mask),
-        pick(target.face_mask),
-        pick(target.depth)[factor // 2 :: factor, factor // 2 :: factor],
-        source.background,
-        scale,
-    )
 
 
 def cropped_rays(camera: Camera, resolution: int, corner: Array, side: int) -> tuple[Array, Array]:
@@ -162,133 +221,371 @@ def cropped_rays(camera: Camera, resolution: int, corner: Array, side: int) -> t
     return tuple(crop_image(square(x), corner, side).reshape(-1, 3) for x in (origins, directions))
 
 
-def build_samples(
-    config: StepConfig,
-    model: ReconstructorConfig,
-    head: HeadModel,
-    frame: CanonicalFrame,
-    clips: HeadClip,
-    key: Array,
-) -> Sample:
-    """All samples of a batch of clips; every second one is static."""
-    sources, targets = pair_frames(clips)
-    count = sources.image.shape[0]
-    scale = (jnp.arange(count) + jax.random.randint(key, (), 0, 2)) % 2
-    keys = jax.random.split(key, count)
-    make = functools.partial(build_sample, config, model, head, frame)
-    samples = jax.vmap(make)(sources, targets, scale.astype(jnp.float32), keys)
-    return jax.lax.stop_gradient(samples)
+def motion_of_picture(psi: Psi, given: Given, image: Array, params: FrameParams, landmarks: Array) -> Array:
+    """(M,) motion vector of one picture, by its parameters or by what the motion encoder sees."""
+    if psi.motion_encoder is None:
+        return params.motion()
+    return portrait_motion(psi.motion_encoder, given.motion_variables, image, landmarks * image.shape[0])
 
 
-def render_samples(
-    reconstructor: Reconstructor, config: StepConfig, variables: dict, samples: Sample, key: Array | None
-) -> dict[str, Array]:
-    """Psi on a batch of samples; every image is (B, ., ., .), colours in [-1, 1]."""
-    apply = functools.partial(reconstructor.apply, variables)
-    image, lifted = jax.vmap(functools.partial(network_inputs, reconstructor))(samples.guide)
-    source = apply(image, samples.motion_source, lifted, samples.scale, method="encode")
-    planes = apply(source, samples.motion_driving, samples.scale, method="animate")
-    keys = None if key is None else jax.random.split(key, planes.shape[0])
+def build_sample(psi: Psi, resolution: int, whole: bool, given: Given, pair: HeadPair, key: Array) -> Sample:
+    """All geometry of one pair, and a random crop.
 
-    def shade(planes, field, rays, camera, key):
-        return shade_rays(reconstructor, variables, planes, field, *rays, camera, config.samples, key)
-
-    flat = jax.vmap(shade)(planes, samples.field, samples.rays, samples.params.camera, keys)
-    shaded = jax.tree.map(lambda x: x.reshape(x.shape[0], config.crop, config.crop, x.shape[-1]), flat)
-    size = (planes.shape[0], config.resolution, config.resolution, source.background.shape[-1])
-    background = jax.image.resize(source.background, size, "bilinear", antialias=False)
-    behind = jax.vmap(crop_image, (0, 0, None))(background, samples.corner, config.crop)
-    features = compose(shaded.features, shaded.transmittance, behind)
-    upscaled = apply(features, method="upscale")
-    refine = functools.partial(refine_image, reconstructor, variables)
-    return {
-        "image": jax.vmap(refine)(upscaled, flat, samples.field, samples.guide, samples.pixel_rays),
-        **({"upscaled": upscaled} if reconstructor.config.refinement_features else {}),
-        "raw": features[..., :3],
-        "foreground": 2.0 * shaded.features[..., :3] - 1.0,
-        "opacity": 1.0 - shaded.transmittance,
-        "depth": shaded.depth,
-        "background": 2.0 * source.background[..., :3] - 1.0,
+    Args:
+      whole: also what only losses of whole views need: landmarks, correspondence map.
+    """
+    config, model, head, frame = psi.config, psi.reconstructor.config, given.head, given.frame
+    size, side = pair.image.shape[0], config.crop or resolution
+    factor = size // resolution
+    shape, params = pair.source_params.shape, pair.params
+    meshes = {
+        "source": posed_vertices(head, shape, pair.source_params),
+        "target": posed_vertices(head, shape, params),
     }
-
-
-def sample_losses(config: StepConfig, sample: Sample, out: dict[str, Array]) -> dict[str, Array]:
-    """The weighted losses of one sample, by name."""
-
-    def shrink(image: Array, size: int) -> Array:
-        return jax.image.resize(image, (size, size, image.shape[-1]), "linear", antialias=True)
-
-    weights = 1.0 + config.face_weight * sample.face
-    small_target, small_mask, small_weights = (
-        shrink(x, config.crop) for x in (sample.target, sample.mask, weights)
+    marks = lambda mesh, p: project_landmarks(head, mesh, p.neck, p.camera)  # noqa: E731
+    motions = flame_motions(pair) if psi.motion_encoder is None else seen_motions(psi, given, pair, meshes)
+    corner = jax.random.randint(key, (2,), 0, resolution - side + 1)
+    camera = params.camera
+    wanted, face = cut_wanted(config, pair, resolution, corner)
+    label, points = camera.to_label(), pair.points
+    if whole:
+        joint = head_joints(head, shape, params.expression, params.pose, params.eyes)[NECK]
+        label = decompose_neck(camera, -params.neck, joint).to_label()
+        wanted = wanted.replace(landmarks=marks(meshes["target"], params) * size)
+        if given.parts is not None:
+            posed = pose_parts(head, shape, params)
+            wanted = wanted.replace(correspondence=correspondence_map(given.parts, posed, camera, size))
+    return Sample(
+        build_source_guide(pair.source, frame, meshes["source"], pair.source_params.camera),
+        *motions,
+        build_field(model, frame, meshes["target"], straightened_vertices(head, shape, params), camera),
+        camera,
+        label,
+        cropped_rays(camera, resolution, corner, side),
+        cropped_rays(camera, size, corner * factor, side * factor),
+        corner,
+        pair.scale,
+        points,
+        wanted,
+        face,
     )
-    foreground = (small_target + 1.0) * small_mask - 1.0
-    behind = shrink(sample.background, out["background"].shape[0])
-    parts = {}
-    if "upscaled" in out:
-        target, weight = (shrink(x, out["upscaled"].shape[0]) for x in (sample.target, weights))
-        parts["upscaled"] = config.raw_weight * losses.reconstruction(out["upscaled"], target, weight)
-    return parts | {
-        "image": losses.reconstruction(out["image"], sample.target, weights),
-        "raw": config.raw_weight * losses.reconstruction(out["raw"], small_target, small_weights),
-        "foreground": config.raw_weight * losses.reconstruction(out["foreground"], foreground, small_weights),
-        "background": config.background_weight * losses.reconstruction(out["background"], behind),
-        "depth": config.depth_weight * losses.depth_error(out["depth"], sample.depth, small_mask),
-        "opacity": config.opacity_weight * losses.l1(out["opacity"], small_mask),
+
+
+def flame_motions(pair: HeadPair) -> tuple[Array, Array]:
+    """The head model's own motion vectors of source and target."""
+    return pair.source_params.motion(), pair.params.motion()
+
+
+def seen_motions(psi: Psi, given: Given, pair: HeadPair, meshes: dict) -> tuple[Array, Array]:
+    """What the motion encoder sees in the source and in the driving picture."""
+    head = given.head
+
+    def see(image: Array, params: FrameParams, mesh: Array) -> Array:
+        return motion_of_picture(
+            psi, given, image, params, project_landmarks(head, mesh, params.neck, params.camera)
+        )
+
+    source = see(pair.source, pair.source_params, meshes["source"])
+    if pair.driving is None:
+        return source, see(pair.image, pair.params, meshes["target"])
+    driving = posed_vertices(head, pair.source_params.shape, pair.driving_params)
+    return source, see(pair.driving, pair.driving_params, driving)
+
+
+def cut_wanted(config: StepConfig, pair: HeadPair, resolution: int, corner: Array) -> tuple[Wanted, Array]:
+    """What the crop of rays at `corner` should look like, and its mask (k c, k c, 1) of the person."""
+    size, side = pair.image.shape[0], config.crop or resolution
+    factor = size // resolution
+    fine = lambda x: crop_image(x, corner * factor, side * factor)  # noqa: E731
+    coarse = lambda x: crop_image(x, corner, side)  # noqa: E731
+    mask = coarse(resize_to(pair.mask, resolution))
+    weights = raw_weights = None
+    if config.face_weight:
+        weight = 1.0 + config.face_weight * pair.face_mask
+        weights, raw_weights = fine(weight), coarse(resize_to(weight, resolution))
+    rays = lambda x: None if x is None else coarse(resize_to(x, resolution))  # noqa: E731
+    features, behind = rays(pair.features), rays(pair.background_features)
+    background = rays(pair.background)
+    if background is None and behind is not None:
+        background = behind[..., :3]
+    depth = None
+    if pair.depth is not None:  # no mean: at an edge that would be a depth where nothing is
+        depth = coarse(jax.image.resize(pair.depth, (resolution, resolution, 1), "nearest"))
+    wanted = Wanted(
+        fine(pair.image), coarse(resize_to(pair.image, resolution)), mask, weights, raw_weights, depth,
+        background, None if features is None else over_black(features, mask), behind, pair.plane_features,
+    )  # fmt: skip
+    return wanted, fine(pair.mask)
+
+
+def resize_to(image: Array, size: int) -> Array:
+    """(H, W, C) -> (size, size, C), with antialiasing where it gets smaller."""
+    return image if image.shape[0] == size else resize_antialiased(image[None], size)[0]
+
+
+def build_samples(
+    psi: Psi, resolution: int, whole: bool, given: Given, pairs: HeadPair, keys: Array
+) -> Sample:
+    """Samples of pairs (B,) with raw keys (B, 2). No gradient."""
+
+    def one(given: Given, batch: tuple) -> Sample:
+        pair, key = batch
+        return build_sample(psi, resolution, whole, given, pair, jax.random.wrap_key_data(key))
+
+    return jax.lax.stop_gradient(on_devices(psi.mesh, one, given)((pairs, keys)))
+
+
+# Psi on samples ---------------------------------------------------------------------------------------------
+
+
+@struct.dataclass
+class Identities:
+    """What Psi makes of a batch before rays are marched.
+
+    Attributes:
+      planes: (B, 3, P, P, C). background: (B, b, b, F) in [0, 1].
+    """
+
+    planes: Array
+    background: Array
+
+
+def make_planes(psi: Psi, variables: dict, samples: Sample) -> Identities:
+    """The networks before the renderer."""
+    reconstructor = psi.reconstructor
+
+    def networks(variables: dict, samples: Sample) -> Identities:
+        apply = functools.partial(reconstructor.apply, variables)
+        image, lifted = jax.vmap(functools.partial(network_inputs, reconstructor))(samples.guide)
+        source = apply(image, samples.motion_source, lifted, samples.scale, method="encode")
+        planes = apply(source, samples.motion_driving, samples.scale, method="animate")
+        return Identities(planes, source.background)
+
+    used = samples.replace(wanted=None)
+    return (jax.checkpoint(networks) if psi.config.rematerialize else networks)(variables, used)
+
+
+def render_samples(psi: Psi, variables: dict, samples: Sample, keys: Array | None) -> Rendered:
+    """Psi on samples (B,) with raw keys (B, 2) of the rays, or None for no randomness."""
+    reconstructor, config = psi.reconstructor, psi.config
+    made = make_planes(psi, variables, samples)
+    side = samples.wanted.raw.shape[1]
+    resolution = samples.wanted.image.shape[1] // side
+    resolution = samples.guide.image.shape[1] // resolution
+
+    def view(variables: dict, one: tuple) -> Rendered:
+        identity, sample, key = one
+        key = None if key is None else jax.random.wrap_key_data(key)
+        flat = shade_rays(
+            reconstructor, variables, identity.planes, sample.field, *sample.rays, sample.camera,
+            config.samples, key,
+        )  # fmt: skip
+        shaded = jax.tree.map(lambda x: x.reshape(side, side, x.shape[-1]), flat)
+        shape = (resolution, resolution, identity.background.shape[-1])
+        behind = jax.image.resize(identity.background, shape, "bilinear", antialias=False)
+        behind = crop_image(behind, sample.corner, side)
+        features = compose(shaded.features, shaded.transmittance, behind)
+        upscaled = reconstructor.apply(variables, features[None], method="upscale")[0]
+        image = refine_image(
+            reconstructor, variables, upscaled, flat, sample.field, sample.guide, sample.pixel_rays
+        )
+        at_points = None
+        if sample.points is not None:
+            at_points = sample_planes(identity.planes, apply_field(sample.field, sample.points)).mean(0)
+        return Rendered(
+            image, upscaled if reconstructor.config.refinement_features else None, features,
+            2 * shaded.features - 1, 2 * behind - 1, 1 - shaded.transmittance, shaded.depth, at_points,
+        )  # fmt: skip
+
+    one = jax.checkpoint(view) if config.rematerialize else view
+    used = samples.replace(wanted=None, face=None)
+    return on_devices(psi.mesh, one, variables, at_once=config.views_at_once)((made, used, keys))
+
+
+# Programs ---------------------------------------------------------------------------------------------------
+
+
+def step_keys(state: TrainState, program: int, count: int) -> Array:
+    """Raw keys (count, 2) of one program at the state's step."""
+    key = jax.random.fold_in(jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step), program)
+    return jax.random.key_data(jax.random.split(key, count))
+
+
+def reenact_losses(
+    psi: Psi, active: tuple[str, ...], given: Given, state: TrainState, params: dict, samples: Sample
+) -> tuple[dict[str, Array], Rendered]:
+    """The weighted losses of Psi's parameters that are active, by name."""
+    variables = {"params": params, "buffers": state.buffers}
+    out = render_samples(psi, variables, samples, step_keys(state, 1, samples.scale.shape[0]))
+    parts = {
+        name: psi.config.term(name).weight * TERMS[name].loss(given.judges, samples.wanted, out)
+        for name in active
+        if TERMS[name].loss is not None
     }
+    if "adversarial" in active:
+        shown = discriminator_input(samples.wanted, out)
+        logits = psi.discriminator.apply({"params": state.discriminator}, shown, samples.label)
+        parts["adversarial"] = psi.config.term("adversarial").weight * adversarial.generator_loss(logits)
+    return parts, out
+
+
+def reenact_step(
+    psi: Psi, active: tuple[str, ...], state: TrainState, rate: Array, given: Given, samples: Sample
+) -> tuple[TrainState, dict[str, Array], DiscriminatorInput | None]:
+    """Psi's step on samples (B,): the new state, its losses, and what D is shown of it."""
+
+    def objective(params):
+        parts, out = reenact_losses(psi, active, given, state, params, samples)
+        return sum(parts.values()), (parts, out)
+
+    gradients, (parts, out) = jax.grad(objective, has_aux=True)(state.params)
+    measured = jax.vmap(losses.psnr)(out.image, samples.wanted.image, samples.face).mean()
+    new = move_psi(psi, state, rate, gradients)
+    batch = samples.scale.shape[0]
+    decay = average_decay((state.step + 1) * batch, batch, psi.config.average_half_life)
+    average = jax.tree.map(lambda a, p: decay * a + (1 - decay) * p, state.average, new.params)
+    fake = None
+    if "adversarial" in active:
+        fake = jax.lax.stop_gradient(discriminator_input(samples.wanted, out))
+    metrics = {**parts, "psnr": measured, "gradient_norm": optax.tree.norm(gradients)}
+    return new.replace(average=average), metrics, fake
+
+
+def move_psi(psi: Psi, state: TrainState, rate: Array, gradients: dict) -> TrainState:
+    """The state after one step along the gradients; the motion's layers have their own rate."""
+    updates, optimizer_state = psi.optimizer.update(gradients, state.optimizer, state.params)
+
+    def move(path, param, update):
+        share = psi.config.motion_rate if of_motion(path) else 1.0
+        return param - rate * share * update
+
+    params = jax.tree_util.tree_map_with_path(move, state.params, updates)
+    return state.replace(params=params, optimizer=optimizer_state)
+
+
+def of_motion(path: tuple) -> bool:
+    """Whether a parameter's path leads into a cross-attention or into the motion's mapping."""
+    return any(part.key in ("attn2", "motion") for part in path)
+
+
+def density_step(
+    psi: Psi, state: TrainState, rate: Array, given: Given, samples: Sample
+) -> tuple[TrainState, dict[str, Array]]:
+    """Psi's step on the density regulariser alone, `density_every` times as heavy."""
+    config, reconstructor = psi.config, psi.reconstructor
+    keys = step_keys(state, 2, samples.scale.shape[0])
+
+    def one(decoder: dict, batch: tuple) -> Array:
+        planes, field, key = batch
+        at_key, moved_key = jax.random.split(jax.random.wrap_key_data(key))
+        points = jax.random.uniform(at_key, (config.density_points, 3), minval=-1.0, maxval=1.0)
+        reach = config.density_distance * adversarial.BOX_WARP
+        moved = points + reach * jax.random.normal(moved_key, points.shape)
+        places = apply_field(field, jnp.concatenate([points, moved]))
+        densities = reconstructor.apply(decoder, sample_planes(planes, places), method="decode")[0]
+        return adversarial.density_difference(*jnp.split(densities, 2))
+
+    def objective(params):
+        planes = make_planes(psi, {"params": params, "buffers": state.buffers}, samples).planes
+        decoder = {"params": {"decoder": params["decoder"]}, "buffers": state.buffers}
+        loss = on_devices(psi.mesh, one, decoder)((planes, samples.field, keys)).mean()
+        loss = config.term("density").weight * loss
+        return config.density_every * loss, loss
+
+    gradients, loss = jax.grad(objective, has_aux=True)(state.params)
+    return move_psi(psi, state, rate, gradients), {"density": loss}
+
+
+def move_discriminator(psi: Psi, state: TrainState, rate: Array, gradients: dict) -> TrainState:
+    """The state after one step of D."""
+    updates, optimizer_state = psi.optimizer.update(
+        gradients, state.discriminator_optimizer, state.discriminator
+    )
+    rate = rate * psi.config.discriminator_rate
+    params = jax.tree.map(lambda p, u: p - rate * u, state.discriminator, updates)
+    return state.replace(discriminator=params, discriminator_optimizer=optimizer_state)
+
+
+def discriminator_step(
+    psi: Psi, state: TrainState, rate: Array, samples: Sample, fake: DiscriminatorInput
+) -> tuple[TrainState, dict[str, Array]]:
+    """D's step on the targets and on what Psi made of them."""
+    real = real_input(samples.wanted)
+
+    def objective(params):
+        judge = lambda shown: psi.discriminator.apply({"params": params}, shown, samples.label)  # noqa: E731
+        reals, fakes = judge(real), judge(fake)
+        return adversarial.discriminator_loss(fakes, reals), (reals, fakes)
+
+    (loss, (reals, fakes)), gradients = jax.value_and_grad(objective, has_aux=True)(state.discriminator)
+    metrics = {"discriminator": loss, "real_logit": reals.mean(), "fake_logit": fakes.mean()}
+    return move_discriminator(psi, state, rate, gradients), metrics
+
+
+def penalty_step(
+    psi: Psi, state: TrainState, rate: Array, samples: Sample
+) -> tuple[TrainState, dict[str, Array]]:
+    """D's step on R1 alone, `penalty_every` times as heavy."""
+    config, real = psi.config, real_input(samples.wanted)
+
+    def objective(params):
+        penalty, parts = adversarial.gradient_penalty(
+            lambda shown: psi.discriminator.apply({"params": params}, shown, samples.label),
+            real, config.gamma_image, config.gamma_correspondence, config.gamma_segmentation,
+        )  # fmt: skip
+        return config.penalty_every * penalty, parts
+
+    gradients, parts = jax.grad(objective, has_aux=True)(state.discriminator)
+    return move_discriminator(psi, state, rate, gradients), parts
+
+
+# The step ---------------------------------------------------------------------------------------------------
 
 
 def build_step(
-    reconstructor: Reconstructor,
-    config: StepConfig,
-    optimizer: optax.GradientTransformation,
-    mesh: Mesh,
-    make_clips: Callable[[Stage, Array], HeadClip],
-    stage: Stage,
-    frame: CanonicalFrame,
+    psi: Psi, given: Given, draw_pairs: Callable[[int], HeadPair], batch: int
 ) -> Callable[[TrainState, Array], tuple[TrainState, dict[str, Array]]]:
-    """The step: (state, learning rate) -> (state, mean losses).
+    """The step: (state, learning rate) -> (state, losses).
 
-    Three programs, since one of all would compile for minutes: `make_clips(stage, key)` draws people, then
-    all geometry is computed, then the network is differentiated with the batch split over the mesh; only
-    gradients and metrics cross devices.
+    Args:
+      draw_pairs: a number of the step -> pairs (B,), split over the devices.
+      batch: B.
     """
-    prepare = jax.jit(
-        functools.partial(build_samples, config, reconstructor.config), out_shardings=split(mesh)
+    config = psi.config
+    share, whole = NamedSharding(psi.mesh, PartitionSpec(DATA_AXIS)), NamedSharding(psi.mesh, PartitionSpec())
+    whole_views = any(TERMS[name].whole and term.weight for name, term in config.terms)
+    jitted = functools.partial(jax.jit, donate_argnums=0)
+    draw_keys = jax.jit(step_keys, static_argnums=(1, 2), out_shardings=share)
+
+    @functools.cache
+    def prepare(resolution: int):
+        return jax.jit(functools.partial(build_samples, psi, resolution, whole_views), out_shardings=share)
+
+    @functools.cache
+    def update(active: tuple[str, ...]):
+        shown = share if "adversarial" in active else None
+        return jitted(functools.partial(reenact_step, psi, active), out_shardings=(whole, whole, shown))
+
+    smooth, discriminate, penalise = (
+        jitted(functools.partial(f, psi), out_shardings=whole)
+        for f in (density_step, discriminator_step, penalty_step)
     )
-
-    def on_device(params, buffers, samples, key):
-        def objective(params):
-            variables = {"params": params, "buffers": buffers}
-            key_rays = jax.random.fold_in(jax.random.wrap_key_data(key), jax.lax.axis_index(DATA_AXIS))
-            out = render_samples(reconstructor, config, variables, samples, key_rays)
-            parts = jax.tree.map(jnp.mean, jax.vmap(functools.partial(sample_losses, config))(samples, out))
-            measured = jax.vmap(losses.psnr)(out["image"], samples.target, samples.mask).mean()
-            return sum(parts.values()), {**parts, "psnr": measured}
-
-        gradients, metrics = jax.grad(objective, has_aux=True)(params)
-        return jax.lax.pmean((gradients, metrics), DATA_AXIS)
-
-    whole, shares = PartitionSpec(), PartitionSpec(DATA_AXIS)
-    spread = jax.shard_map(
-        on_device, mesh=mesh, in_specs=(whole, whole, shares, whole), out_specs=whole, check_vma=False
-    )
-
-    @functools.partial(jax.jit, donate_argnums=0)
-    def update(state: TrainState, samples: Sample, rate: Array, key) -> tuple[TrainState, dict[str, Array]]:
-        gradients, metrics = spread(state.params, state.buffers, samples, key)
-        updates, optimizer_state = optimizer.update(gradients, state.optimizer, state.params)
-        params = jax.tree.map(lambda p, u: p - rate * u, state.params, updates)
-        batch = samples.scale.shape[0]
-        decay = average_decay((state.step + 1) * batch, batch, config.average_half_life)
-        average = jax.tree.map(lambda a, p: decay * a + (1 - decay) * p, state.average, params)
-        new = state.replace(step=state.step + 1, params=params, average=average, optimizer=optimizer_state)
-        return new, {**metrics, "gradient_norm": optax.tree.norm(gradients)}
 
     def step(state: TrainState, rate: Array) -> tuple[TrainState, dict[str, Array]]:
-        key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
-        key_clips, key_samples, key_rays = jax.random.split(key, 3)
-        samples = prepare(stage.head, frame, make_clips(stage, key_clips), key_samples)
-        return update(state, samples, rate, jax.random.key_data(key_rays))
+        number = int(state.step)
+        images = number * batch
+        active = config.active(images)
+        samples = prepare(config.resolution(images))(given, draw_pairs(number), draw_keys(state, 0, batch))
+        state, metrics, fake = update(active)(state, rate, given, samples)
+        if "density" in active and (number + 1) % config.density_every == 0:
+            state, more = smooth(state, rate, given, samples)
+            metrics |= more
+        if fake is not None:
+            state, more = discriminate(state, rate, samples, fake)
+            metrics |= more
+            if (number + 1) % config.penalty_every == 0:
+                state, more = penalise(state, rate, samples)
+                metrics |= more
+        return state.replace(step=state.step + 1), metrics
 
     return step

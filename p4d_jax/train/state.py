@@ -23,6 +23,7 @@ class TrainState:
       buffers: stored constants (`w_avg`).
       average: exponential moving average of the parameters, what is shipped.
       optimizer: optax state.
+      discriminator, discriminator_optimizer: of D and its optax state; empty where nothing is adversarial.
       key: the run's random key; each step folds its number in.
     """
 
@@ -32,20 +33,29 @@ class TrainState:
     buffers: dict
     average: dict
     optimizer: optax.OptState
+    discriminator: dict
+    discriminator_optimizer: optax.OptState
     key: Array
 
 
 def build_optimizer(
     beta1: float, beta2: float, epsilon: float, clip_norm: float
 ) -> optax.GradientTransformation:
-    """Adam's direction; the step multiplies it by the learning rate of the moment."""
-    return optax.chain(
-        optax.clip_by_global_norm(clip_norm), optax.scale_by_adam(b1=beta1, b2=beta2, eps=epsilon)
-    )
+    """Adam's direction, of a gradient no longer than `clip_norm` (0: any)."""
+    adam = optax.scale_by_adam(b1=beta1, b2=beta2, eps=epsilon)
+    return optax.chain(optax.clip_by_global_norm(clip_norm), adam) if clip_norm else adam
 
 
-def create_state(variables: dict, optimizer: optax.GradientTransformation, key: Array) -> TrainState:
-    params = variables["params"]
+def create_state(
+    variables: dict, optimizer: optax.GradientTransformation, key: Array, discriminator: dict | None = None
+) -> TrainState:
+    """A new run's state.
+
+    Args:
+      variables: Psi's. discriminator: D's parameters.
+      key: raw.
+    """
+    params, discriminator = variables["params"], discriminator or {}
     return TrainState(
         jnp.zeros((), jnp.int32),
         jnp.zeros((), jnp.float32),
@@ -53,6 +63,8 @@ def create_state(variables: dict, optimizer: optax.GradientTransformation, key: 
         variables.get("buffers", {}),
         jax.tree.map(jnp.copy, params),
         optimizer.init(params),
+        discriminator,
+        optimizer.init(discriminator),
         key,
     )
 

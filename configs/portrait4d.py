@@ -1,0 +1,101 @@
+"""The paper's training of Psi at 512², batch 32, on a GenHead's data: every field is at the paper's value.
+
+It needs a head model and networks that others trained: see docs/convert.md for each folder's command.
+"""
+
+from ml_collections import ConfigDict
+
+from configs.base import common
+
+FOREVER = float("inf")
+
+
+def get_config() -> ConfigDict:
+    config = common.get_config()
+    config.job = "train_reenact"
+    config.name = "portrait4d"  # of this file: the exported weights tell which command made them
+    config.batch = 32  # pairs a step, over all devices
+    # Pairs of a batch by source: 'genhead', 'openheads', 'films' (OpenHeads before one camera each)
+    config.data = ConfigDict({"genhead": 32, "openheads": 0, "films": 0})
+    config.static_share = 0.5  # of the pairs: one motion from two sides, cross-attention times 0
+    config.start = ""  # weights to start from: a path, or an embedded name; empty: random
+    config.supersample = 1  # samples a pixel and axis of OpenHeads' pictures
+    # Networks that others trained: folders of the job convert
+    config.genhead = "genhead"  # the GenHead that makes the data: a folder, a file or an embedded name
+    config.genhead_resolution = 64  # its rays a side
+    config.genhead_samples = (48, 48)  # and its coarse and fine samples a ray
+    config.motion = "pdfgc"  # motion vectors: 'pdfgc' sees them in pictures, 'flame_motion' takes parameters
+    config.pdfgc = "pdfgc"
+    config.perceptual = "lpips"  # of L_re: 'lpips', or its substitute 'structure', which needs no weights
+    config.lpips = "lpips"
+    config.arcface = "arcface"
+    config.discriminator = "discriminator"  # of that GenHead
+    # The loss table: weight, first image, last image
+    config.terms = ConfigDict(
+        {
+            "image": (1.0,),
+            "upscaled": (0.0,),
+            "raw": (1.0,),
+            "foreground": (1.0,),
+            "background": (1.0,),
+            "features": (1.0, 0.0, 400_000.0),
+            "triplane": (0.1, 0.0, 400_000.0),
+            "depth": (1.0, 0.0, 400_000.0),
+            "opacity": (0.3,),
+            "identity": (1.0, 400_000.0, FOREVER),
+            "adversarial": (0.01, 1_000_000.0, FOREVER),
+            "density": (0.25,),
+        }
+    )
+    # Sizes of the network: see ReconstructorConfig
+    config.model = ConfigDict(
+        {
+            "image_size": 512,
+            "motion_size": 548,
+            "dtype": "bfloat16",
+        }
+    )
+    config.adam = (0.9, 0.999, 1e-5)  # beta1, beta2, epsilon
+    config.clip_norm = 0.0  # largest norm of the gradient; 0: any
+    # The steps: see StepConfig
+    config.step = ConfigDict(
+        {
+            "stages": (
+                (0, 64),
+                (1_200_000, 80),
+                (1_500_000, 96),
+                (1_800_000, 112),
+                (2_000_000, 128),
+            ),
+            "crop": 0,
+            "samples": (48, 48),
+            "face_weight": 0.0,
+            "density_every": 16,
+            "density_points": 1000,
+            "density_distance": 0.004,
+            "discriminator_rate": 1.0,
+            "penalty_every": 16,
+            "gamma_image": 1.0,
+            "gamma_correspondence": 10.0,
+            "gamma_segmentation": 1.0,
+            "motion_rate": 1.0,
+            "average_half_life": 10_000.0,
+            "rematerialize": True,
+            "views_at_once": 1,
+        }
+    )
+    # The loop: see LoopConfig
+    config.loop = ConfigDict(
+        {
+            "steps": 468_750,
+            "minutes": 0.0,
+            "peak_rate": 1e-4,
+            "final_share": 1.0,
+            "warmup": 0,
+            "log_every": 16,
+            "grid_every": 6250,
+            "save_minutes": 30.0,
+            "keep": 2,
+        }
+    )
+    return config
