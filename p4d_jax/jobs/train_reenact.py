@@ -27,7 +27,7 @@ from p4d_jax.errors import UserError
 from p4d_jax.head.model import HeadModel
 from p4d_jax.jobs.evaluate import to_uint8
 from p4d_jax.models.checkpoint import load_genhead, load_reconstructor, save_reconstructor
-from p4d_jax.models.converted import load_converted
+from p4d_jax.models.converted import ConvertedNetwork, load_converted
 from p4d_jax.models.discriminator import Discriminator, DiscriminatorConfig
 from p4d_jax.models.identity import IResNet
 from p4d_jax.models.motion import MotionEncoder
