@@ -122,6 +122,8 @@ def save_wide(path):
         (lambda f: spoil(f, frames=with_number(400, np.nan)), "'0/2.b': a number is not finite"),
         (lambda f: spoil(f, frames=with_number(0, 2.0)), "'0/2.b': cam2world"),
         (lambda f: spoil(f, frames=with_number(18, 256.0)), "'0/2.b': intrinsics"),
+        (lambda f: spoil(f, frames=with_number(11, -4.0)), "'0/2.b': the camera does not see the head"),
+        (lambda f: spoil(f, frames=with_number(11, 1.3)), "'0/2.b': the camera does not see the head"),
         (lambda f: (f / "masks/0/3.b.png").unlink(), "names '0/3.b', but masks/ has no"),
         (lambda f: (f / "images").rename(f / "pictures"), "images: no such folder"),
         (lambda f: (f / "images/0/3.b.png").write_bytes(b"no"), "3.b.png is not a picture"),

@@ -49,6 +49,7 @@ PHOTOS_FORMAT = "p4d_jax.photos.1"
 PARAMETERS = "parameters.npz"
 PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 MODES = ("1", "L", "LA", "P", "RGB", "RGBA")  # of 8 bits
+SCALES = (0.25, 3.0)  # share of the picture that a world unit takes; a head is half a unit wide
 LOOK = "a folder of photos has images/, masks/ and parameters.npz (docs/genhead.md)"
 
 
@@ -258,6 +259,11 @@ def check_frames(where: str, frames: np.ndarray, pictures: np.ndarray) -> np.nda
     focal, centre = intrinsics[:, [0, 1], [0, 1]], intrinsics[:, :2, 2]
     sound = (focal > 0).all(1) & (np.abs(centre - 0.5) < 1).all(1) & (intrinsics[:, 2] == [0, 0, 1]).all(1)
     refuse(~sound, "intrinsics, numbers 16 to 24, are not divided by the picture's size")
+    eye = np.einsum("nji,nj->ni", rotation, -cam2world[:, :3, 3])  # the world's origin in camera space
+    scale = focal[:, 0] / np.maximum(-eye[:, 2], 1e-6)
+    place = centre + focal * eye[:, :2] * [1, -1] / np.maximum(-eye[:, 2:], 1e-6)
+    seen = (np.abs(place - 0.5) < 1).all(1) & (scale > SCALES[0]) & (scale < SCALES[1])
+    refuse(~seen, "the camera does not see the head; it looks along -z, and units are FLAME's metres times 3")
     return frames.astype(np.float32)
 
 

@@ -76,6 +76,7 @@ def run(config: ConfigDict, workdir: Path) -> None:
     def export(state: GanState, path: Path) -> None:
         about = {
             "command": f"python -m p4d_jax.main --config=configs/{config.name}.py",
+            "data": config.data,
             "steps": int(state.step),
             "images": int(state.step) * config.batch,
             "hours": round(float(state.seconds) / 3600, 3),
