@@ -1,4 +1,4 @@
-"""GenHead at 64² on streamed OpenHeads: the same code as the paper's size, for two cores and an hour."""
+"""GenHead at 128² on streamed OpenHeads: the same code as the paper's size, for two cores and an hour."""
 
 from ml_collections import ConfigDict
 
@@ -9,7 +9,7 @@ def get_config() -> ConfigDict:
     config = genhead_ffhq512.get_config()
     config.name = "genhead_demo"
     config.batch = 8
-    config.supersample = 2  # at 64² jagged edges would be all that D looks at
+    config.supersample = 2  # at 128² jagged edges would be all that D looks at
     config.model.update(
         {
             "latent_size": 128,
@@ -25,12 +25,12 @@ def get_config() -> ConfigDict:
             "background_channel_max": 64,
             "decoder_hidden": 32,
             "feature_channels": 16,
-            "superresolution_size": 32,
-            "superresolution_channels": (32,),
+            "superresolution_size": 64,
+            "superresolution_channels": (16,),
         }
     )
     config.discriminator.update(
-        {"image_size": 64, "channel_base": 2048, "channel_max": 128, "mapping_layers": 2, "group_size": 4}
+        {"image_size": 128, "channel_base": 4096, "channel_max": 128, "mapping_layers": 2, "group_size": 4}
     )
     config.step.update(
         {
@@ -38,14 +38,17 @@ def get_config() -> ConfigDict:
             "gamma_correspondence": 1.0,
             "surface_weight": 0.5,  # the mesh tells at the start where the head is
             "surface_images": 10_000.0,
+            "reconstruction_weight": 1.0,  # codes of real pictures teach sooner than D alone
+            "reconstruction_images": 14_000.0,
+            "kl_weight": 2e-3,
             "swap": 1.0,  # OpenHeads' pictures have no bias that a camera would tell
             "swap_images": 0.0,
-            "blur": 1.5,
-            "blur_images": 4_000.0,
-            "stages": ((0, 32),),
+            "blur": 2.0,
+            "blur_images": 24_000.0,
+            "stages": ((0, 32), (8_000, 64)),
             "average_half_life": 2_500.0,
-            "generator_rate": 0.0015,  # batches are small
-            "discriminator_rate": 0.0012,
+            "generator_rate": 0.002,  # batches are small
+            "discriminator_rate": 0.0015,
             "reuse_fakes": True,
             "rematerialize": False,
             "views_at_once": 0,

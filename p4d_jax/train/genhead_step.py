@@ -26,6 +26,8 @@ from p4d_jax.data.samples import Portrait
 from p4d_jax.head.model import HeadModel
 from p4d_jax.models.discriminator import Discriminator, DiscriminatorInput
 from p4d_jax.models.genhead import HEAD, PARTS, GenHead
+from p4d_jax.models.latent_encoder import LatentEncoder, kl_divergence
+from p4d_jax.nn.resample import resize_antialiased
 from p4d_jax.render.genhead import GenHeadView, SeenHead, discriminator_input, render_seen, see_head
 from p4d_jax.render.part_fusion import (
     HeadParts,
@@ -34,7 +36,7 @@ from p4d_jax.render.part_fusion import (
     pose_straight_parts,
 )
 from p4d_jax.render.triplane import sample_planes
-from p4d_jax.train import adversarial
+from p4d_jax.train import adversarial, losses
 from p4d_jax.train.augment import Augmentation, adapt_probability, augment
 from p4d_jax.train.devices import DATA_AXIS
 from p4d_jax.train.state import average_decay
@@ -58,6 +60,11 @@ class GenHeadStepConfig:
       part_head_weight, part_solid_weight: see `adversarial.part_losses`.
       surface_weight, surface_images: ours, 0 in the paper: how much the head branch is asked to be solid
         under the skin of the canonical mesh, fading to nothing over so many images.
+      reconstruction_weight: ours, 0 in the paper: of a step of its own, in which a `LatentEncoder` finds
+        codes of real pictures and G gives them back; see `reconstruction_losses`.
+      reconstruction_every: steps between these, once D trains.
+      reconstruction_images: up to so many images it is the only step, and D does not train.
+      kl_weight: of the codes' nats beside the standard normal distribution.
       swap, swap_images: probability at which G is conditioned on another sample's camera and shape: from 1 to
         `swap` over so many images.
       style_mixing: probability at which the finer styles come from another code.
@@ -86,6 +93,10 @@ class GenHeadStepConfig:
     part_solid_weight: float = 100.0
     surface_weight: float = 0.0
     surface_images: float = 1.0
+    reconstruction_weight: float = 0.0
+    reconstruction_every: int = 1
+    reconstruction_images: float = 0.0
+    kl_weight: float = 1e-4
     swap: float = 0.5
     swap_images: float = 1_000_000.0
     style_mixing: float = 0.0
@@ -109,7 +120,8 @@ class GanState:
       step: () int32 steps done. seconds: () float32 training time, over restarts.
       generator, discriminator: parameters. buffers: G's noise images and mean styles.
       average: moving average of G's parameters.
-      generator_optimizer, discriminator_optimizer: optax states.
+      encoder: parameters of the `LatentEncoder`; empty where nothing is reconstructed.
+      generator_optimizer, discriminator_optimizer, encoder_optimizer: optax states.
       augment: () probability of ADA.
       key: the run's random key; each step folds its number in.
     """
@@ -120,8 +132,10 @@ class GanState:
     buffers: dict
     average: dict
     discriminator: dict
+    encoder: dict
     generator_optimizer: optax.OptState
     discriminator_optimizer: optax.OptState
+    encoder_optimizer: optax.OptState
     augment: Array
     key: Array
 
@@ -137,6 +151,13 @@ class Gan:
     parts: HeadParts
     mesh: Mesh
 
+    @property
+    def encoder(self) -> LatentEncoder:
+        """Of real pictures, as wide as D."""
+        judge = self.discriminator.config
+        sizes = judge.image_size, judge.channel_base, judge.channel_max
+        return LatentEncoder(self.genhead.config.latent_size, *sizes, self.discriminator.dtype)
+
     def optimizer(self, every: int) -> optax.GradientTransformation:
         """Adam with betas (0, 0.99) whose memory is as long with a regulariser every few steps as without."""
         return optax.scale_by_adam(b1=0.0, b2=0.99 ** lazy_share(every), eps=1e-8)
@@ -145,6 +166,11 @@ class Gan:
 def lazy_share(every: int) -> float:
     """By what a rate is multiplied where a regulariser every `every` steps is a step of its own."""
     return every / (every + 1)
+
+
+def encoder_optimizer() -> optax.GradientTransformation:
+    """Adam, whose memory is StyleGAN2's and whose momentum is the usual: no adversary moves its target."""
+    return optax.scale_by_adam(b1=0.9, b2=0.99, eps=1e-8)
 
 
 def create_gan_state(gan: Gan, key: Array) -> GanState:
@@ -156,6 +182,10 @@ def create_gan_state(gan: Gan, key: Array) -> GanState:
     blank = jnp.zeros((2, size, size, 3))
     shown = DiscriminatorInput(blank, blank, blank, blank[..., :1])
     discriminator = jax.jit(gan.discriminator.init)(key_d, shown, label)["params"]
+    encoder = {}
+    if gan.config.reconstruction_weight:
+        key_e = jax.random.fold_in(key_d, 1)
+        encoder = jax.jit(gan.encoder.init)(key_e, blank, blank[..., :1], blank)["params"]
     params = generator["params"]
     return GanState(
         step=jnp.zeros((), jnp.int32),
@@ -164,8 +194,10 @@ def create_gan_state(gan: Gan, key: Array) -> GanState:
         buffers=generator["buffers"],
         average=jax.tree.map(jnp.copy, params),
         discriminator=discriminator,
+        encoder=encoder,
         generator_optimizer=gan.optimizer(gan.config.density_every).init(params),
         discriminator_optimizer=gan.optimizer(gan.config.penalty_every).init(discriminator),
+        encoder_optimizer=encoder_optimizer().init(encoder),
         augment=jnp.zeros(()),
         key=jax.random.key_data(key),
     )
@@ -259,14 +291,22 @@ class Codes:
 def draw_codes(
     gan: Gan, variables: dict, params: FrameParams, swap: Array, key: Array
 ) -> tuple[Codes, tuple[Array, Array]]:
+    """Random codes for frames (B,), and the mean styles of `make_codes`."""
+    latent_key, key = jax.random.split(key)
+    latent = jax.random.normal(latent_key, (params.shape.shape[0], gan.genhead.config.latent_size))
+    return make_codes(gan, variables, latent, params, swap, key)
+
+
+def make_codes(
+    gan: Gan, variables: dict, latent: Array, params: FrameParams, swap: Array, key: Array
+) -> tuple[Codes, tuple[Array, Array]]:
     """Codes for frames (B,), and the means over the batch of the tri-planes' and the background's styles.
 
     Where the draw says so, G is conditioned on the camera and shape of the neighbour in the batch, lest
     it tell from them what the picture should look like.
     """
-    config, count = gan.genhead.config, params.shape.shape[0]
+    count = latent.shape[0]
     keys = jax.random.split(key, 5)
-    latent = jax.random.normal(keys[0], (count, config.latent_size))
     swapped = jax.random.uniform(keys[1], (count, 1)) < swap
     own = (params.camera.to_label(), params.shape)
     camera, shape = (jnp.where(swapped, jnp.roll(x, 1, axis=0), x) for x in own)
@@ -405,12 +445,10 @@ def generator_losses(
     shown = discriminator_input(views)
     softened = soften(gan, blurred, shown, images, raw=False)
     logits = judge(gan, state.discriminator, softened, frames.label, state.augment, keys[1])
-    losses = {"generator": adversarial.generator_loss(logits)}
-    losses |= adversarial.part_losses(views, config.part_head_weight, config.part_solid_weight)
-    if config.surface_weight:
-        loss = config.surface_weight * surface_loss(gan, variables, codes.ws, keys[2])
-        losses["surface"] = loss * fade(images, config.surface_images)
-    return losses, GeneratorReport(shown, means, logits)
+    terms = {"generator": adversarial.generator_loss(logits)}
+    terms |= adversarial.part_losses(views, config.part_head_weight, config.part_solid_weight)
+    terms |= surface_term(gan, variables, codes.ws, images, keys[2])
+    return terms, GeneratorReport(shown, means, logits)
 
 
 def generator_step(
@@ -420,25 +458,92 @@ def generator_step(
     config, batch = gan.config, frames.label.shape[0]
 
     def objective(generator):
-        losses, report = generator_losses(gan, blurred, state, generator, frames)
-        return sum(losses.values()), (losses, report)
+        terms, report = generator_losses(gan, blurred, state, generator, frames)
+        return sum(terms.values()), (terms, report)
 
-    gradients, (losses, report) = jax.grad(objective, has_aux=True)(state.generator)
-    optimizer = gan.optimizer(config.density_every)
+    gradients, (terms, report) = jax.grad(objective, has_aux=True)(state.generator)
     rate = rate * config.generator_rate * lazy_share(config.density_every)
+    new = move_generator(gan, state, rate, gradients, report.style_means, batch)
+    more = {"fake_logit": report.logits.mean(), "generator_gradient": optax.tree.norm(gradients)}
+    return new, jax.lax.stop_gradient(report.shown), {**terms, **more}
+
+
+EYES_AND_MOUTH = 6.0  # their weight in a reconstruction, beside 1
+FACE = 2.0
+
+
+def reconstruction_losses(
+    gan: Gan, state: GanState, generator: dict, encoder: dict, real: Reals, frames: Frames
+) -> tuple[dict[str, Array], tuple[Array, Array]]:
+    """The weighted losses of giving real pictures (B,) back, by name, and the batch's mean styles.
+
+    Args:
+      frames: what the head model says of the real pictures' parameters.
+    """
+    config, portrait = gan.config, real.portrait
+    images = images_seen(state, real.label.shape[0])
+    keys = jax.random.split(step_keys(state, 5), 3)
+    mean, log_variance = gan.encoder.apply(
+        {"params": encoder}, portrait.image, portrait.mask, real.correspondence
+    )
+    latent = mean + jnp.exp(log_variance / 2) * jax.random.normal(keys[0], mean.shape)
+    variables = {"params": generator, "buffers": state.buffers}
+    swap = swap_probability(config, images)
+    codes, means = make_codes(gan, variables, latent, frames.params, swap, keys[1])
+    views = render_codes(gan, variables, codes, frames)
+    resolution, size = views.image.shape[1], portrait.image.shape[1]
+    parts = (views.masks.eye + views.masks.mouth)[..., None]
+    face = resize_antialiased(jnp.any(real.correspondence != 0, axis=-1, keepdims=True) * 1.0, resolution)
+    weights = 1 + FACE * face + EYES_AND_MOUTH * parts
+    wanted = adversarial.real_input(portrait.image, portrait.mask, real.correspondence, resolution)
+    large = jax.image.resize(weights, (*weights.shape[:1], size, size, 1), "linear")
+    restore = jax.vmap(losses.reconstruction)
+    weight, segmentation = config.reconstruction_weight, discriminator_input(views).segmentation
+    parts = {
+        "reconstruction": weight * restore(views.image_sr, portrait.image, large).mean(),
+        "reconstruction_raw": weight * restore(views.image, wanted.raw, weights).mean(),
+        "reconstruction_mask": weight * jnp.abs(segmentation - wanted.segmentation).mean(),
+        "kl": config.kl_weight * kl_divergence(mean, log_variance).mean(),
+    }
+    parts |= adversarial.part_losses(views, config.part_head_weight, config.part_solid_weight)
+    return parts | surface_term(gan, variables, codes.ws, images, keys[2]), means
+
+
+def reconstruction_step(
+    gan: Gan, state: GanState, rate: Array, real: Reals, frames: Frames
+) -> tuple[GanState, dict[str, Array]]:
+    """G's and the encoder's step on giving real pictures (B,) back."""
+
+    def objective(params):
+        terms, means = reconstruction_losses(gan, state, *params, real, frames)
+        return sum(terms.values()), (terms, means)
+
+    of_both, (terms, means) = jax.grad(objective, has_aux=True)((state.generator, state.encoder))
+    share = rate * gan.config.generator_rate
+    encoder, encoder_state = apply_gradients(
+        encoder_optimizer(), share, of_both[1], state.encoder_optimizer, state.encoder
+    )
+    new = move_generator(gan, state, share, of_both[0], means, real.label.shape[0])
+    metrics = {**terms, "reconstruction_gradient": optax.tree.norm(of_both[0])}
+    return new.replace(encoder=encoder, encoder_optimizer=encoder_state), metrics
+
+
+def move_generator(
+    gan: Gan, state: GanState, rate: Array, gradients: dict, means: tuple[Array, Array], batch: int
+) -> GanState:
+    """The state after a step of G: parameters, their moving average, mean styles."""
+    config = gan.config
     generator, optimizer_state = apply_gradients(
-        optimizer, rate, gradients, state.generator_optimizer, state.generator
+        gan.optimizer(config.density_every), rate, gradients, state.generator_optimizer, state.generator
     )
     images = images_seen(state, batch) + batch
     decay = average_decay(images, batch, config.average_half_life, config.average_ramp)
-    new = state.replace(
+    return state.replace(
         generator=generator,
         generator_optimizer=optimizer_state,
         average=jax.tree.map(lambda a, p: decay * a + (1 - decay) * p, state.average, generator),
-        buffers=move_style_means(state.buffers, report.style_means),
+        buffers=move_style_means(state.buffers, means),
     )
-    more = {"fake_logit": report.logits.mean(), "generator_gradient": optax.tree.norm(gradients)}
-    return new, jax.lax.stop_gradient(report.shown), {**losses, **more}
 
 
 def move_style_means(buffers: dict, means: tuple[Array, Array]) -> dict:
@@ -579,11 +684,11 @@ def density_loss(gan: Gan, variables: dict, ws: Array, params: FrameParams, key:
         planes, params, points, moved = sample
         posed = pose_straight_parts(head, params.shape, params)
         places = canonical_points(head, parts, posed, jnp.concatenate([points, moved]))
-        losses = []
+        differences = []
         for branch, at in ((PARTS, places.eyes), (HEAD, places.head)):
             densities = branch_densities(gan, decoder, planes, branch, at)
-            losses.append(adversarial.density_difference(*jnp.split(densities, 2)))
-        return jnp.stack(losses).mean()
+            differences.append(adversarial.density_difference(*jnp.split(densities, 2)))
+        return jnp.stack(differences).mean()
 
     decoder = {"params": {"decoder": variables["params"]["decoder"]}}
     spread = on_devices(gan, one, decoder, gan.head, gan.parts)
@@ -593,6 +698,15 @@ def density_loss(gan: Gan, variables: dict, ws: Array, params: FrameParams, key:
 SURFACE_POINTS = 512
 SURFACE_DEPTH = (0.01, 0.06)  # world units under the skin
 SURFACE_DENSITY = 6.0  # raw
+
+
+def surface_term(gan: Gan, variables: dict, ws: Array, images: Array, key: Array) -> dict[str, Array]:
+    """`surface_loss` with its weight at so many images; nothing where the config has none."""
+    config = gan.config
+    if not config.surface_weight:
+        return {}
+    loss = config.surface_weight * surface_loss(gan, variables, ws, key)
+    return {"surface": loss * fade(images, config.surface_images)}
 
 
 def surface_loss(gan: Gan, variables: dict, ws: Array, key: Array) -> Array:
@@ -643,20 +757,16 @@ def build_gan_step(
         jax.jit(bind(fresh_fakes), out_shardings=share),
     )
     smooth = jitted(bind(density_step), out_shardings=whole)
+    restore = jitted(bind(reconstruction_step), out_shardings=whole)
     config = gan.config
 
-    def step(state: GanState, rate: Array) -> tuple[GanState, dict[str, Array]]:
-        number = int(state.step)
+    def compete(state: GanState, rate: Array, number: int, real: Reals, see) -> tuple[GanState, dict]:
+        """G against D."""
         images = number * batch
-        resolution = stage_resolution(config, images)
-        see = functools.partial(seeing(resolution), gan.head, gan.parts)
         blurred = config.blur > 0 and images < config.blur_images
-        generate, discriminate, penalise = programs(resolution, blurred)
-        real, frames = see_real(gan.head, gan.parts, draw_real(number)), see(draw_params(3 * number))
+        generate, discriminate, penalise = programs(stage_resolution(config, images), blurred)
+        frames = see(draw_params(3 * number))
         state, fake, metrics = generate(state, rate, frames)
-        if (number + 1) % config.density_every == 0:
-            state, more = smooth(state, rate, draw_params(3 * number + 1))
-            metrics |= more
         if not config.reuse_fakes:
             frames = see(draw_params(3 * number + 2))
             fake = make(state, frames)
@@ -664,6 +774,22 @@ def build_gan_step(
         metrics |= more
         if (number + 1) % config.penalty_every == 0:
             state, more = penalise(state, rate, real)
+            metrics |= more
+        return state, metrics
+
+    def step(state: GanState, rate: Array) -> tuple[GanState, dict[str, Array]]:
+        number, metrics = int(state.step), {}
+        images = number * batch
+        see = functools.partial(seeing(stage_resolution(config, images)), gan.head, gan.parts)
+        real = see_real(gan.head, gan.parts, draw_real(number))
+        alone = config.reconstruction_weight > 0 and images < config.reconstruction_images
+        if alone or (config.reconstruction_weight and (number + 1) % config.reconstruction_every == 0):
+            state, metrics = restore(state, rate, real, see(real.portrait.params))
+        if not alone:
+            state, more = compete(state, rate, number, real, see)
+            metrics |= more
+        if (number + 1) % config.density_every == 0:
+            state, more = smooth(state, rate, draw_params(3 * number + 1))
             metrics |= more
         return state.replace(step=state.step + 1), metrics
 
