@@ -1,4 +1,4 @@
-"""The paper's training of GenHead at 512², batch 32: every field is at the paper's value."""
+"""The paper's training of GenHead at 512², batch 32, all at the paper's value but the data: --config.data."""
 
 from ml_collections import ConfigDict
 
@@ -10,6 +10,9 @@ def get_config() -> ConfigDict:
     config.job = "train_genhead"
     config.name = "genhead_ffhq512"  # of this file: the exported weights tell which command made them
     config.batch = 32  # pictures a step, over all devices
+    config.data = "openheads"  # drawn on the device, or a folder of photos (docs/genhead.md)
+    config.mirror = True  # of photos: each also flipped
+    config.readers = 4  # of photos: threads a process; so many batches are read ahead
     config.supersample = 1  # samples a pixel and axis of OpenHeads' pictures
     config.precision = "float32"  # of the networks' activations, or bfloat16
     # Sizes of the networks: see GenHeadConfig and DiscriminatorConfig

@@ -1,4 +1,5 @@
-"""Trains GenHead on single pictures: streamed OpenHeads, every step of new people (SPEC section 5).
+"""Trains GenHead on single pictures: streamed OpenHeads, every step of new people, or photos of a folder
+(SPEC section 5).
 
 Starts or goes on in the workdir (`train.loop`). `weights.npz` there is what `synthesize` takes as
 `--config.weights=`.
@@ -25,6 +26,7 @@ from p4d_jax.data.openheads import (
     random_identity,
     random_portrait_params,
 )
+from p4d_jax.data.photos import open_photos
 from p4d_jax.errors import UserError
 from p4d_jax.geometry import look_at_camera
 from p4d_jax.head.model import HeadModel
@@ -45,6 +47,7 @@ from p4d_jax.train.genhead_step import (
     stage_resolution,
 )
 from p4d_jax.train.loop import LoopConfig, train
+from p4d_jax.train.photo_stream import photo_draws
 from p4d_jax.train.processes import is_primary
 from p4d_jax.types import EXPRESSION_SIZE, SHAPE_SIZE, FrameParams
 
@@ -66,16 +69,14 @@ def run(config: ConfigDict, workdir: Path) -> None:
     if is_primary():
         print(f"{gan.mesh.size} devices, {config.batch} pictures a step")
     state = replicate(state, gan.mesh)
-    stage, size = prepare_stage(gan.head), gan.genhead.config.image_size
-    draw_real, draw_params = openheads_draws(
-        gan, stage, size, config.batch, key, OpenHeadsSettings(supersample=config.supersample)
-    )
+    draw_real, draw_params, people = choose_data(gan, config, key)
     step = build_gan_step(gan, draw_real, draw_params, config.batch)
-    draw = build_grid(gan, stage, config, key)
+    draw = build_grid(gan, people, config, key)
 
     def export(state: GanState, path: Path) -> None:
         about = {
             "command": f"python -m p4d_jax.main --config=configs/{config.name}.py",
+            "data": config.data,
             "steps": int(state.step),
             "images": int(state.step) * config.batch,
             "hours": round(float(state.seconds) / 3600, 3),
@@ -117,6 +118,33 @@ def build_gan(config: ConfigDict) -> tuple[Gan, LoopConfig]:
     head = assets.head_model(config.head)
     networks = GenHead(model, dtype), Discriminator(judge, dtype)
     return Gan(*networks, step, head, build_head_parts(head), mesh), loop
+
+
+def choose_data(gan: Gan, config: ConfigDict, key: jax.Array):
+    """`draw_real`, `draw_params` and shapes (SHOWN, 300) for the grid, of the data that the config names.
+
+    Raises:
+      UserError: the folder of photos cannot be used.
+    """
+    size = gan.genhead.config.image_size
+    if config.data != "openheads":
+        if config.readers < 1:
+            raise UserError(f"config.readers={config.readers}: expected at least 1")
+        photos = open_photos(config.data, gan.head, size, config.mirror)
+        if is_primary():
+            print(f"{config.data}: {photos.summary()}")
+        draws = photo_draws(photos, gan.mesh, config.batch, config.seed, config.readers)
+        return *draws, jnp.resize(photos.frames[:SHOWN, 25:325], (SHOWN, SHAPE_SIZE))
+    stage = prepare_stage(gan.head)
+    settings = OpenHeadsSettings(supersample=config.supersample)
+    draws = openheads_draws(gan, stage, size, config.batch, key, settings)
+    keys = grid_keys(key)
+    return *draws, jax.vmap(lambda k: random_identity(k, stage, OpenHeadsSettings()).shape)(keys)
+
+
+def grid_keys(key: jax.Array) -> jax.Array:
+    """(SHOWN,) keys of the identities in the pictures of a run."""
+    return jax.random.split(jax.random.fold_in(key, GRID_SEED), SHOWN)
 
 
 def openheads_draws(
@@ -182,12 +210,10 @@ def demonstration_frames(head: HeadModel) -> FrameParams:
     return FrameParams(camera, jnp.zeros((len(yaws), SHAPE_SIZE)), expression, pose, eyes)
 
 
-def build_grid(gan: Gan, stage: Stage, config: ConfigDict, key: jax.Array):
-    """The picture of a run: rows are identities, columns `demonstration_frames`."""
+def build_grid(gan: Gan, people: jax.Array, config: ConfigDict, key: jax.Array):
+    """The picture of a run: rows are identities of shapes (SHOWN, 300), columns `demonstration_frames`."""
     frames = demonstration_frames(gan.head)
-    keys = jax.random.split(jax.random.fold_in(key, GRID_SEED), SHOWN)
-    latent = jax.vmap(lambda k: jax.random.normal(k, (gan.genhead.config.latent_size,)))(keys)
-    people = jax.vmap(lambda k: random_identity(k, stage, OpenHeadsSettings()).shape)(keys)
+    latent = jax.vmap(lambda k: jax.random.normal(k, (gan.genhead.config.latent_size,)))(grid_keys(key))
     label = jnp.broadcast_to(frames.camera.to_label()[1], (SHOWN, 25))
 
     @jax.jit

@@ -71,6 +71,12 @@ def replicate(tree: Tree, mesh: Mesh) -> Tree:
     return jax.tree.map(one, tree)
 
 
+def own_rows(batch: int, mesh: Mesh) -> np.ndarray:
+    """Which rows of a global batch, split over the mesh, lie on this process's devices, in order."""
+    slices = split(mesh).addressable_devices_indices_map((batch,)).values()
+    return np.unique(np.concatenate([np.arange(batch)[index] for index in slices]))
+
+
 def gather_batch(tree: Tree, mesh: Mesh) -> Tree:
     """One global batch of what each process has loaded; no data crosses hosts.
 
