@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import PartitionSpec
 
-from p4d_jax.train import loop
+from p4d_jax.train import journal, loop
 from p4d_jax.train.devices import (
     DATA_AXIS,
     build_mesh,
@@ -79,7 +79,7 @@ class SilentEvents:
         pass
 
 
-def open_silent_events(workdir: Path, open_events=loop.open_events):
+def open_silent_events(workdir: Path, open_events=journal.open_events):
     return SilentEvents() if is_primary() else open_events(workdir)
 
 
@@ -131,6 +131,6 @@ def train_toy(workdir: str, kill_at: int = -1, steps: int = 8, minutes: float = 
     config = LoopConfig(
         steps=steps, minutes=minutes, peak_rate=0.1, warmup=2, log_every=1, grid_every=5, save_minutes=0
     )
-    loop.open_events = open_silent_events
+    journal.open_events = open_silent_events
     state = loop.train(config, Path(workdir), state, step, draw, lambda s, path: np.savez(path, **s.average))
     return {"step": int(state.step), "done": done, "w": np.asarray(state.params["w"]).tolist()}
