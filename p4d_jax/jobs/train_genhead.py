@@ -28,13 +28,13 @@ from p4d_jax.data.openheads import (
 from p4d_jax.errors import UserError
 from p4d_jax.geometry import look_at_camera
 from p4d_jax.head.model import HeadModel
+from p4d_jax.jobs._genhead import Studio
 from p4d_jax.jobs.evaluate import to_uint8
 from p4d_jax.jobs.train_reenact import as_tuple
 from p4d_jax.models.checkpoint import save_genhead
 from p4d_jax.models.discriminator import Discriminator, DiscriminatorConfig
 from p4d_jax.models.genhead import GenHead, GenHeadConfig
-from p4d_jax.render.genhead import render_genhead
-from p4d_jax.render.part_fusion import build_head_parts, pose_straight_parts
+from p4d_jax.render.part_fusion import build_head_parts
 from p4d_jax.train.devices import build_mesh, local, replicate, replicated, split
 from p4d_jax.train.genhead_step import (
     Gan,
@@ -195,27 +195,18 @@ def build_grid(gan: Gan, stage: Stage, config: ConfigDict, key: jax.Array):
     people = jax.vmap(lambda k: random_identity(k, stage, OpenHeadsSettings()).shape)(keys)
     label = jnp.broadcast_to(frames.camera.to_label()[1], (SHOWN, 25))
 
-    @jax.jit
-    def identities(variables):
-        ws = gan.genhead.apply(variables, latent, label, people, method="map")
-        return gan.genhead.apply(variables, ws, method="planes"), gan.genhead.apply(
-            variables, latent, method="background"
-        )
-
     def draw(state: GanState) -> np.ndarray:
         variables = local({"params": state.average, "buffers": state.buffers})
+        studio = Studio(gan.genhead, variables, gan.head, gan.parts)
         resolution = stage_resolution(gan.config, int(state.step) * config.batch)
-        planes, backgrounds = identities(variables)
+        planes, backgrounds = studio.make_identities(latent, label, people)
         rows = []
         for person in range(SHOWN):
             row = []
             for column in range(len(frames.pose)):
                 frame = jax.tree.map(lambda x, column=column: x[column], frames)
-                view = render_genhead(
-                    gan.genhead, variables, planes[person], backgrounds[person], gan.head, gan.parts,
-                    pose_straight_parts(gan.head, people[person], frame), frame.camera,
-                    resolution=resolution, samples=gan.config.samples,
-                )  # fmt: skip
+                frame = frame.replace(shape=people[person])
+                view = studio.show(planes[person], backgrounds[person], frame, resolution, gan.config.samples)
                 row.append(to_uint8(view.image_sr))
             rows.append(np.concatenate(row, axis=1))
         return np.concatenate(rows)
