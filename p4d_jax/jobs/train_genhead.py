@@ -6,6 +6,7 @@ Starts or goes on in the workdir (`train.loop`). `weights.npz` there is what `sy
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import platform
 from pathlib import Path
@@ -28,6 +29,7 @@ from p4d_jax.data.openheads import (
 from p4d_jax.errors import UserError
 from p4d_jax.geometry import look_at_camera
 from p4d_jax.head.model import HeadModel
+from p4d_jax.jobs._fid import build_fid, load_inception
 from p4d_jax.jobs._genhead import Studio
 from p4d_jax.jobs.evaluate import to_uint8
 from p4d_jax.jobs.train_reenact import as_tuple
@@ -51,12 +53,14 @@ from p4d_jax.types import EXPRESSION_SIZE, SHAPE_SIZE, FrameParams
 SHOWN = 8  # identities in the pictures of the run
 YAW = 0.44  # radians, 25 degrees: of the side views there
 DISTANCE = 4.05  # world units, of their cameras
+NOT_OF_THE_DATA = ("name", "precision", "model", "discriminator", "step", "loop", "inception", "fid_images")
 GRID_SEED = 1  # folded into the run's key for what the pictures show
 
 
 def run(config: ConfigDict, workdir: Path) -> None:
     """Runs the job: see the module's docstring."""
     gan, loop_config = build_gan(config)
+    inception = load_inception(config.inception) if config.inception else None
     key = jax.random.key(config.seed)
     state = create_gan_state(gan, key)
     for name in ("generator", "discriminator"):
@@ -71,6 +75,15 @@ def run(config: ConfigDict, workdir: Path) -> None:
         gan, stage, size, config.batch, key, OpenHeadsSettings(supersample=config.supersample)
     )
     step = build_gan_step(gan, draw_real, draw_params, config.batch)
+    evaluate = None
+    if inception:
+        data = {k: v for k, v in config.to_dict().items() if k not in NOT_OF_THE_DATA}
+        data["image_size"] = gan.genhead.config.image_size
+        evaluate = build_fid(
+            gan, inception, draw_real, draw_params, config.batch, config.fid_images, key,
+            workdir / "data_statistics.npz", data,
+        )  # fmt: skip
+        loop_config = dataclasses.replace(loop_config, best="fid", best_is="lowest")
     draw = build_grid(gan, stage, config, key)
 
     def export(state: GanState, path: Path) -> None:
@@ -85,7 +98,10 @@ def run(config: ConfigDict, workdir: Path) -> None:
         }
         save_genhead(path, gan.genhead.config, {"params": state.average, "buffers": state.buffers}, about)
 
-    train(loop_config, workdir, state, step, draw, export)
+    train(
+        loop_config, workdir, state, step, draw, export,
+        evaluate=evaluate, batch=config.batch, shown=("generator", "discriminator"),
+    )  # fmt: skip
 
 
 def build_gan(config: ConfigDict) -> tuple[Gan, LoopConfig]:

@@ -100,7 +100,7 @@ def run(config: ConfigDict, workdir: Path) -> None:
         }
         save_reconstructor(path, model, {"params": state.average, "buffers": state.buffers}, about)
 
-    train(loop_config, workdir, state, step, draw, export)
+    train(loop_config, workdir, state, step, draw, export, batch=batch)
 
 
 def as_tuple(value):
