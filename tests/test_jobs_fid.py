@@ -5,6 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from genhead_case import ROOT, tiny_config
+from process_tasks import measure_distances
+from processes import results
 
 from p4d_jax import main
 from p4d_jax.data.samples import Portrait
@@ -108,6 +110,17 @@ def test_the_distance_of_a_generator_from_its_own_pictures_is_none(gan, state, i
     assert evaluate(moved)["fid"] != far
     assert evaluate(state.replace(generator=moved.average))["fid"] == far
     assert not np.array_equal(generate(state, 0), generate(state, 1))
+
+
+def test_two_processes_measure_what_one_measures(tmp_path):
+    folders = [tmp_path / name for name in ("together", "alone")]
+    for folder in folders:
+        folder.mkdir()
+    first, second = results("process_tasks:measure_distances", 2, 2, workdir=str(folders[0]))
+    alone = measure_distances(str(folders[1]))
+    assert first == second and first["gathered"] == 3  # the data's once
+    assert first["distances"] == pytest.approx(alone["distances"], rel=1e-4)
+    assert first["distances"][0] == first["distances"][1] > 0
 
 
 def test_features_are_of_pictures_rounded_to_8_bits(gan, inception):
