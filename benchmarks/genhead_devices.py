@@ -22,7 +22,7 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-NOT_COMPARED = ("step", "seconds", "steps_per_second")
+NOT_COMPARED = ("step", "seconds", "steps_per_second", "images_per_second", "eta_minutes")
 
 
 def start(workdir: Path, devices: int, flags: tuple[str, ...] = ()) -> subprocess.Popen:

@@ -9,6 +9,7 @@ def get_config() -> ConfigDict:
     config = genhead_ffhq512.get_config()
     config.name = "genhead_demo"
     config.batch = 8
+    config.fid_images = 2048
     config.supersample = 2  # at 128² jagged edges would be all that D looks at
     config.model.update(
         {
@@ -55,6 +56,13 @@ def get_config() -> ConfigDict:
         }
     )
     config.loop.update(
-        {"steps": 100_000, "minutes": 70.0, "log_every": 16, "grid_every": 200, "save_minutes": 4.0}
+        {
+            "steps": 100_000,
+            "minutes": 70.0,
+            "log_every": 16,
+            "grid_every": 200,
+            "evaluate_every": 2000,
+            "save_minutes": 4.0,
+        }
     )
     return config

@@ -15,6 +15,8 @@ def get_config() -> ConfigDict:
     config.readers = 4  # of photos: threads a process; so many batches are read ahead
     config.supersample = 1  # samples a pixel and axis of OpenHeads' pictures
     config.precision = "float32"  # of the networks' activations, or bfloat16
+    config.inception = ""  # Inception of `convert`, for FID every loop.evaluate_every steps; "" measures none
+    config.fid_images = 50_000  # generated, and as many of the data
     # Sizes of the networks: see GenHeadConfig and DiscriminatorConfig
     config.model = ConfigDict(
         {
@@ -95,6 +97,8 @@ def get_config() -> ConfigDict:
             "grid_every": 6250,
             "save_minutes": 30.0,
             "keep": 2,
+            "evaluate_every": 6250,
+            "profile": (0, 0),
         }
     )
     return config

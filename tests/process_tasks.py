@@ -1,4 +1,4 @@
-"""What tests run in several processes (see `processes`): a reduction over the mesh, and a small training."""
+"""What tests run in several processes (see `processes`): a reduction, a distance, and a small training."""
 
 from __future__ import annotations
 
@@ -6,12 +6,13 @@ import os
 import signal
 from pathlib import Path
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import PartitionSpec
 
-from p4d_jax.train import loop
+from p4d_jax.train import journal, loop
 from p4d_jax.train.devices import (
     DATA_AXIS,
     build_mesh,
@@ -79,7 +80,7 @@ class SilentEvents:
         pass
 
 
-def open_silent_events(workdir: Path, open_events=loop.open_events):
+def open_silent_events(workdir: Path, open_events=journal.open_events):
     return SilentEvents() if is_primary() else open_events(workdir)
 
 
@@ -131,6 +132,39 @@ def train_toy(workdir: str, kill_at: int = -1, steps: int = 8, minutes: float = 
     config = LoopConfig(
         steps=steps, minutes=minutes, peak_rate=0.1, warmup=2, log_every=1, grid_every=5, save_minutes=0
     )
-    loop.open_events = open_silent_events
+    journal.open_events = open_silent_events
     state = loop.train(config, Path(workdir), state, step, draw, lambda s, path: np.savez(path, **s.average))
     return {"step": int(state.step), "done": done, "w": np.asarray(state.params["w"]).tolist()}
+
+
+class MeanColours(nn.Module):
+    """Instead of Inception: a dense layer of the mean colour."""
+
+    @nn.compact
+    def __call__(self, pictures):
+        return nn.Dense(5)(pictures.mean((1, 2)))
+
+
+def measure_distances(workdir: str) -> dict:
+    """The Fréchet distance of two sets of pictures of which each process has its share, twice."""
+    from p4d_jax.jobs import _fid as fid  # here, for it imports much that the other tasks do without
+    from p4d_jax.models.frechet import frechet_distance
+
+    mesh, network = build_mesh(), MeanColours()
+    features = fid.build_features(network, network.init(jax.random.key(0), np.zeros((1, 4, 4, 3))), mesh)
+    gathered, share = 0, 8 // jax.process_count()
+
+    def draw(seed: int, number: int):
+        pictures = np.random.default_rng((seed, number)).uniform(-1, 1, (8, 4, 4, 3)).astype(np.float32)
+        return gather_batch(pictures[share * jax.process_index() :][:share], mesh)
+
+    def gather(seed: int = 0):
+        nonlocal gathered
+        gathered += 1
+        return fid.gather_statistics(features, lambda number: draw(seed, number), 8, 20, "toys")
+
+    distances = []
+    for _ in range(2):
+        data, made = fid.cached_statistics(Path(workdir) / "data.npz", {}, gather), gather(1)
+        distances.append(frechet_distance(data.mean, data.covariance, made.mean, made.covariance))
+    return {"distances": distances, "gathered": gathered}

@@ -15,6 +15,7 @@ from p4d_jax.data.synthesis import SynthesisSettings
 from p4d_jax.geometry import look_at_camera, project
 from p4d_jax.head.skinning import head_vertices
 from p4d_jax.models.genhead import HEAD, PARTS, GenHead
+from p4d_jax.render.genhead import show_frame
 from p4d_jax.render.part_fusion import PartMasks, PosedParts, build_head_parts, pose_straight_parts
 from p4d_jax.types import Camera, FrameParams
 
@@ -100,7 +101,10 @@ def test_latent_conditioning_and_params_make_a_view_again(head, parts, variables
         return synthesis.SyntheticIdentity(latent[0], shape, conditioning[0], planes, background)
 
     one = identity(latent, conditioning, frame.shape)
-    view = synthesis.show_frame(GENHEAD, variables, head, parts, one, frame, SETTINGS)
+    view = show_frame(
+        GENHEAD, variables, head, parts, one.planes, one.background, frame,
+        resolution=SETTINGS.resolution, samples=SETTINGS.samples,
+    )  # fmt: skip
     np.testing.assert_allclose(view.image_sr, sample.image[1, 0], atol=2e-3)
     np.testing.assert_allclose(view.depth, sample.depth[1, 0], atol=1e-3)
     np.testing.assert_allclose(view.opacity, sample.opacity[1, 0], atol=1e-3)

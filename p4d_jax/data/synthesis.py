@@ -30,7 +30,7 @@ from p4d_jax.head.landmarks import project_landmarks
 from p4d_jax.head.model import NECK, HeadModel
 from p4d_jax.head.skinning import head_joints
 from p4d_jax.models.genhead import HEAD, GenHead
-from p4d_jax.render.genhead import GenHeadView, render_genhead
+from p4d_jax.render.genhead import GenHeadView, make_identities, render_genhead
 from p4d_jax.render.part_fusion import (
     HeadParts,
     PosedParts,
@@ -268,12 +268,10 @@ def draw_identity(
     latent = jax.random.normal(latent_key, (1, genhead.config.latent_size))
     shape = sources.portraits.draw_shape(shape_key)
     conditioning = sources.portraits.draw_cameras(camera_key, 1).to_label()
-    ws = genhead.apply(
-        variables, latent, conditioning, shape[None],
-        settings.truncation_psi, settings.truncation_cutoff, method="map",
+    planes, background = make_identities(
+        genhead, variables, latent, conditioning, shape[None],
+        settings.truncation_psi, settings.truncation_cutoff,
     )  # fmt: skip
-    planes = genhead.apply(variables, ws, method="planes")
-    background = genhead.apply(variables, latent, method="background")
     return SyntheticIdentity(latent[0], shape, conditioning[0], planes[0], background[0])
 
 
@@ -354,21 +352,6 @@ def show(
         genhead, variables, identity.planes, identity.background, head, parts, posed, camera,
         resolution=settings.resolution, samples=settings.samples,
     )  # fmt: skip
-
-
-@functools.partial(jax.jit, static_argnames=("genhead", "settings"))
-def show_frame(
-    genhead: GenHead,
-    variables: dict,
-    head: HeadModel,
-    parts: HeadParts,
-    identity: SyntheticIdentity,
-    frame: FrameParams,
-    settings: SynthesisSettings,
-) -> GenHeadView:
-    """An identity, with its own shape and a straight neck, in any frame's motion before its camera."""
-    posed = pose_straight_parts(head, identity.shape, frame)
-    return show(genhead, variables, identity, head, parts, posed, frame.camera, settings)
 
 
 # Samples ----------------------------------------------------------------------------------------------------

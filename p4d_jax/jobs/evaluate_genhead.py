@@ -12,6 +12,7 @@ Writes `evaluation.json` and `evaluation.png` (pictures with the points of the h
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 
 import imageio.v3 as iio
@@ -36,11 +37,10 @@ from p4d_jax.geometry import look_at_camera, project
 from p4d_jax.head.landmarks import mediapipe_landmarks
 from p4d_jax.head.model import HeadModel
 from p4d_jax.head.skinning import head_vertices
+from p4d_jax.jobs._genhead import Studio, about_weights, open_studio
 from p4d_jax.jobs.evaluate import DETECTION_SIZE, HELD_OUT, detect, to_uint8
-from p4d_jax.models.checkpoint import load_genhead, read_about
-from p4d_jax.models.genhead import GenHead
-from p4d_jax.render.genhead import GenHeadView, render_genhead
-from p4d_jax.render.part_fusion import build_head_parts, pose_straight_parts
+from p4d_jax.render.genhead import GenHeadView
+from p4d_jax.render.part_fusion import pose_straight_parts
 from p4d_jax.render.raster import Raster, rasterize
 from p4d_jax.render.rays import generate_rays
 from p4d_jax.types import Array, Camera, FrameParams
@@ -50,30 +50,32 @@ DISTANCE = 4.05  # world units
 SOLID = 0.9  # opacity from which a ray counts
 SAME_PLACE = 0.03  # world units between places of the mesh that count as the same
 SHOWN = 16
+SETTINGS = OpenHeadsSettings()
 LIPS = ((13, 14),)  # upper, lower: MediaPipe's numbers
 LIDS = ((386, 374), (159, 145))
 
 
 def run(config: ConfigDict, workdir: Path) -> None:
     """Runs the job: see the module's docstring."""
-    head = assets.head_model(config.head)
-    if not len(head.mediapipe_indices):
+    if not len(assets.head_model(config.head).mediapipe_indices):
         raise UserError(f"config.head={config.head!r}: it does not say where MediaPipe's landmarks are on it")
-    weights = assets.weights(config.weights)
-    genhead, variables = load_genhead(weights)
-    about = read_about(weights)
-    resolution = config.resolution or about.get("resolution", 64)
-    samples = (config.samples, config.samples)
-    tools = Tools(genhead, variables, head, resolution, samples, config.truncation_psi)
+    studio = open_studio(config.weights, config.head)
+    subject = Subject(
+        studio,
+        prepare_stage(studio.head),
+        config.resolution or studio.trained_resolution,
+        (config.samples, config.samples),
+        config.truncation_psi,
+    )
     key = jax.random.fold_in(jax.random.key(config.seed), HELD_OUT)
-    rows, pictures = measure_control(tools, key, config.samples_of_control)
+    rows, pictures = measure_control(subject, key, config.samples_of_control)
     report = {
         "weights": config.weights,
-        "about": about,
-        "resolution": resolution,
+        "about": about_weights(config.weights),
+        "resolution": subject.resolution,
         "truncation_psi": config.truncation_psi,
         "control": summarise(rows),
-        "consistency": measure_consistency(tools, key, config.heads_of_consistency),
+        "consistency": measure_consistency(subject, key, config.heads_of_consistency),
     }
     workdir.mkdir(parents=True, exist_ok=True)
     iio.imwrite(workdir / "evaluation.png", contact_sheet(pictures))
@@ -81,62 +83,53 @@ def run(config: ConfigDict, workdir: Path) -> None:
     print(json.dumps(report, indent=1))
 
 
-class Tools:
-    """A GenHead, ready to make pictures of one size."""
+@dataclass(frozen=True)
+class Subject:
+    """What is measured: a GenHead, and how it is shown."""
 
-    def __init__(
-        self,
-        genhead: GenHead,
-        variables: dict,
-        head: HeadModel,
-        resolution: int,
-        samples: tuple[int, int],
-        truncation_psi: float,
-    ):
-        self.genhead, self.variables, self.head, self.parts = genhead, variables, head, build_head_parts(head)
-        self.resolution, self.samples, self.psi = resolution, samples, truncation_psi
-        self.stage: Stage = prepare_stage(head)
-        self._identity = jax.jit(self._make_identity)
+    studio: Studio
+    stage: Stage
+    resolution: int
+    samples: tuple[int, int]
+    truncation_psi: float
 
-    def _make_identity(self, latent: Array, camera: Camera, shape: Array) -> tuple[Array, Array]:
-        apply = lambda *args, method: self.genhead.apply(self.variables, *args, method=method)  # noqa: E731
-        ws = apply(latent, camera.to_label()[None], shape[None], self.psi, method="map")
-        return apply(ws, method="planes")[0], apply(latent, method="background")[0]
+    def random_frame(self, keys: Array) -> FrameParams:
+        """Somebody of OpenHeads in some motion before some camera, from three keys."""
+        shape = random_identity(keys[0], self.stage, SETTINGS).shape
+        return random_portrait_params(keys[1], keys[2], self.stage, shape, SETTINGS)
 
     def identity(self, key: Array, camera: Camera, shape: Array) -> tuple[Array, Array]:
         """Tri-planes and background of a random code."""
-        return self._identity(jax.random.normal(key, (1, self.genhead.config.latent_size)), camera, shape)
+        latent = jax.random.normal(key, (1, self.studio.genhead.config.latent_size))
+        label = camera.to_label()[None]
+        made = self.studio.make_identities(latent, label, shape[None], self.truncation_psi)
+        return jax.tree.map(lambda x: x[0], made)
 
-    def view(self, planes: Array, background: Array, params: FrameParams) -> GenHeadView:
+    def view(self, planes: Array, background: Array, frame: FrameParams) -> GenHeadView:
         """One view, without randomness."""
-        posed = pose_straight_parts(self.head, params.shape, params)
-        return render_genhead(
-            self.genhead, self.variables, planes, background, self.head, self.parts, posed, params.camera,
-            resolution=self.resolution, samples=self.samples,
-        )  # fmt: skip
+        return self.studio.show(planes, background, frame, self.resolution, self.samples)
 
 
 # Control --------------------------------------------------------------------------------------------------
 
 
-def measure_control(tools: Tools, key: Array, count: int) -> tuple[list[dict], list[np.ndarray]]:
+def measure_control(subject: Subject, key: Array, count: int) -> tuple[list[dict], list[np.ndarray]]:
     """Errors of each sample, and some pictures with the head model's points."""
     landmarker, rows, pictures = Landmarker(), [], []
-    settings, size = OpenHeadsSettings(), tools.genhead.config.image_size
+    head, size = subject.studio.head, subject.studio.genhead.config.image_size
     for index in tqdm(range(count), desc="control", unit="head"):
         keys = jax.random.split(jax.random.fold_in(key, index), 4)
-        shape = random_identity(keys[0], tools.stage, settings).shape
-        params = random_portrait_params(keys[1], keys[2], tools.stage, shape, settings)
-        planes, background = tools.identity(keys[3], params.camera, shape)
-        made = to_uint8(tools.view(planes, background, params).image_sr)
-        true = jax.tree.map(lambda x: x[0], portraits_on_stage(tools.stage, keys[3:4], size, settings))
+        params = subject.random_frame(keys)
+        made = subject.view(*subject.identity(keys[3], params.camera, params.shape), params)
+        made = to_uint8(made.image_sr)
+        true = jax.tree.map(lambda x: x[0], portraits_on_stage(subject.stage, keys[3:4], size, SETTINGS))
         row = {}
         for name, picture, frame in (("", made, params), ("openheads_", to_uint8(true.image), true.params)):
-            wanted = wanted_points(tools.head, frame)
+            wanted = wanted_points(head, frame)
             found = detect(landmarker, picture)
             row[f"{name}found"] = float(found is not None)
             if found is not None:
-                indices = np.asarray(tools.head.mediapipe_indices)
+                indices = np.asarray(head.mediapipe_indices)
                 errors = compare(found.points / DETECTION_SIZE, wanted, indices)
                 row |= {f"{name}{measure}": value for measure, value in errors.items()}
             if index < SHOWN and not name:
@@ -213,19 +206,18 @@ def contact_sheet(pictures: list[np.ndarray], columns: int = 4) -> np.ndarray:
 # Consistency ----------------------------------------------------------------------------------------------
 
 
-def measure_consistency(tools: Tools, key: Array, count: int) -> dict:
+def measure_consistency(subject: Subject, key: Array, count: int) -> dict:
     """Median and 90 % of the reprojected depth error over heads, world units."""
-    errors, settings = [], OpenHeadsSettings()
+    errors, head = [], subject.studio.head
     pivot = jnp.array([0.0, 0.0, 0.09])
     left, front, right = (look_at_camera(yaw, 0.0, DISTANCE, 0.0, pivot) for yaw in (-YAW, 0.0, YAW))
     for index in tqdm(range(count), desc="consistency", unit="head"):
         keys = jax.random.split(jax.random.fold_in(key, index), 4)
-        shape = random_identity(keys[0], tools.stage, settings).shape
-        params = random_portrait_params(keys[1], keys[2], tools.stage, shape, settings)
-        planes, background = tools.identity(keys[3], front, shape)
-        views = [tools.view(planes, background, params.replace(camera=camera)) for camera in (left, right)]
-        mesh = pose_straight_parts(tools.head, shape, params).full
-        seen = tuple(rasterize(mesh, tools.head.faces, c, tools.resolution) for c in (left, right))
+        params = subject.random_frame(keys)
+        identity = subject.identity(keys[3], front, params.shape)
+        views = [subject.view(*identity, params.replace(camera=camera)) for camera in (left, right)]
+        mesh = pose_straight_parts(head, params.shape, params).full
+        seen = tuple(rasterize(mesh, head.faces, c, subject.resolution) for c in (left, right))
         errors.append(reprojected_depth_error(tuple(views), seen, (left, right)))
     values = np.concatenate(errors)
     return {

@@ -41,7 +41,6 @@ from p4d_jax.data.synthesis import (
     SynthesisSettings,
     SyntheticHead,
     draw_identity,
-    show_frame,
     stored_motions,
     stored_portraits,
     synthesize_many,
@@ -50,26 +49,13 @@ from p4d_jax.errors import UserError
 from p4d_jax.geometry import look_at_camera
 from p4d_jax.head.model import HeadModel
 from p4d_jax.jobs import _pictures as pictures
-from p4d_jax.models.checkpoint import load_genhead, read_about
-from p4d_jax.models.genhead import GenHead
+from p4d_jax.jobs._genhead import Studio, open_studio
 from p4d_jax.render.genhead import GenHeadView
-from p4d_jax.render.part_fusion import HeadParts, build_head_parts
 from p4d_jax.types import Array, FrameParams
 
 KINDS = ("dynamic", "static")
 FILM_YAW, FILM_PITCH = 0.5, 0.2  # radians that the film's camera swings to either side
 FILM_DISTANCE = 4.05  # world units
-
-
-@dataclass(frozen=True)
-class Studio:
-    """The generator, its head and where its people come from."""
-
-    genhead: GenHead
-    variables: dict
-    head: HeadModel
-    parts: HeadParts
-    sources: Sources
 
 
 @dataclass(frozen=True)
@@ -90,14 +76,14 @@ class Order:
 
 def run(config: ConfigDict, workdir: Path) -> None:
     """Runs the job; see the file's docstring."""
-    studio, film, orders = read_inputs(config, workdir)
-    made = {order.kind: make_dataset(config, workdir, studio, order) for order in orders}
+    studio, sources, film, orders = read_inputs(config, workdir)
+    made = {order.kind: make_dataset(config, workdir, studio, sources, order) for order in orders}
     if jax.process_index() == 0:
         with pictures.published(workdir) as folder:
             if rows := sheet_rows(workdir, orders, config.sheet_rows):
                 pictures.save_picture(folder / "sheet.png", np.concatenate(rows))
             if film is not None:
-                write_film(folder / "film.mp4", studio, film, orders[0].settings, config)
+                write_film(folder / "film.mp4", studio, sources, film, orders[0].settings, config)
             pictures.write_json(folder / "synthesis.json", report(config, made))
     print(f"see {workdir / 'synthesis.json'}")
 
@@ -105,24 +91,19 @@ def run(config: ConfigDict, workdir: Path) -> None:
 # What goes in -----------------------------------------------------------------------------------------------
 
 
-def read_inputs(config: ConfigDict, workdir: Path) -> tuple[Studio, FrameParams | None, list[Order]]:
+def read_inputs(config: ConfigDict, workdir: Path) -> tuple[Studio, Sources, FrameParams | None, list[Order]]:
     """Checks and reads all that the config names: generator and sources, the film's motion, the data sets."""
     if workdir.exists() and not workdir.is_dir():
         raise UserError(f"--workdir={workdir} is a file; name a folder")
-    head = assets.head_model(config.head)
-    weights = assets.weights(config.weights)
-    try:
-        genhead, variables = load_genhead(weights)
-    except ValueError as error:
-        raise UserError(f"config.weights: {error}") from error
-    sources = read_sources(config, head)
-    film = read_clip(config.film_motion, head, "film_motion") if config.film_frames > 0 else None
-    studio = Studio(genhead, variables, head, build_head_parts(head), sources)
-    shared = shared_settings(config, genhead, weights)
-    orders = [build_order(studio, kind, config[kind], shared) for kind in KINDS if config[kind].shards > 0]
+    studio = open_studio(config.weights, config.head)
+    sources = read_sources(config, studio.head)
+    film = read_clip(config.film_motion, studio.head, "film_motion") if config.film_frames > 0 else None
+    shared = shared_settings(config, studio)
+    wanted = [kind for kind in KINDS if config[kind].shards > 0]
+    orders = [build_order(studio, sources, kind, config[kind], shared) for kind in wanted]
     if not orders:
         raise UserError("config.dynamic.shards=0 and config.static.shards=0: there is nothing to make")
-    return studio, film, orders
+    return studio, sources, film, orders
 
 
 def read_sources(config: ConfigDict, head: HeadModel) -> Sources:
@@ -151,7 +132,7 @@ def read_clip(name: str, head: HeadModel, field: str) -> FrameParams:
         raise UserError(f"config.{field}: {error}") from error
 
 
-def shared_settings(config: ConfigDict, genhead: GenHead, weights: Path) -> SynthesisSettings:
+def shared_settings(config: ConfigDict, studio: Studio) -> SynthesisSettings:
     """`config.settings`, its resolution 0 replaced by the one of the weights' training."""
     values = {k: tuple(v) if isinstance(v, list | tuple) else v for k, v in config.settings.items()}
     try:
@@ -159,8 +140,8 @@ def shared_settings(config: ConfigDict, genhead: GenHead, weights: Path) -> Synt
     except TypeError as error:
         raise UserError(f"config.settings: {error}") from None
     if settings.resolution == 0:
-        trained = 64 if weights.is_dir() else read_about(weights).get("resolution", 64)
-        settings = replace(settings, resolution=trained)
+        settings = replace(settings, resolution=studio.trained_resolution)
+    genhead = studio.genhead
     largest, size = genhead.config.superresolution_size, genhead.config.image_size
     if not (1 <= settings.resolution <= largest or settings.resolution == size):
         raise UserError(
@@ -170,13 +151,16 @@ def shared_settings(config: ConfigDict, genhead: GenHead, weights: Path) -> Synt
     return settings
 
 
-def build_order(studio: Studio, kind: str, wanted: ConfigDict, shared: SynthesisSettings) -> Order:
+def build_order(
+    studio: Studio, sources: Sources, kind: str, wanted: ConfigDict, shared: SynthesisSettings
+) -> Order:
     """The data set of a kind, with the exact form of its records."""
     for field in ("motions", "views", "samples"):
         if wanted[field] < 1:
             raise UserError(f"config.{kind}.{field}={wanted[field]}: expected at least 1")
     settings = replace(shared, motions=wanted.motions, views=wanted.views)
-    sample = jax.eval_shape(lambda keys: draw(studio, keys, settings), jax.random.split(jax.random.key(0), 1))
+    keys = jax.random.split(jax.random.key(0), 1)
+    sample = jax.eval_shape(lambda keys: draw(studio, sources, keys, settings), keys)
     record = {name: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype) for name, leaf in sample.items()}
     return Order(kind, settings, wanted.shards, wanted.samples, record)
 
@@ -184,21 +168,21 @@ def build_order(studio: Studio, kind: str, wanted: ConfigDict, shared: Synthesis
 # The data set -----------------------------------------------------------------------------------------------
 
 
-def draw(studio: Studio, keys: Array, settings: SynthesisSettings) -> dict[str, Array]:
+def draw(studio: Studio, sources: Sources, keys: Array, settings: SynthesisSettings) -> dict[str, Array]:
     """Records of one sample a key, on the device."""
     made: SyntheticHead = synthesize_many(
-        studio.genhead, studio.variables, studio.head, studio.parts, keys, settings, studio.sources
+        studio.genhead, studio.variables, studio.head, studio.parts, keys, settings, sources
     )
     return p4d_heads.encode_sample(made)
 
 
-def compile_draw(studio: Studio, settings: SynthesisSettings) -> tuple[Callable, int]:
+def compile_draw(studio: Studio, sources: Sources, settings: SynthesisSettings) -> tuple[Callable, int]:
     """`draw` compiled for a batch of one identity on each of this process's devices, and the batch's size."""
     mesh = Mesh(np.asarray(jax.local_devices()), ("identities",))
-    arrays = (studio.variables, studio.head, studio.parts, studio.sources)
+    arrays = (studio, sources)
 
     def share(arrays: tuple, keys: Array) -> dict[str, Array]:
-        return draw(Studio(studio.genhead, *arrays), keys, settings)
+        return draw(*arrays, keys, settings)
 
     # No device waits for another: what each computes does not depend on how many there are.
     split = jax.shard_map(
@@ -211,7 +195,7 @@ def compile_draw(studio: Studio, settings: SynthesisSettings) -> tuple[Callable,
     return lambda keys: compiled(arrays, jax.device_put(keys, spread)), mesh.size
 
 
-def make_dataset(config: ConfigDict, workdir: Path, studio: Studio, order: Order) -> dict:
+def make_dataset(config: ConfigDict, workdir: Path, studio: Studio, sources: Sources, order: Order) -> dict:
     """Makes this process's missing shards, and the metadata if no shard is missing then. Returns figures."""
     dataset = p4d_heads.dataset_folder(workdir, order.kind)
     p4d_heads.start_dataset(dataset, recipe(config, order))
@@ -221,7 +205,7 @@ def make_dataset(config: ConfigDict, workdir: Path, studio: Studio, order: Order
     if mine:
         print(f"compiling for {order.kind} samples ...", flush=True)
         started = time.perf_counter()
-        make, batch = compile_draw(studio, order.settings)
+        make, batch = compile_draw(studio, sources, order.settings)
         figures["seconds_compiling"] = round(time.perf_counter() - started, 1)
         started = time.perf_counter()
         with tqdm(total=len(mine) * order.samples, desc=order.kind, unit="sample") as bar:
@@ -325,7 +309,12 @@ def sheet_row(record: dict[str, np.ndarray]) -> np.ndarray:
 
 
 def write_film(
-    path: Path, studio: Studio, clip: FrameParams, settings: SynthesisSettings, config: ConfigDict
+    path: Path,
+    studio: Studio,
+    sources: Sources,
+    clip: FrameParams,
+    settings: SynthesisSettings,
+    config: ConfigDict,
 ) -> None:
     """One identity in a clip's motion, seen by a camera that swings around it."""
     count = min(config.film_frames, len(clip.expression))
@@ -333,13 +322,15 @@ def write_film(
     cameras = look_at_camera(
         FILM_YAW * jnp.sin(angle), FILM_PITCH * jnp.sin(2 * angle), FILM_DISTANCE, pivot=settings.pivot
     )
-    genhead, variables = studio.genhead, studio.variables
-    identity = draw_identity(genhead, variables, jax.random.key(config.film_seed), studio.sources, settings)
+    key = jax.random.key(config.film_seed)
+    identity = draw_identity(studio.genhead, studio.variables, key, sources, settings)
     with pictures.FilmWriter(path, config.film_fps) as film:
         for index in tqdm(range(count), desc="film", unit="frame"):
             camera, frame = jax.tree.map(lambda x, k=index: x[k], (cameras, clip))
-            frame = frame.replace(camera=camera)
-            seen = show_frame(genhead, variables, studio.head, studio.parts, identity, frame, settings)
+            frame = frame.replace(camera=camera, shape=identity.shape)
+            seen = studio.show(
+                identity.planes, identity.background, frame, settings.resolution, settings.samples
+            )
             film.add(film_frame(seen, config.panel))
 
 

@@ -7,6 +7,7 @@ Starts or goes on in the workdir (`train.loop`). `weights.npz` there is what `sy
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import platform
 from pathlib import Path
@@ -30,13 +31,14 @@ from p4d_jax.data.photos import open_photos
 from p4d_jax.errors import UserError
 from p4d_jax.geometry import look_at_camera
 from p4d_jax.head.model import HeadModel
+from p4d_jax.jobs._fid import build_fid, load_inception
+from p4d_jax.jobs._genhead import Studio
 from p4d_jax.jobs.evaluate import to_uint8
 from p4d_jax.jobs.train_reenact import nested_tuple
 from p4d_jax.models.checkpoint import save_genhead
 from p4d_jax.models.discriminator import Discriminator, DiscriminatorConfig
 from p4d_jax.models.genhead import GenHead, GenHeadConfig
-from p4d_jax.render.genhead import render_genhead
-from p4d_jax.render.part_fusion import build_head_parts, pose_straight_parts
+from p4d_jax.render.part_fusion import build_head_parts
 from p4d_jax.train.devices import build_mesh, local, replicate, replicated, split
 from p4d_jax.train.genhead_step import (
     Gan,
@@ -54,12 +56,14 @@ from p4d_jax.types import EXPRESSION_SIZE, SHAPE_SIZE, FrameParams
 SHOWN = 8  # identities in the pictures of the run
 YAW = 0.44  # radians, 25 degrees: of the side views there
 DISTANCE = 4.05  # world units, of their cameras
+NOT_OF_THE_DATA = ("name", "precision", "model", "discriminator", "step", "loop", "inception", "fid_images")
 GRID_SEED = 1  # folded into the run's key for what the pictures show
 
 
 def run(config: ConfigDict, workdir: Path) -> None:
     """Runs the job: see the module's docstring."""
     gan, loop_config = build_gan(config)
+    inception = load_inception(config.inception) if config.inception else None
     key = jax.random.key(config.seed)
     state = create_gan_state(gan, key)
     for name in ("generator", "discriminator"):
@@ -71,6 +75,15 @@ def run(config: ConfigDict, workdir: Path) -> None:
     state = replicate(state, gan.mesh)
     draw_real, draw_params, people = choose_data(gan, config, key)
     step = build_gan_step(gan, draw_real, draw_params, config.batch)
+    evaluate = None
+    if inception:
+        data = {k: v for k, v in config.to_dict().items() if k not in NOT_OF_THE_DATA}
+        data["image_size"] = gan.genhead.config.image_size
+        evaluate = build_fid(
+            gan, inception, draw_real, draw_params, config.batch, config.fid_images, key,
+            workdir / "data_statistics.npz", data,
+        )  # fmt: skip
+        loop_config = dataclasses.replace(loop_config, best="fid", best_is="lowest")
     draw = build_grid(gan, people, config, key)
 
     def export(state: GanState, path: Path) -> None:
@@ -86,7 +99,10 @@ def run(config: ConfigDict, workdir: Path) -> None:
         }
         save_genhead(path, gan.genhead.config, {"params": state.average, "buffers": state.buffers}, about)
 
-    train(loop_config, workdir, state, step, draw, export)
+    train(
+        loop_config, workdir, state, step, draw, export,
+        evaluate=evaluate, batch=config.batch, shown=("generator", "discriminator"),
+    )  # fmt: skip
 
 
 def build_gan(config: ConfigDict) -> tuple[Gan, LoopConfig]:
@@ -216,27 +232,18 @@ def build_grid(gan: Gan, people: jax.Array, config: ConfigDict, key: jax.Array):
     latent = jax.vmap(lambda k: jax.random.normal(k, (gan.genhead.config.latent_size,)))(grid_keys(key))
     label = jnp.broadcast_to(frames.camera.to_label()[1], (SHOWN, 25))
 
-    @jax.jit
-    def identities(variables):
-        ws = gan.genhead.apply(variables, latent, label, people, method="map")
-        return gan.genhead.apply(variables, ws, method="planes"), gan.genhead.apply(
-            variables, latent, method="background"
-        )
-
     def draw(state: GanState) -> np.ndarray:
         variables = local({"params": state.average, "buffers": state.buffers})
+        studio = Studio(gan.genhead, variables, gan.head, gan.parts)
         resolution = stage_resolution(gan.config, int(state.step) * config.batch)
-        planes, backgrounds = identities(variables)
+        planes, backgrounds = studio.make_identities(latent, label, people)
         rows = []
         for person in range(SHOWN):
             row = []
             for column in range(len(frames.pose)):
                 frame = jax.tree.map(lambda x, column=column: x[column], frames)
-                view = render_genhead(
-                    gan.genhead, variables, planes[person], backgrounds[person], gan.head, gan.parts,
-                    pose_straight_parts(gan.head, people[person], frame), frame.camera,
-                    resolution=resolution, samples=gan.config.samples,
-                )  # fmt: skip
+                frame = frame.replace(shape=people[person])
+                view = studio.show(planes[person], backgrounds[person], frame, resolution, gan.config.samples)
                 row.append(to_uint8(view.image_sr))
             rows.append(np.concatenate(row, axis=1))
         return np.concatenate(rows)

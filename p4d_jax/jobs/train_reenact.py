@@ -59,7 +59,8 @@ def run(config: ConfigDict, workdir: Path) -> None:
     state, given = replicate((state, given), psi.mesh)
     step = build_step(psi, given, draw_pairs, config.batch)
     draw = build_grid(config, psi, given, draw_pairs)
-    train(loop_config, workdir, state, step, draw, build_export(config, psi))
+    export = build_export(config, psi)
+    train(loop_config, workdir, state, step, draw, export, batch=config.batch, shown=("image", "psnr"))
 
 
 # What a config asks for -------------------------------------------------------------------------------------

@@ -1,7 +1,7 @@
 """One view of a generated head: rays through the part-wise field, background, super-resolution.
 
-An identity is its tri-planes and background (`GenHead.map`, `planes`, `background`), a frame its
-`PosedParts`; `render_genhead` makes a view of both, for one head; `vmap` for many. R rays a side, S image
+An identity is its tri-planes and background (`make_identities`), a frame its `PosedParts`; `render_genhead`
+makes a view of both, for one head; `vmap` for many. `show_frame` poses the frame too. R rays a side, S image
 size, P plane size, C plane channels, b background size, F feature channels. Source: SPEC sections 4 and 5.
 """
 
@@ -29,6 +29,7 @@ from p4d_jax.render.part_fusion import (
     fuse_by_density,
     fuse_by_masks,
     gate_part_density,
+    pose_straight_parts,
     rasterize_part_masks,
     resize_masks,
     soften_masks,
@@ -45,7 +46,28 @@ from p4d_jax.render.volume import (
     march_samples,
     sample_rays,
 )
-from p4d_jax.types import Array, Camera
+from p4d_jax.types import Array, Camera, FrameParams
+
+
+@functools.partial(jax.jit, static_argnames=("genhead", "truncation_cutoff"))
+def make_identities(
+    genhead: GenHead,
+    variables: dict,
+    latent: Array,
+    label: Array,
+    shape: Array,
+    truncation_psi: Array | float = 1.0,
+    truncation_cutoff: int | None = None,
+) -> tuple[Array, Array]:
+    """Tri-planes (B, 2, 3, P, P, C) and backgrounds (B, b, b, F) in [0, 1] of B identities.
+
+    Args:
+      latent, label, shape, truncation_psi, truncation_cutoff: see `GenHead.map`; the latent is also the
+        background's.
+    """
+    apply = functools.partial(genhead.apply, variables)
+    ws = apply(latent, label, shape, truncation_psi, truncation_cutoff, method="map")
+    return apply(ws, method="planes"), apply(latent, method="background")
 
 
 @struct.dataclass
@@ -192,6 +214,27 @@ def render_genhead(
         )
     seen = see_head(parts, posed, camera, config.image_size, resolution)
     return render_seen(genhead, variables, planes, background, head, parts, seen, samples=samples, key=key)
+
+
+@functools.partial(jax.jit, static_argnames=("genhead", "resolution", "samples"))
+def show_frame(
+    genhead: GenHead,
+    variables: dict,
+    head: HeadModel,
+    parts: HeadParts,
+    planes: Array,
+    background: Array,
+    frame: FrameParams,
+    *,
+    resolution: int,
+    samples: tuple[int, int],
+) -> GenHeadView:
+    """`render_genhead` of one frame, its neck straight and before its own camera, without randomness."""
+    posed = pose_straight_parts(head, frame.shape, frame)
+    return render_genhead(
+        genhead, variables, planes, background, head, parts, posed, frame.camera,
+        resolution=resolution, samples=samples,
+    )  # fmt: skip
 
 
 def render_seen(

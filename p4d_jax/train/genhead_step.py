@@ -563,6 +563,20 @@ def fresh_fakes(gan: Gan, state: GanState, frames: Frames) -> DiscriminatorInput
     return discriminator_input(render_codes(gan, variables, codes, frames))
 
 
+def random_pictures(gan: Gan, variables: dict, frames: Frames, key: Array) -> Array:
+    """Pictures (B, S, S, 3) to judge G by: each of a code of its own, conditioned on its own frame.
+
+    Args:
+      key: (2,) raw.
+    """
+    latent_key, ray_key = jax.random.split(jax.random.wrap_key_data(key))
+    count = frames.label.shape[0]
+    latent = jax.random.normal(latent_key, (count, gan.genhead.config.latent_size))
+    ws = gan.genhead.apply(variables, latent, frames.label, frames.params.shape, method="map")
+    keys = jax.random.split(jax.random.key_data(ray_key), count)
+    return render_codes(gan, variables, Codes(ws, latent, keys), frames).image_sr
+
+
 def real_pictures(gan: Gan, resolution: int, blurred: bool, real: Reals, images: Array) -> DiscriminatorInput:
     """What D sees of real pictures, before augmentation."""
     portrait = real.portrait

@@ -1,9 +1,9 @@
-"""The loop around a pure step: resume, step, log, draw, save.
+"""The loop around a pure step: resume, step, log, draw, evaluate, save.
 
 A run lives in its workdir: TensorBoard events and `metrics.jsonl` (a line each `log_every` steps),
-`grid_<step>.png`, `checkpoints/` (Orbax) and `weights.npz` (the moving average, ready to use). The same
-command goes on where a killed run stopped: the random key of a step depends only on the run's key and the
-step's number.
+`grid_<step>.png`, `checkpoints/` (Orbax), `weights.npz` (the moving average, ready to use), and of a run that
+is evaluated `best_weights.npz`. The same command goes on where a killed run stopped: the random key of a step
+depends only on the run's key and the step's number, and the best score so far is stored with its checkpoint.
 
 With several processes (`train.processes`) all go through the same loop in step: checkpoints are written by
 all of them into the one workdir, everything else by the primary one, whose clock is the run's.
@@ -12,12 +12,12 @@ all of them into the one workdir, everything else by the primary one, whose cloc
 from __future__ import annotations
 
 import dataclasses
-import json
+import math
+import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
 
-import imageio.v3 as iio
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -26,6 +26,7 @@ from absl import logging
 
 from p4d_jax.errors import UserError
 from p4d_jax.train.devices import filled_like, local
+from p4d_jax.train.journal import Journal, ProfileWindow
 from p4d_jax.train.processes import agreed, check_shared, is_primary
 from p4d_jax.train.state import TrainState, learning_rate
 
@@ -41,7 +42,13 @@ class LoopConfig:
       final_share: where it is this share of the peak; 1 is a constant rate.
       log_every, grid_every: steps between log lines and between pictures.
       save_minutes: minutes between checkpoints.
-      keep: how many checkpoints are kept.
+      keep: how many checkpoints are kept; the best one is kept beside them.
+      evaluate_every: steps between evaluations, where there is something to evaluate; 0 evaluates at the end
+        alone.
+      best: the score of an evaluation that tells which checkpoint is best; '' tells none.
+      best_is: the 'lowest' or the 'highest'.
+      profile: steps of this command before a trace of JAX's profiler in `profile/`, and steps that are
+        traced; (0, 0) traces none.
     """
 
     steps: int
@@ -53,6 +60,23 @@ class LoopConfig:
     save_minutes: float
     keep: int = 2
     final_share: float = 0.01
+    evaluate_every: int = 0
+    best: str = ""
+    best_is: str = "lowest"
+    profile: tuple[int, int] = (0, 0)
+
+    def __post_init__(self):
+        if self.best_is not in ("lowest", "highest"):
+            raise ValueError(f"config.loop.best_is={self.best_is!r}: expected 'lowest' or 'highest'")
+        if len(self.profile) != 2 or min(self.profile) < 0:
+            raise ValueError(
+                f"config.loop.profile={self.profile!r}: expected (steps before, steps traced), as in (10, 5)"
+            )
+
+    def merit(self, scores: dict | None) -> float:
+        """Of an evaluation: the larger the better; minus infinity where `best` was not measured."""
+        sign = 1.0 if self.best_is == "highest" else -1.0
+        return sign * scores[self.best] if scores and self.best in scores else -math.inf
 
 
 def progress(config: LoopConfig, step: int, seconds: float) -> float:
@@ -68,6 +92,10 @@ def train(
     step: Callable[[TrainState, jax.Array], tuple[TrainState, dict]],
     draw: Callable[[TrainState], np.ndarray],
     export: Callable[[TrainState, Path], None],
+    *,
+    evaluate: Callable[[TrainState], dict[str, float]] | None = None,
+    batch: int = 0,
+    shown: tuple[str, ...] = (),
 ) -> TrainState:
     """Trains from `state`, or from the workdir's last checkpoint, to the end.
 
@@ -76,94 +104,108 @@ def train(
       draw: a picture (H, W, 3) uint8 of what the moving average does; called by every process.
       export: writes the moving average's weights to a file; called by the primary process alone, with its own
         copy of the state.
+      evaluate: scores of the moving average, called by every process; the primary's scores count.
+      batch: pictures a step, for the log.
+      shown: metrics that the terminal shows; () are all.
 
     Raises:
-      UserError: a loss is not finite; the last checkpoint is left as it is. Or the processes do not share the
-        workdir.
+      UserError: a loss or score is not finite; the last checkpoint is left as it is. Or the processes do not
+        share the workdir, or `config.best` is no score.
     """
-    events = open_events(workdir)
+    if config.best and evaluate is None:
+        raise UserError(f"config.loop.best={config.best!r}: this run has no evaluation; set it to ''")
+    journal = Journal(workdir, batch, shown)
     check_shared(workdir)
-    policy = ocp.training.preservation_policies.LatestN(config.keep)
-    with ocp.training.Checkpointer(workdir.resolve() / "checkpoints", preservation_policy=policy) as saved:
+    with (
+        ocp.training.Checkpointer(
+            workdir.resolve() / "checkpoints", preservation_policy=preservation_policy(config)
+        ) as saved,
+        ProfileWindow(workdir / "profile", *config.profile) as profile,
+    ):
         if saved.latest is not None:
-            state = saved.load_pytree(saved.latest, state)
+            state = saved.load(saved.latest, state)
             logging.info("going on from step %d of %s", int(state.step), workdir)
+        best = max((config.merit(checkpoint.metrics) for checkpoint in saved.checkpoints), default=-math.inf)
         before, started, number = float(state.seconds), time.time(), int(state.step)
         # To agree on the time, all hosts wait for the step: with one process each step, else at log lines.
         tick = 1 if jax.process_count() == 1 else config.log_every
-        seconds, last_save, logged = before, before, (number, time.time())
+        seconds, last_save = before, before
+        journal.start(number, progress(config, number, seconds))
+
         while (done := progress(config, number, seconds)) < 1.0:
+            profile.before_step(state)
             rate = learning_rate(done, number, config.peak_rate, config.warmup, config.final_share)
             state, metrics = step(state, jnp.float32(rate))
             number += 1
             if number % tick == 0:
                 seconds = before + agreed(time.time() - started)
+            done = progress(config, number, seconds)
+
             if number % config.log_every == 0:
-                _log(workdir, events, number, rate, metrics, logged, seconds)
-                logged = (number, time.time())
-            if number % config.grid_every == 0:
-                _show(workdir, events, number, draw(state))
-            if seconds - last_save > 60 * config.save_minutes:
-                state, last_save = _save(saved, state, number, seconds, workdir, export), seconds
-        if saved.latest is None or saved.latest.step != number:
-            state = _save(saved, state, number, seconds, workdir, export)
-    _show(workdir, events, number, draw(state))
-    if events:
-        events.close()
+                journal.log_steps(number, done, seconds, rate, finite(metrics, number, workdir))
+            if done == 1.0 or number % config.grid_every == 0:
+                journal.show(number, draw(state))
+
+            scores, improved = {}, False
+            if evaluate and (done == 1.0 or (config.evaluate_every and number % config.evaluate_every == 0)):
+                scores = score(config, evaluate, state, number, workdir)
+                journal.log_scores(number, seconds, scores)
+                improved = bool(config.best) and config.merit(scores) >= best
+                best = max(best, config.merit(scores))
+
+            if done == 1.0 or improved or seconds - last_save > 60 * config.save_minutes:
+                finite(metrics, number, workdir)
+                state, last_save = state.replace(seconds=filled_like(state.seconds, seconds)), seconds
+                write_weights(state, workdir, export, improved)
+                saved.save_async(
+                    number, state, metrics=scores or None, force=True
+                )  # waits for the one before
+    journal.close()
     return state
 
 
-def open_events(workdir: Path):
-    """clu's writer of TensorBoard events in the workdir, which is made; None where another process writes.
+def preservation_policy(config: LoopConfig):
+    """Orbax's policy: the latest checkpoints, and the best one."""
+    policies = ocp.training.preservation_policies
+    latest = policies.LatestN(config.keep)
+    if not config.best:
+        return latest
+    best = policies.BestN(get_metric_fn=config.merit, n=1, keep_checkpoints_without_metrics=False)
+    return policies.AnyPreservationPolicy([latest, best])
+
+
+def score(config: LoopConfig, evaluate: Callable, state: TrainState, number: int, workdir: Path) -> dict:
+    """The scores of an evaluation, the same on all processes."""
+    scores = {name: agreed(float(value)) for name, value in evaluate(state).items()}
+    if config.best and config.best not in scores:
+        raise UserError(f"config.loop.best={config.best!r}: the evaluation gives {', '.join(scores)}")
+    return finite(scores, number, workdir)
+
+
+def finite(metrics: dict, number: int, workdir: Path) -> dict[str, float]:
+    """The metrics as numbers.
 
     Raises:
-      UserError: tensorflow or TensorBoard, which clu writes with, are not installed.
+      UserError: one is not finite.
     """
-    if not is_primary():
-        return None
-    try:
-        from clu.metric_writers import SummaryWriter
-    except ImportError as error:
-        raise UserError(
-            f"training writes TensorBoard events with clu and tensorflow, and {error.name!r} is not"
-            ' installed: pip install ".[train]"'
-        ) from None
-    workdir.mkdir(parents=True, exist_ok=True)
-    return SummaryWriter(str(workdir))
-
-
-def _show(workdir: Path, events, number: int, picture: np.ndarray) -> None:
-    if not is_primary():
-        return
-    iio.imwrite(workdir / f"grid_{number:06d}.png", picture)
-    events.write_images(number, {"grid": picture[None]})
-    events.flush()
-
-
-def _log(
-    workdir: Path, events, number: int, rate: float, metrics: dict, logged: tuple, seconds: float
-) -> None:
     values = {name: float(f"{float(value):.9g}") for name, value in metrics.items()}
-    speed = (number - logged[0]) / max(time.time() - logged[1], 1e-6)
-    line = {"step": number, "seconds": round(seconds, 1), "rate": rate, "steps_per_second": round(speed, 4)}
-    if is_primary():
-        with open(workdir / "metrics.jsonl", "a") as log:
-            log.write(json.dumps({**line, **values}) + "\n")
-        events.write_scalars(number, {**values, "rate": rate, "steps_per_second": speed})
-        print(json.dumps({**line, **values}), flush=True)
     broken = [name for name, value in values.items() if not np.isfinite(value)]
     if broken:
         raise UserError(
             f"step {number}: {', '.join(broken)} not finite; the last checkpoint in {workdir / 'checkpoints'}"
-            " is good: start again with a lower --config.peak_rate"
+            " is good: start again with a lower --config.loop.peak_rate"
         )
+    return values
 
 
-def _save(saved, state: TrainState, number: int, seconds: float, workdir: Path, export) -> TrainState:
-    state = state.replace(seconds=filled_like(state.seconds, seconds))
-    saved.save_pytree(number, state)
-    if is_primary():
-        temporary = workdir / "weights.tmp.npz"
-        export(local(state), temporary)
-        temporary.replace(workdir / "weights.npz")
-    return state
+def write_weights(state: TrainState, workdir: Path, export: Callable, improved: bool) -> None:
+    """Writes `weights.npz`, and if they are the best so far `best_weights.npz`, by the primary process."""
+    if not is_primary():
+        return
+    temporary = workdir / "weights.tmp.npz"
+    export(local(state), temporary)
+    if improved:
+        copy = workdir / "best_weights.tmp.npz"
+        shutil.copyfile(temporary, copy)
+        copy.replace(workdir / "best_weights.npz")
+    temporary.replace(workdir / "weights.npz")

@@ -1,0 +1,162 @@
+"""What a run tells of itself while it runs: log lines, TensorBoard events, pictures, a profile.
+
+`metrics.jsonl` and the TensorBoard events hold the same numbers; the terminal gets one short line a tick.
+Only the primary process writes; the others call the same functions, which do nothing there.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+
+import imageio.v3 as iio
+import jax
+import numpy as np
+
+from p4d_jax.errors import UserError
+from p4d_jax.train.processes import is_primary
+
+
+class Journal:
+    """Of one run, from the step at which this command starts or goes on.
+
+    Args:
+      workdir: where it is written; made if it is not there.
+      batch: pictures a step, for the speed in pictures; 0 leaves that out.
+      shown: metrics that the terminal shows; () are all.
+
+    Raises:
+      UserError: tensorflow or TensorBoard, which clu writes with, are not installed.
+    """
+
+    def __init__(self, workdir: Path, batch: int, shown: tuple[str, ...]):
+        self.workdir, self.batch, self.shown = workdir, batch, shown
+        self.events = open_events(workdir)
+
+    def start(self, number: int, done: float) -> None:
+        """The clock starts: `number` steps are done, a share `done` of the run."""
+        self._done, self._started = done, time.time()
+        self._last = (number, self._started)
+
+    def log_steps(self, number: int, done: float, seconds: float, rate: float, values: dict) -> None:
+        """A tick of the run.
+
+        Args:
+          number: steps done. done: the share of the run that they are. seconds: training time so far.
+          rate: the learning rate.
+          values: the step's metrics.
+        """
+        now = time.time()
+        speed = (number - self._last[0]) / max(now - self._last[1], 1e-6)
+        self._last = (number, now)
+        pace = {"rate": rate, "steps_per_second": round(speed, 4)}
+        if self.batch:
+            pace["images_per_second"] = round(speed * self.batch, 3)
+        pace["eta_minutes"] = round(minutes_left(self._done, done, now - self._started), 2)
+        self._write(number, seconds, pace | values)
+        if is_primary():
+            print(tick_line(number, done, pace, {k: values[k] for k in self.shown or values}), flush=True)
+
+    def log_scores(self, number: int, seconds: float, scores: dict) -> None:
+        """An evaluation."""
+        self._write(number, seconds, scores)
+        if is_primary():
+            print(f"step {number}: " + ", ".join(f"{k} {v:.5g}" for k, v in scores.items()), flush=True)
+
+    def show(self, number: int, picture: np.ndarray) -> None:
+        """A picture (H, W, 3) uint8."""
+        if is_primary():
+            iio.imwrite(self.workdir / f"grid_{number:06d}.png", picture)
+            self.events.write_images(number, {"grid": picture[None]})
+            self.events.flush()
+
+    def close(self) -> None:
+        """After the last line."""
+        if is_primary():
+            self.events.close()
+
+    def _write(self, number: int, seconds: float, values: dict) -> None:
+        if is_primary():
+            with open(self.workdir / "metrics.jsonl", "a") as log:
+                log.write(json.dumps({"step": number, "seconds": round(seconds, 1), **values}) + "\n")
+            self.events.write_scalars(number, values)
+
+
+def open_events(workdir: Path):
+    """clu's writer of TensorBoard events in the workdir, which is made; None where another process writes.
+
+    Raises:
+      UserError: tensorflow or TensorBoard, which clu writes with, are not installed.
+    """
+    if not is_primary():
+        return None
+    try:
+        from clu.metric_writers import SummaryWriter
+    except ImportError as error:
+        raise UserError(
+            f"training writes TensorBoard events with clu and tensorflow, and {error.name!r} is not"
+            ' installed: pip install ".[train]"'
+        ) from None
+    workdir.mkdir(parents=True, exist_ok=True)
+    return SummaryWriter(str(workdir))
+
+
+def minutes_left(before: float, done: float, seconds: float) -> float:
+    """Minutes to the end of a run that went from the share `before` to `done` in so many seconds."""
+    return seconds / 60 * (1 - done) / max(done - before, 1e-9)
+
+
+def tick_line(number: int, done: float, pace: dict, values: dict) -> str:
+    """'step 480   12.5 %   1 h 05 min left   3.2 steps/s   25.6 images/s   loss 0.12'."""
+    parts = [f"step {number}", f"{100 * done:.1f} %", f"{duration(pace['eta_minutes'])} left"]
+    parts.append(f"{pace['steps_per_second']:.3g} steps/s")
+    if "images_per_second" in pace:
+        parts.append(f"{pace['images_per_second']:.3g} images/s")
+    return "   ".join(parts + [f"{name} {value:.3g}" for name, value in values.items()])
+
+
+def duration(minutes: float) -> str:
+    """'45 s', '12 min', '3 h 05 min', '2 d 4 h'."""
+    if minutes < 1:
+        return f"{60 * minutes:.0f} s"
+    if minutes < 60:
+        return f"{minutes:.0f} min"
+    hours, rest = divmod(round(minutes), 60)
+    return f"{hours} h {rest:02d} min" if hours < 48 else f"{hours // 24} d {hours % 24} h"
+
+
+class ProfileWindow:
+    """Traces some steps of this command with JAX's profiler, by the primary process.
+
+    TensorBoard's profile plugin, or Perfetto, shows what it writes.
+
+    Args:
+      folder: for the trace.
+      first: steps of this command before the trace, so that it need not show how they are compiled.
+      count: steps traced; 0 traces none.
+    """
+
+    def __init__(self, folder: Path, first: int, count: int):
+        self._folder, self._first, self._last = folder, first, first + count
+        self._steps, self._running = 0, False
+        self._wanted = count > 0 and is_primary()
+
+    def __enter__(self) -> ProfileWindow:
+        return self
+
+    def __exit__(self, *_) -> None:
+        if self._running:  # the run is shorter than the window
+            jax.profiler.stop_trace()
+
+    def before_step(self, state) -> None:
+        """Starts the trace, or ends it when the steps that made `state` are done."""
+        if self._wanted and self._steps == self._first:
+            jax.block_until_ready(state)
+            jax.profiler.start_trace(self._folder)
+            self._running = True
+        elif self._running and self._steps == self._last:
+            jax.block_until_ready(state)
+            jax.profiler.stop_trace()
+            self._running = False
+        self._steps += 1
