@@ -24,7 +24,7 @@ class Journal:
     Args:
       workdir: where it is written; made if it is not there.
       batch: pictures a step, for the speed in pictures; 0 leaves that out.
-      shown: metrics that the terminal shows; () are all.
+      shown: metrics that the terminal shows, where a step has them; () are all.
 
     Raises:
       UserError: tensorflow or TensorBoard, which clu writes with, are not installed.
@@ -56,7 +56,8 @@ class Journal:
         pace["eta_minutes"] = round(minutes_left(self._done, done, now - self._started), 2)
         self._write(number, seconds, pace | values)
         if is_primary():
-            print(tick_line(number, done, pace, {k: values[k] for k in self.shown or values}), flush=True)
+            shown = {k: v for k, v in values.items() if not self.shown or k in self.shown}
+            print(tick_line(number, done, pace, shown), flush=True)
 
     def log_scores(self, number: int, seconds: float, scores: dict) -> None:
         """An evaluation."""
