@@ -111,7 +111,7 @@ def test_reenact_shows_a_film_and_moves_the_avatar(tmp_path, monkeypatch):
 
 def test_train_small_trains_and_measures(tmp_path, monkeypatch):
     tiny_psi = ConfigDict({"model": TINY.to_dict()})
-    short = {"loop.steps": 2, "loop.log_every": 1}
+    short = {"loop.steps": 1, "loop.log_every": 1}
     fields = {
         "genhead_demo": changes("genhead_demo", tiny_config()) | short,
         "synthesize": {
@@ -128,7 +128,7 @@ def test_train_small_trains_and_measures(tmp_path, monkeypatch):
         WORKDIR=str(tmp_path), MINUTES_GENHEAD=0.0, MINUTES_PSI=0.0, PEOPLE=1, FIELDS=fields,
     )  # fmt: skip
     for cell in ("genhead-show", "psi-show"):
-        assert "'step': 1," in printed[cell] and "'step': 2," in printed[cell]
+        assert "'step': 1," in printed[cell]
     assert printed["evaluation-numbers"].startswith("psnr: ")
     for name in (
         "genhead/weights.npz",
