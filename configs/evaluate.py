@@ -18,5 +18,5 @@ def get_config() -> ConfigDict:
     config.samples = 16  # coarse, and as many fine, samples a ray
     config.film_frames = 6  # of each person's film, whose flicker is measured; 0: no films
     config.lpips = ""  # folder of lpips_vgg or lpips_alex from the job convert; '': LPIPS is not measured
-    config.arcface = ""  # folder of arcface50 or arcface18; '': identity by colours and shape
+    config.arcface = ""  # folder of arcface50 or arcface18; '': identity by colours
     return config

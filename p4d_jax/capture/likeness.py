@@ -1,11 +1,14 @@
 """How alike two faces in pictures are: in expression, in pose, in who they are. NumPy, on the host.
 
 Landmarks are MediaPipe's 468 points, in pixels; errors are shares of the distance between the eye centres.
-What a face does is told from what it is by its own neutral face: `expression_displacement`. Who it is, without
-a face-recognition network, `describe_face` tells: colours of some places and the fitted head's shape.
+What a face does is told from what it is by its own neutral face: `expression_displacement`. Who it is,
+without a face-recognition network, the colours of many places tell (`face_colors`). The shape of a head does
+not: fitted to one picture, it recognises one true OpenHeads person in six, where colours recognise all.
 """
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 import jax.numpy as jnp
 import numpy as np
@@ -31,9 +34,15 @@ BROWS = (
 STABLE = (  # bridge and wings of the nose, corners of the eyes, middle of the forehead, temples
     168, 6, 197, 195, 5, 4, 33, 133, 263, 362, 9, 151, 127, 356, 234, 454, 98, 327,
 )
+# Pairs whose distance opens mouth and eyes: lips, corners of the mouth against each other and the lips, lids.
+OPENINGS = (
+    (13, 14), (61, 291), (61, 0), (291, 17),
+    (386, 374), (385, 380), (387, 373), (159, 145), (158, 153), (160, 144),
+)
 PARTS = {"mouth": MOUTH, "eyes": EYES, "brows": BROWS}
 # Where a face's colours are taken: a landmark, a shift right and down in eye distances, in the face's frame.
 PLACES = (
+    *((index, 0.0, 0.0) for index in range(0, 468, 8)),
     (151, 0.0, 0.0), (50, 0.0, 0.0), (280, 0.0, 0.0), (205, 0.0, 0.0), (425, 0.0, 0.0), (4, 0.0, 0.0),
     (199, 0.0, 0.0), (0, 0.0, 0.06), (17, 0.0, -0.08), (105, 0.0, 0.0), (334, 0.0, 0.0),
     (10, 0.0, -0.35), (10, 0.0, -0.65), (109, -0.25, -0.3), (338, 0.25, -0.3),  # hair above the forehead
@@ -91,10 +100,17 @@ def expression_displacement(points: np.ndarray, neutral: np.ndarray) -> np.ndarr
 
 
 def expression_errors(found: np.ndarray, wanted: np.ndarray) -> dict[str, float]:
-    """Mean distance of two `expression_displacement`s over mouth, eyes, brows, and the mean of the three."""
-    distance = np.linalg.norm(found - wanted, axis=-1)
+    """Mean distance of two `expression_displacement`s, in eye distances.
+
+    Over mouth, eyes and brows, the mean of these three (`expression`), and over the differences of
+    `OPENINGS`, which a shift of the found points as a whole does not touch.
+    """
+    difference = found - wanted
+    distance = np.linalg.norm(difference, axis=-1)
     errors = {name: float(distance[list(points)].mean()) for name, points in PARTS.items()}
-    return errors | {"expression": float(np.mean(list(errors.values())))}
+    first, second = np.transpose(OPENINGS)
+    opening = np.linalg.norm(difference[first] - difference[second], axis=-1).mean()
+    return errors | {"expression": float(np.mean(list(errors.values()))), "openings": float(opening)}
 
 
 # Pose ------------------------------------------------------------------------------------------------------
@@ -110,12 +126,27 @@ def rotation_angle(a: np.ndarray, b: np.ndarray) -> float:
 # Identity --------------------------------------------------------------------------------------------------
 
 
+@dataclass(frozen=True)
+class DescriptionScale:
+    """How much each of the numbers that describe a person counts.
+
+    Attributes:
+      spread: (D,) standard deviation between two pictures of one person.
+      relevance: (D,) in [0, 1], the share of a number's variance that is between people.
+    """
+
+    spread: np.ndarray
+    relevance: np.ndarray
+
+
 def face_colors(picture: np.ndarray, points: np.ndarray) -> np.ndarray:
-    """(3 len(PLACES),) in [0, 1]: the median colour of a small disc at each place of a face.
+    """(3 len(PLACES),) colours of the places of a face: mean, red - green and green - blue of each.
+
+    Of each place the median over a small disc; places outside the picture take the nearest of its border.
 
     Args:
       picture: (H, W, 3) uint8.
-      points: (468, 2) landmarks in its pixels. Places outside the picture take the nearest of its border.
+      points: (468, 2) landmarks in its pixels.
     """
     left, right = eye_centres(points)
     x = left - right
@@ -128,27 +159,26 @@ def face_colors(picture: np.ndarray, points: np.ndarray) -> np.ndarray:
         at = points[index] + (disc[:, :1] + right_by) * x + (disc[:, 1:] + down_by) * y
         column, row = np.clip(np.floor(at).astype(int), 0, [width - 1, height - 1]).T
         colors.append(np.median(picture[row, column] / 255.0, axis=0))
-    return np.concatenate(colors)
+    red, green, blue = np.transpose(colors)
+    return np.concatenate([(red + green + blue) / 3, red - green, green - blue])
 
 
-def describe_face(colors: np.ndarray, shape: np.ndarray) -> np.ndarray:
-    """What tells a person from others: `face_colors` and the shape coefficients (S,) of the fitted head."""
-    return np.concatenate([colors, shape])
+def learn_scale(first: np.ndarray, second: np.ndarray) -> DescriptionScale:
+    """`DescriptionScale` of two descriptions (N, D) each of N people."""
+    within = np.mean((first - second) ** 2, axis=0) / 2
+    total = (first.var(axis=0) + second.var(axis=0)) / 2
+    relevance = np.maximum(0.0, 1.0 - within / np.maximum(total, 1e-12))
+    return DescriptionScale(np.sqrt(within) + 0.02 * np.sqrt(total) + 1e-6, relevance)
 
 
-def spread_within_people(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """(D,) standard deviation of each number between two pictures of one person; descriptions are (N, D)."""
-    return np.sqrt(np.mean((first - second) ** 2, axis=0) / 2) + 1e-3
+def description_distances(found: np.ndarray, known: np.ndarray, scale: DescriptionScale) -> np.ndarray:
+    """(N, M) distances of descriptions (N, D) and (M, D).
 
-
-def description_distances(found: np.ndarray, known: np.ndarray, spread: np.ndarray) -> np.ndarray:
-    """(N, M) distances of descriptions (N, D) and (M, D), each number in units of `spread` (D,).
-
-    Mean over the numbers of the saturated square log(1 + d^2): one place that a hair covers in one picture
-    only does not outweigh all others.
+    Each number counts by its relevance, and with the saturated square log(1 + d^2) of its distance d in units
+    of its spread: a place that a hair covers in one picture only does not outweigh all others.
     """
-    difference = (found[:, None] - known[None]) / spread
-    return np.log1p(difference**2).mean(-1)
+    difference = (found[:, None] - known[None]) / scale.spread
+    return (np.log1p(difference**2) * scale.relevance).mean(-1)
 
 
 def cosine_distances(found: np.ndarray, known: np.ndarray) -> np.ndarray:

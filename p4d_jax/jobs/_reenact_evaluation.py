@@ -330,11 +330,10 @@ def displacement(seen: Look | None, neutral: Look | None) -> np.ndarray | None:
 
 @dataclass(frozen=True)
 class HeadFit:
-    """A fitted head: rotation (3, 3) world to camera, expression (100,), shape (300,)."""
+    """A fitted head: rotation (3, 3) world to camera, expression (100,)."""
 
     rotation: np.ndarray
     expression: np.ndarray
-    shape: np.ndarray
 
 
 def fit_looks(head: HeadModel, looks: Sequence[Look | None]) -> list[HeadFit | None]:
@@ -348,10 +347,10 @@ def fit_looks(head: HeadModel, looks: Sequence[Look | None]) -> list[HeadFit | N
         points = np.stack([looks[i].landmarks.points for i in filled]).astype(np.float32)
         iris = np.stack([looks[i].landmarks.iris[:, 0] for i in filled]).astype(np.float32)
         fit = fit_photos(small, jnp.asarray(points), jnp.asarray(iris))
-        rotation, expression, shape = (np.asarray(x) for x in (fit.rotation, fit.expression, fit.shape))
+        rotation, expression = np.asarray(fit.rotation), np.asarray(fit.expression)
         rotation = np.asarray(axis_angle_to_matrix(jnp.asarray(rotation)))
         for place, index in enumerate(chosen):
-            result[index] = HeadFit(rotation[place], expression[place], shape[place])
+            result[index] = HeadFit(rotation[place], expression[place])
     return result
 
 
@@ -381,20 +380,17 @@ def measure_fits(true: dict, made: dict, driver: dict, components: int) -> Row:
     return row
 
 
-def measure_identity(true: Sequence[Looks], made: Sequence[Looks], fits: tuple[list, list]) -> list[Row]:
+def measure_identity(true: Sequence[Looks], made: Sequence[Looks]) -> list[Row]:
     """Whether each person's result is nearest to its own source among all; `_truth`: the true picture.
 
-    By embeddings where there are any, else by `likeness.describe_face`, whose spread within people is
-    measured between true sources and true targets. Sources without a face are left out.
-
-    Args:
-      fits: of the true looks and of the results, a dict by name for each person.
+    By embeddings where there are any, else by `likeness.face_colors`, whose scale is learnt from the true
+    sources and the true targets. Sources without a face are left out.
     """
     described = {
-        "source": _describe(true, fits[0], "source"),
-        "target": _describe(true, fits[0], "target"),
-        "_truth": _describe(true, fits[0], "driven"),
-        "": _describe(made, fits[1], "driven"),
+        "source": _describe(true, "source"),
+        "target": _describe(true, "target"),
+        "_truth": _describe(true, "driven"),
+        "": _describe(made, "driven"),
     }
     known = sorted(described["source"])
     both = [i for i in known if i in described["target"]]
@@ -404,8 +400,8 @@ def measure_identity(true: Sequence[Looks], made: Sequence[Looks], fits: tuple[l
     if true[known[0]]["source"].embedding is not None:
         distances = likeness.cosine_distances
     else:
-        spread = likeness.spread_within_people(pick("source", both), pick("target", both))
-        distances = functools.partial(likeness.description_distances, spread=spread)
+        scale = likeness.learn_scale(pick("source", both), pick("target", both))
+        distances = functools.partial(likeness.description_distances, scale=scale)
     rows: list[Row] = [{} for _ in true]
     for suffix in ("", "_truth"):
         asked = [i for i in known if i in described[suffix]]
@@ -417,14 +413,10 @@ def measure_identity(true: Sequence[Looks], made: Sequence[Looks], fits: tuple[l
     return rows
 
 
-def _describe(looks: Sequence[Looks], fits: Sequence[dict], name: str) -> dict[int, np.ndarray]:
-    """Descriptions or embeddings of those people whose picture `name` shows a face."""
-    result = {}
-    for index, (seen, fitted) in enumerate(zip(looks, fits, strict=True)):
-        if seen[name] is not None:
-            described = likeness.describe_face(seen[name].colors, fitted[name].shape)
-            result[index] = described if seen[name].embedding is None else seen[name].embedding
-    return result
+def _describe(people: Sequence[Looks], name: str) -> dict[int, np.ndarray]:
+    """Colours or embeddings of those people whose picture `name` shows a face."""
+    seen = {index: looks[name] for index, looks in enumerate(people) if looks[name] is not None}
+    return {i: value.colors if value.embedding is None else value.embedding for i, value in seen.items()}
 
 
 # Judges with outside weights -------------------------------------------------------------------------------
@@ -474,29 +466,46 @@ def statistics(values: Sequence[float]) -> dict[str, float | int | None]:
     }
 
 
-def ratio_statistics(above: Sequence[float], below: Sequence[float]) -> dict[str, float | int | None]:
-    """The ratio of two means over the same people, with the jackknife's standard error."""
-    above, below = np.asarray(above, np.float64), np.asarray(below, np.float64)
-    count = len(above)
-    error = None
+def jackknife(estimate: Callable[[np.ndarray], float], values: np.ndarray) -> dict:
+    """An estimate from rows (N, ...), and its standard error by leaving out one at a time."""
+    count, error = len(values), None
     if count > 1:
-        left_out = (above.sum() - above) / (below.sum() - below)
+        left_out = np.array([estimate(np.delete(values, i, axis=0)) for i in range(count)])
         error = round(float(np.sqrt((count - 1) * np.mean((left_out - left_out.mean()) ** 2))), 5)
-    return {"mean": round(float(above.sum() / below.sum()), 5), "standard_error": error, "people": count}
+    return {"mean": round(float(estimate(values)), 5), "standard_error": error, "people": count}
+
+
+def ratio(values: np.ndarray) -> float:
+    """Mean of column 0 over the mean of column 1."""
+    above, below = values.mean(0)
+    return above / max(below, 1e-12)
+
+
+def net_ratio(values: np.ndarray) -> float:
+    """Root mean square of column 0 over that of column 1, both without column 2's: the measure's own."""
+    result, unchanged, floor = np.mean(values**2, axis=0)
+    return np.sqrt(max(result - floor, 0.0) / max(unchanged - floor, 1e-12))
+
+
+def expression_ratios(rows: Sequence[Row], name: str) -> dict[str, dict]:
+    """How much of the unchanged source's error the result and the truth have, and net of the truth's."""
+    columns = [f"cross/{name}", f"cross/{name}_unchanged", f"cross/{name}_truth"]
+    values = np.array([[row[column] for column in columns] for row in rows])
+    return {
+        f"cross/{name}_ratio": jackknife(ratio, values[:, :2]),
+        f"cross/{name}_ratio_truth": jackknife(ratio, values[:, 2:0:-1]),
+        f"cross/{name}_ratio_net": jackknife(net_ratio, values),
+    }
 
 
 def summarise(rows: Sequence[Row]) -> dict[str, dict]:
     """Statistics of each measure over the people that have it, and the ratios of expression errors."""
     names = sorted(name for name in set().union(*rows) if not name.startswith("about/"))
     report = {name: statistics([row[name] for row in rows if name in row]) for name in names}
-    for part in ("expression", *likeness.PARTS):
-        key = f"cross/{part}"
-        having = [row for row in rows if f"{key}_unchanged" in row]
-        if having:
-            below = [row[f"{key}_unchanged"] for row in having]
-            for suffix in ("", "_truth"):
-                above = [row[f"{key}{suffix}"] for row in having]
-                report[f"{key}_ratio{suffix}"] = ratio_statistics(above, below)
+    having = [row for row in rows if "cross/expression" in row]
+    if having:
+        for name in ("expression", *likeness.PARTS, "openings"):
+            report |= expression_ratios(having, name)
     return report
 
 

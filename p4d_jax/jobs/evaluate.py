@@ -69,6 +69,7 @@ from p4d_jax.types import MOTION_SIZE
 __all__ = ["DETECTION_SIZE", "HELD_OUT", "detect", "run", "to_uint8"]
 
 SHOWN = 8  # people in a sheet
+TABLE_WIDTH = 110  # characters; narrower, names would be cut
 # Self-reenactment's measures that are sorted, the facts they are sorted by, and the edges.
 BINNED = ("self/psnr", "self/psnr_face", "self/ssim", "self/mouth_aligned", "self/eyes_aligned")
 BINS = {
@@ -89,7 +90,7 @@ def run(config: ConfigDict, workdir: Path) -> None:
         "seed": config.seed,
         "resolution": model.resolution,
         "samples": config.samples,
-        "identity_by": "ArcFace" if config.arcface else "colours and shape",
+        "identity_by": "ArcFace" if config.arcface else "colours",
         "lpips": config.lpips or "not measured: no weights given in config.lpips",
         "sets": {},
     }
@@ -187,7 +188,7 @@ def measure_between(model: Model, rows: list[Row], true: Sequence[Looks], seen: 
         fit_all(model.head, true, ("source", "target", "driven")),
         fit_all(model.head, seen, ("self", "driven")),
     )
-    identity = measure_identity(true, seen, fits)
+    identity = measure_identity(true, seen)
     components = model.head.expression_basis.shape[-1]
     for index, row in enumerate(rows):
         driver = (index + 1) % len(rows)
@@ -279,6 +280,7 @@ def draw_novel(shown: list[Shown], index: int) -> list:
 def print_report(report: dict) -> None:
     """The tables of the report."""
     console = Console()
+    console.width = max(console.width, TABLE_WIDTH)
     for name, content in report["sets"].items():
         console.print(
             table_of_measures(f"{report['weights']}, {report['identities']} people of {name!r}", content)
