@@ -21,6 +21,7 @@ INFERENCE = [
     "pillow>=10.0",
     "ai-edge-litert>=2.0",  # runs MediaPipe's landmark models, without tensorflow
     "tqdm>=4.60",
+    "rich>=13.0",  # tables
 ]
 TRAIN = [
     "clu>=0.0.12",
