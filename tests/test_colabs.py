@@ -121,8 +121,10 @@ def test_train_small_trains_and_measures(tmp_path, monkeypatch):
             "static.shards": 0, "settings.samples": (4, 4), "settings.points": 20, "film_frames": 2,
             "panel": 32,
         },
-        "reenact_demo": {"clips": 1, "step.resolution": 32, "step.crop": 16, "step.samples": (4, 4)}
-        | changes("reenact_demo", tiny_psi) | short,
+        "reenact_demo": {
+            "batch": 2, "data.openheads": 2, "step.stages": ((0, 32),), "step.crop": 16,
+            "step.samples": (4, 4),
+        } | changes("reenact_demo", tiny_psi) | short,
         "evaluate": {"resolution": 32, "samples": 4},
     }  # fmt: skip
     printed = execute(

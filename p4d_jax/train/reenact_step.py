@@ -471,10 +471,8 @@ def of_motion(path: tuple) -> bool:
     return any(part.key in ("attn2", "motion") for part in path)
 
 
-def density_step(
-    psi: Psi, state: TrainState, rate: Array, given: Given, samples: Sample
-) -> tuple[TrainState, dict[str, Array]]:
-    """Psi's step on the density regulariser alone, `density_every` times as heavy."""
+def density_loss(psi: Psi, state: TrainState, params: dict, samples: Sample) -> Array:
+    """() how much the density differs between points of the box and points near by, unweighted."""
     config, reconstructor = psi.config, psi.reconstructor
     keys = step_keys(state, 2, samples.scale.shape[0])
 
@@ -488,12 +486,20 @@ def density_step(
         densities = reconstructor.apply(decoder, sample_planes(planes, places), method="decode")[0]
         return adversarial.density_difference(*jnp.split(densities, 2))
 
+    planes = make_planes(psi, {"params": params, "buffers": state.buffers}, samples).planes
+    decoder = {"params": {"decoder": params["decoder"]}, "buffers": state.buffers}
+    return on_devices(psi.mesh, one, decoder)((planes, samples.field, keys)).mean()
+
+
+def density_step(
+    psi: Psi, state: TrainState, rate: Array, given: Given, samples: Sample
+) -> tuple[TrainState, dict[str, Array]]:
+    """Psi's step on the density regulariser alone, `density_every` times as heavy."""
+    weight = psi.config.term("density").weight
+
     def objective(params):
-        planes = make_planes(psi, {"params": params, "buffers": state.buffers}, samples).planes
-        decoder = {"params": {"decoder": params["decoder"]}, "buffers": state.buffers}
-        loss = on_devices(psi.mesh, one, decoder)((planes, samples.field, keys)).mean()
-        loss = config.term("density").weight * loss
-        return config.density_every * loss, loss
+        loss = weight * density_loss(psi, state, params, samples)
+        return psi.config.density_every * loss, loss
 
     gradients, loss = jax.grad(objective, has_aux=True)(state.params)
     return move_psi(psi, state, rate, gradients), {"density": loss}
