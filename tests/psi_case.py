@@ -18,9 +18,10 @@ def tiny_config(batch: int = 4):
         image_size=32, global_widths=(4, 4, 4, 4), pyramid_features=4, pyramid_rates=(1, 2, 3),
         detail_features=(4, 4), motion_hidden=8, motion_grid=2, token_dim=8, token_heads=2, blocks_de=1,
         blocks_re=1, canonical_features=(4, 4, 4), plane_token_dim=8, plane_convs_before=(4,),
-        plane_convs_after=(4,), plane_channels=4, plane_stride=2, plane_upsample=1, background_widths=(4, 4, 4, 4),
-        background_size=16, decoder_hidden=8, feature_channels=4, superresolution_channels=(4,), style_dim=4,
-        source_lifting=False, lifted_size=32, deformation="neck", refinement_features=(), refinement_scale=1,
+        plane_convs_after=(4,), plane_channels=4, plane_stride=2, plane_upsample=1,
+        background_widths=(4, 4, 4, 4), background_size=16, decoder_hidden=8, feature_channels=4,
+        superresolution_channels=(4,), style_dim=4, source_lifting=False, lifted_size=32, deformation="neck",
+        refinement_features=(), refinement_scale=1,
     )  # fmt: skip
     config.terms.update(upscaled=(0.0,), density=(0.25,))
     config.step.update(

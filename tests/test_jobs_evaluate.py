@@ -1,46 +1,281 @@
-"""What the evaluation measures."""
+"""The job `evaluate`: its frames, and its report of a model that makes no mistake."""
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+from types import SimpleNamespace
+
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
-from ml_collections import ConfigDict
+from PIL import Image
 
-from p4d_jax.capture.landmarks import LEFT_EYE_CORNERS, RIGHT_EYE_CORNERS, Landmarks
-from p4d_jax.jobs.evaluate import EYES, MOUTH, landmark_errors, summarise
+from p4d_jax import assets, main
+from p4d_jax.capture.fit import fit_photo
+from p4d_jax.data.openheads import OpenHeadsSettings, Portraits, random_shape
+from p4d_jax.data.openheads_sets import SETS, people_set
+from p4d_jax.errors import UserError
+from p4d_jax.geometry import look_at_camera
+from p4d_jax.jobs import _held_out_people as people
+from p4d_jax.jobs import _reenact_evaluation as evaluation
+from p4d_jax.jobs import evaluate
+from p4d_jax.jobs._held_out_people import (
+    DRIVEN,
+    DRIVEN_NEUTRAL,
+    FILM,
+    OWN_NEUTRAL,
+    TARGET,
+    UNCHANGED,
+    VIEW_YAWS,
+    VIEWS,
+    Person,
+    stack,
+    take,
+)
+from p4d_jax.types import FrameParams
+
+CONFIG = f"--config={Path(__file__).parents[1]}/configs/evaluate.py"
+SIZE, FILM_FRAMES = 128, 3
 
 
-def face(points):
-    return Landmarks(points=points, iris=np.zeros((2, 5, 2)), score=1.0)
+# The frames that are asked for -----------------------------------------------------------------------------
+
+
+def frame(rng) -> FrameParams:
+    """A random frame, yaw 0.2."""
+    camera = jax.tree.map(np.asarray, look_at_camera(0.2, 0.0, 4.0))
+    draw = lambda n: rng.normal(size=n).astype(np.float32) * 0.1  # noqa: E731
+    return FrameParams(camera, draw(300), np.abs(draw(100)), draw(6), draw(6))
 
 
 @pytest.fixture
-def points():
-    points = np.random.default_rng(3).normal(size=(468, 2)) * 20 + 100
-    points[list(LEFT_EYE_CORNERS)] = [150.0, 100.0]
-    points[list(RIGHT_EYE_CORNERS)] = [50.0, 100.0]
-    return points
+def noted(rng, monkeypatch) -> tuple[Person, FrameParams, FrameParams]:
+    """`render_person` by a renderer that only notes what it is asked for; the two frames; the driver."""
+
+    def note(stage, identity, params, key, size, settings):
+        return SimpleNamespace(params=params, noise=identity.scene.noise, supersample=settings.supersample)
+
+    monkeypatch.setattr(people, "render_stage", note)
+    monkeypatch.setattr(people, "on_host", lambda tree: tree)
+    scene = SimpleNamespace(noise=jnp.float32(0.02))
+    scene.replace = lambda noise: SimpleNamespace(noise=noise)
+    identity = SimpleNamespace(scene=scene, replace=lambda scene: SimpleNamespace(scene=scene))
+    params, driver = stack([frame(rng), frame(rng)]), frame(rng)
+    film = stack([frame(rng) for _ in range(FILM_FRAMES)])
+    made = people.render_person(
+        None, jax.random.key(0), SETS["held_out"], identity, params, driver, film, SIZE
+    )
+    return made, params, driver
 
 
-def test_aligned_errors_ignore_a_similarity_and_plain_ones_do_not(points):
-    angle, scale = 0.3, 1.4
-    turn = scale * np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
-    errors = landmark_errors(face(points @ turn.T + [7.0, -3.0]), face(points))
-    assert errors["mouth_aligned"] < 1e-4 and errors["eyes_aligned"] < 1e-4
-    assert errors["mouth"] > 0.05 and errors["eyes"] > 0.05
+def test_asked_and_true_frames_are_the_same_from_driven_to_the_views(noted):
+    made, params, driver = noted
+    assert made.asked.expression.shape[0] == FILM + FILM_FRAMES
+    same = slice(DRIVEN, VIEWS + len(VIEW_YAWS))
+    jax.tree.map(np.testing.assert_array_equal, take(made.asked, same), take(made.truth.params, same))
+    jax.tree.map(np.testing.assert_array_equal, take(made.asked, TARGET), take(params, 1))
+    jax.tree.map(np.testing.assert_array_equal, take(made.asked, DRIVEN), driver)
+    jax.tree.map(np.testing.assert_array_equal, take(made.asked, slice(FILM, None)), made.film.params)
 
 
-def test_errors_are_in_eye_distances_and_separate_mouth_from_eyes(points):
-    moved = points.copy()
-    moved[list(set(MOUTH))] += [0.0, 10.0]  # a tenth of the eye distance
-    errors = landmark_errors(face(moved), face(points))
-    assert errors["mouth"] == pytest.approx(0.1, rel=1e-6)
-    assert errors["eyes"] == 0.0
-    assert not set(EYES) & set(MOUTH)
+def test_neutral_faces_keep_camera_and_neck_and_nothing_else(noted):
+    made, params, driver = noted
+    pairs = (
+        (take(made.truth.params, OWN_NEUTRAL), take(params, 1)),
+        (take(made.asked, DRIVEN_NEUTRAL), driver),
+    )
+    for neutral, moved in pairs:
+        np.testing.assert_array_equal(neutral.camera.cam2world, moved.camera.cam2world)
+        np.testing.assert_array_equal(neutral.neck, moved.neck)
+        assert not neutral.expression.any() and not neutral.jaw.any() and not neutral.eyes.any()
+
+
+def test_unchanged_is_the_source_s_face_in_the_driver_s_pose(noted):
+    made, params, driver = noted
+    unchanged, source = take(made.truth.params, UNCHANGED), take(params, 0)
+    np.testing.assert_array_equal(unchanged.expression, source.expression)
+    np.testing.assert_array_equal(unchanged.jaw, source.jaw)
+    np.testing.assert_array_equal(unchanged.neck, driver.neck)
+    np.testing.assert_array_equal(unchanged.camera.cam2world, driver.camera.cam2world)
+    assert made.clip.noise > 0 and made.truth.noise == made.film.noise == 0
+    assert made.film.supersample > made.truth.supersample
+
+
+def test_views_are_thirty_degrees_apart_and_show_the_source_s_face(noted):
+    made, params, _ = noted
+    views = [take(made.asked, VIEWS + i) for i in range(len(VIEW_YAWS))]
+    yaws = [people.head_yaw(view) for view in views]
+    # the camera also looks at a point in front of its pivot, so angles of the face are nearly the camera's
+    np.testing.assert_allclose(np.abs(np.diff(yaws)), 30.0, atol=0.8)
+    assert yaws[1] == pytest.approx(0, abs=1e-3) and yaws[0] == pytest.approx(-yaws[2], abs=1e-3)
+    for view in views:
+        np.testing.assert_array_equal(view.expression, take(params, 0).expression)
+
+
+def test_the_other_set_keeps_the_shape_and_what_moves_and_changes_looks_and_light():
+    head = assets.head_model("openhead")
+    key = people.person_keys(3, 2)[1]
+    shape_key = jax.random.split(jax.random.split(key, 4)[0], 4)[0]
+    shape = random_shape(shape_key, head.shape_basis.shape[-1], OpenHeadsSettings())
+    stage = SimpleNamespace(head=head)  # all that drawing a person looks at
+    identity, params = jax.jit(lambda key: people.draw_person.__wrapped__(stage, key, SETS["other"]))(key)
+    np.testing.assert_allclose(identity.shape, shape, atol=1e-6)
+    np.testing.assert_array_equal(params.shape, np.stack([identity.shape] * 2))
+    assert identity.appearance.freckles >= 0.3 and identity.appearance.mottle >= 1.8
+    lamp = identity.scene.light.directions[1]
+    assert lamp[1] < -0.25 and np.linalg.norm(lamp) == pytest.approx(1, abs=1e-5)
+    with pytest.raises(UserError, match="held_out, other"):
+        people_set("others")
+
+
+def test_film_parts_follow_one_another_and_start_again():
+    motion = FrameParams(None, np.zeros(10), np.arange(10.0), np.zeros(10), np.zeros(10))
+    parts = [people.film_part(motion, index, 4).expression.tolist() for index in range(4)]
+    assert parts[0] == [0, 1, 2, 3] and parts[1] == [4, 5, 6, 7]
+    assert all(len(part) == 4 and part[0] + 3 == part[-1] for part in parts)
+
+
+# The report ------------------------------------------------------------------------------------------------
+
+
+def portrait(mirrored: bool, mouth: int) -> np.ndarray:
+    """The astronaut's face (SIZE, SIZE, 3) in [-1, 1], its chin `mouth` rows lower."""
+    face = assets.photo("astronaut")[20:260, 100:340]
+    lower = Image.fromarray(face[120:]).resize((240, 120 + mouth), Image.Resampling.BICUBIC)
+    face = np.concatenate([face[:120], np.asarray(lower)[:120]])
+    face = np.uint8(face[:, ::-1] * np.array([0.9, 0.75, 0.6])) if mirrored else face
+    return np.float32(Image.fromarray(face).resize((SIZE, SIZE), Image.Resampling.BOX)) / 127.5 - 1
+
+
+def portraits(mirrored: bool, mouths: list[int]) -> Portraits:
+    images = np.stack([portrait(mirrored, mouth) for mouth in mouths])
+    masks = np.ones((len(mouths), SIZE, SIZE, 1), np.float32)
+    return Portraits(images, masks, masks, masks, images[0])
+
+
+def make_person(mirrored: bool, frames: int) -> Person:
+    """A person whose pictures are photos, and whose parameters say nothing."""
+    rng = np.random.default_rng(0)
+    asked = stack([frame(rng)] * (FILM + frames))
+    truth = [0, 30, 0, 0, 5, 0, 10]  # a neutral face, the driver's, ..., and unchanged
+    film = portraits(mirrored, [0, 10, 30]) if frames else None
+    return Person(take(asked, 0), portraits(mirrored, [10, 30]), asked, portraits(mirrored, truth), film)
+
+
+@pytest.fixture
+def without_mistakes(monkeypatch):
+    """The job on two people, with a model that makes the true pictures."""
+    known = {}
+
+    def draw(head, size, set_name, seed, count, motion, frames):
+        for index in range(count):
+            made = make_person(bool(index % 2), frames)
+            known[made.clip.image[0].tobytes()] = made
+            yield made
+
+    def reenact(model, source, params, frames):
+        made = known[source.tobytes()]
+        shown = [made.clip.image[1:], made.truth.image[DRIVEN:UNCHANGED]]
+        return np.concatenate(shown + ([] if made.film is None else [made.film.image]))
+
+    def fit(small, points, iris):
+        fits = [fit_photo(small, *face) for face in zip(points, iris, strict=True)]
+        return jax.tree.map(lambda *x: jnp.stack(x), *fits)
+
+    monkeypatch.setattr(evaluation, "fit_photos", fit)  # the program that other tests have compiled
+    monkeypatch.setattr(evaluation, "FIT_BATCH", 1)
+    for module in (evaluate, evaluation):
+        monkeypatch.setattr(module, "draw_people", draw)
+        monkeypatch.setattr(module, "reenact", reenact)
+
+
+def test_a_model_without_mistakes_gets_the_best_of_every_figure(without_mistakes, tmp_path, capsys):
+    arguments = ("--config.identities=2", f"--config.film_frames={FILM_FRAMES}", "--config.photos=")
+    assert main.main(["main.py", CONFIG, f"--workdir={tmp_path / 'run'}", *arguments]) == 0
+    assert "cross/expression_ratio" in capsys.readouterr().out
+    names = {f"evaluation_held_out_{part}.png" for part in ("self", "cross", "novel")}
+    assert {path.name for path in (tmp_path / "run").iterdir()} == names | {"evaluation.json"}
+    report = json.loads((tmp_path / "run/evaluation.json").read_text())
+    found = {name: value.get("mean") for name, value in report["sets"]["held_out"].items() if name != "bins"}
+    assert found["self/psnr"] > 90 and found["self/ssim"] == pytest.approx(1, abs=1e-4)
+    for name in ("mouth", "eyes", "mouth_aligned", "pose_degrees", "coefficients"):
+        assert found[f"self/{name}"] == pytest.approx(0, abs=1e-3)
+        assert found[f"self/{name}_unchanged"] > 0.001
+    assert found["self/psnr_unchanged"] < 40
+    assert found["cross/expression"] == found["cross/expression_truth"] < found["cross/expression_unchanged"]
+    assert found["cross/expression_ratio"] == found["cross/expression_ratio_truth"] < 0.9
+    assert found["cross/expression_ratio_net"] == 0
+    assert found["cross/recognised"] == found["cross/recognised_truth"] == 1
+    assert all(found[f"novel/psnr_{yaw:+d}"] > 90 for yaw in VIEW_YAWS)
+    assert found["flicker/error"] == 0 < found["flicker/change"]
+    assert found["flicker/change"] == pytest.approx(found["flicker/change_truth"])
+    assert report["lpips"].startswith("not measured")
+
+
+def test_training_gets_a_flat_dict_of_numbers(without_mistakes):
+    reconstructor = SimpleNamespace(
+        config=SimpleNamespace(picture_size=SIZE, image_size=SIZE, superresolution_channels=(8,))
+    )
+    evaluator = evaluation.build_evaluator(reconstructor, assets.head_model("openhead"), people=2)
+    state = SimpleNamespace(average={"w": jnp.ones(2)}, buffers={})
+    values = evaluator(state)
+    assert all(type(value) is float for value in values.values())
+    assert values["self/psnr"] > 90 and values["cross/expression"] == values["cross/expression_truth"]
+    assert not any(name.startswith("flicker") for name in values)
 
 
 def test_summary_counts_the_people_that_have_a_measure():
-    config = ConfigDict({"weights": "x", "seed": 0})
-    report = summarise([{"psnr": 20.0, "mouth": 0.1}, {"psnr": 24.0}], config)
-    assert report["psnr"] == {"mean": 22.0, "standard_error": 1.4142, "people": 2}
-    assert report["mouth"]["people"] == 1
+    report = evaluation.summarise([{"self/psnr": 20.0, "self/mouth": 0.1}, {"self/psnr": 24.0}])
+    assert report["self/psnr"] == {"mean": 22.0, "standard_error": 2.0, "people": 2}
+    assert report["self/mouth"] == {"mean": 0.1, "standard_error": None, "people": 1}
+
+
+def test_ratio_of_means_and_its_error(rng):
+    below = rng.uniform(1, 2, 400)
+    values = np.stack([0.5 * below * np.exp(0.3 * rng.normal(size=400)), below], axis=1)
+    found = evaluation.jackknife(evaluation.ratio, values)
+    draws = [evaluation.ratio(values[chosen]) for chosen in rng.integers(0, 400, (2000, 400))]  # bootstrap
+    assert found["mean"] == pytest.approx(values[:, 0].mean() / below.mean(), abs=1e-5)
+    assert found["standard_error"] == pytest.approx(np.std(draws), rel=0.1)
+
+
+def test_net_ratio_takes_the_measure_s_own_noise_away(rng):
+    noise = np.abs(rng.normal(size=5000))
+    unchanged = np.sqrt(3.0**2 + noise**2)
+    result = np.sqrt(1.5**2 + noise**2)  # half of the unchanged error is left
+    assert evaluation.net_ratio(np.stack([result, unchanged, noise], 1)) == pytest.approx(0.5, abs=1e-6)
+    assert evaluation.net_ratio(np.stack([noise, unchanged, noise], 1)) == 0
+
+
+def test_bins_hold_everybody_once():
+    rows = [
+        {"about/source_yaw": yaw, "self/psnr": yaw, "self/ssim": 1.0}
+        | {f"about/view_angle_{view:+d}": 10.0 for view in VIEW_YAWS}
+        | {f"novel/psnr_{view:+d}": 20.0 for view in VIEW_YAWS}
+        for yaw in (0.0, 9.9, 10.0, 29.0, 90.0)
+    ]
+    bins = evaluate.sort_into_bins(rows)
+    counts = {edges: values["self/psnr"]["people"] for edges, values in bins["source_yaw"].items()}
+    assert counts == {"0..10": 2, "10..20": 1, "20..30": 1, "30..90": 1}
+    assert bins["view_angle"] == {
+        "0..15": {"novel/psnr": {"mean": 20.0, "standard_error": 0.0, "people": 15}}
+    }
+
+
+@pytest.mark.parametrize(
+    ("argument", "said"),
+    [
+        ("--config.sets=held_outt", "held_out"),
+        ("--config.film_frames=2", "at least 3 frames"),
+        ("--config.identities=1", "config.identities=1"),
+        ("--config.photos=nobody.jpg", "nobody.jpg"),
+        ("--config.lpips=/nowhere", "/nowhere"),
+    ],
+)
+def test_what_a_user_may_get_wrong(argument, said, tmp_path, capsys):
+    assert main.main(["main.py", CONFIG, f"--workdir={tmp_path / 'run'}", argument]) == 2
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("p4d_jax: ")]
+    assert len(lines) == 1 and said in lines[0]
+    assert not (tmp_path / "run").exists()

@@ -6,52 +6,16 @@ import json
 from pathlib import Path
 
 import imageio.v2 as imageio
-import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
+from synthetic_reconstructor import save_random_weights
 
 from p4d_jax import assets, main
 from p4d_jax.jobs.reenact import find_driving
-from p4d_jax.models.checkpoint import save_reconstructor
-from p4d_jax.models.reconstructor import Reconstructor, ReconstructorConfig
 
 CONFIG = f"--config={Path(__file__).parents[1]}/configs/reenact.py"
 WRITTEN = {"reenactment.mp4", "turntable.mp4", "depth.png", "mesh.ply", "report.json"}
-TINY = ReconstructorConfig(
-    image_size=64,
-    global_widths=(8, 8, 8, 8),
-    global_depths=(1, 1, 1, 1),
-    pyramid_features=8,
-    pyramid_rates=(1, 2, 3),
-    detail_features=(8, 8),
-    motion_size=109,
-    motion_hidden=16,
-    motion_grid=2,
-    token_dim=16,
-    token_heads=2,
-    blocks_de=1,
-    blocks_re=1,
-    canonical_features=(8, 8, 8),
-    plane_token_dim=16,
-    plane_heads=2,
-    plane_convs_before=(8,),
-    plane_convs_after=(8,),
-    plane_channels=8,
-    background_widths=(8, 8, 8, 8),
-    background_size=32,
-    decoder_hidden=16,
-    feature_channels=8,
-    superresolution_size=32,
-    superresolution_channels=(8,),
-    style_dim=16,
-    source_lifting=True,
-    lifted_size=64,
-    deformation="expression",
-    refinement_features=(8,),
-    refinement_scale=2,
-)
 QUICK = (
     "--config.personalise_steps=2",
     "--config.turntable_frames=2",
@@ -66,20 +30,7 @@ QUICK = (
 
 @pytest.fixture(scope="module")
 def tiny_weights(tmp_path_factory) -> Path:
-    """A reconstructor with random weights, whose densities spread widely, so that there is a surface."""
-    image, motion, lifted = jnp.zeros((1, 64, 64, 3)), jnp.zeros((1, 109)), jnp.zeros((1, 64, 64, 4))
-    shapes = jax.eval_shape(Reconstructor(TINY).init, jax.random.key(0), image, motion, motion, lifted)
-    rng = np.random.default_rng(0)
-
-    def fill(path, leaf) -> np.ndarray:
-        if path[-1].key == "w_avg":
-            return np.ones(leaf.shape, np.float32)
-        gain = 15.0 if path[1].key == "decoder" else 1.0
-        return gain * rng.normal(0, 1 / np.sqrt(max(leaf.size // leaf.shape[-1], 1)), leaf.shape)
-
-    path = tmp_path_factory.mktemp("weights") / "tiny.npz"
-    save_reconstructor(path, TINY, jax.tree_util.tree_map_with_path(fill, shapes), {})
-    return path
+    return save_random_weights(tmp_path_factory.mktemp("weights") / "tiny.npz")
 
 
 def run(workdir: Path, *arguments: str) -> int:

@@ -1,115 +1,325 @@
-"""Measures a reconstructor on synthetic people it never saw: self-reenactment on held-out OpenHeads.
+"""Measures a reconstructor on people it never saw: OpenHeads, where the truth is known, and real photos.
 
-Of each identity one frame is the source and another the target; the source is shown with the target's motion
-and camera. Reported against doing nothing (showing the source unchanged): PSNR inside the head mask, and how
-far the mouth's and the eyes' landmarks, found by one landmark network in both pictures, are from the
-target's, in shares of the distance between the eyes. Writes `evaluation.json` and `evaluation.png`.
+Self-reenactment, expressions and identity across people, novel views, flicker, and the first of these sorted
+by pose and closed eyes: docs/evaluation.md says what each figure is. Writes `evaluation.json`, a sheet of
+pictures a part (`evaluation_SET_self.png`, `_cross`, `_novel`, `evaluation_photos.png`) and prints the table.
 """
 
 from __future__ import annotations
 
-import json
+import itertools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-import imageio.v3 as iio
-import jax
-import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
-from PIL import Image
+from rich.console import Console
+from rich.table import Table
 from tqdm import tqdm
 
 from p4d_jax import assets
-from p4d_jax.capture.landmarks import LEFT_EYE_CONTOUR, RIGHT_EYE_CONTOUR, Landmarker, Landmarks
-from p4d_jax.data.openheads import make_clip
-from p4d_jax.geometry import fit_similarity
+from p4d_jax.capture import capture_photo
+from p4d_jax.data.openheads_sets import people_set
+from p4d_jax.errors import UserError
+from p4d_jax.jobs import _pictures as pictures
+from p4d_jax.jobs._held_out_people import (
+    DRIVEN,
+    DRIVEN_NEUTRAL,
+    HELD_OUT,
+    TARGET,
+    VIEW_YAWS,
+    VIEWS,
+    Person,
+    draw_people,
+    novel_views,
+    on_host,
+    stack,
+)
+from p4d_jax.jobs._reenact_evaluation import (
+    DETECTION_SIZE,
+    Judges,
+    Looks,
+    Model,
+    Row,
+    about_eyes,
+    detect,
+    film_motion,
+    fit_all,
+    image_measures,
+    load_arcface,
+    load_lpips,
+    look_at_result,
+    look_at_truth,
+    measure_expression,
+    measure_fits,
+    measure_identity,
+    measure_landmarks,
+    measure_person,
+    own_resolution,
+    reenact,
+    statistics,
+    summarise,
+    to_uint8,
+)
+from p4d_jax.jobs.reenact import Source, read_source, user_input
 from p4d_jax.models.checkpoint import load_reconstructor
-from p4d_jax.render.avatar import encode_source, render_frame
-from p4d_jax.train.losses import psnr
+from p4d_jax.types import MOTION_SIZE
 
-HELD_OUT = 1_000_003  # folded into the key: training folds in its step, which stays below
-EYES = (*LEFT_EYE_CONTOUR, *RIGHT_EYE_CONTOUR)
-MOUTH = (61, 146, 91, 181, 84, 17, 314, 405, 321, 375, 291, 185, 40, 39, 37, 0, 267, 269, 270, 409)
-MOUTH += (78, 95, 88, 178, 87, 14, 317, 402, 318, 324, 308, 191, 80, 81, 82, 13, 312, 311, 310, 415)
-SHOWN = 8  # identities in the picture
-DETECTION_SIZE = 384
+__all__ = ["DETECTION_SIZE", "HELD_OUT", "detect", "run", "to_uint8"]
+
+SHOWN = 8  # people in a sheet
+TABLE_WIDTH = 110  # characters; narrower, names would be cut
+# Self-reenactment's measures that are sorted, the facts they are sorted by, and the edges.
+BINNED = ("self/psnr", "self/psnr_face", "self/ssim", "self/mouth_aligned", "self/eyes_aligned")
+BINS = {
+    "source_yaw": (0, 10, 20, 30, 90),  # degrees
+    "turn": (0, 15, 30, 45, 180),  # degrees from source to target
+    "source_eyes_shut": (0, 0.3, 0.7, 1),  # ARKit's blink
+    "target_eyes_shut": (0, 0.3, 0.7, 1),
+}
+VIEW_BINS = (0, 15, 30, 45, 90)  # degrees of yaw from the source to a novel view
 
 
 def run(config: ConfigDict, workdir: Path) -> None:
     """Runs the job: see the module's docstring."""
-    head = assets.head_model(config.head)
-    reconstructor, variables = load_reconstructor(assets.weights(config.weights))
-    landmarker, rows, panels = Landmarker(), [], []
-    for index in tqdm(range(config.identities), desc="held-out people", unit="person"):
-        key = jax.random.fold_in(jax.random.fold_in(jax.random.key(config.seed), HELD_OUT), index)
-        row, panel = _one_person(config, head, reconstructor, variables, landmarker, key)
-        rows.append(row)
-        if index < SHOWN:
-            panels.append(panel)
-    report = summarise(rows, config)
-    workdir.mkdir(parents=True, exist_ok=True)
-    iio.imwrite(workdir / "evaluation.png", np.concatenate(panels))
-    (workdir / "evaluation.json").write_text(json.dumps(report, indent=1))
-    print(json.dumps(report, indent=1))
-
-
-def _one_person(config, head, reconstructor, variables, landmarker, key) -> tuple[dict, np.ndarray]:
-    """Measures of one identity, and its picture: source, target, result."""
-    clip = make_clip(head, key, 2, reconstructor.config.picture_size)
-    source, target = (jax.tree.map(lambda x, i=i: x[i], clip.replace(background=clip.image)) for i in (0, 1))
-    avatar = encode_source(reconstructor, variables, source.image, source.params, head)
-    frame = render_frame(
-        reconstructor, variables, avatar, head, source.params, target.params,
-        resolution=config.resolution, samples=(config.samples, config.samples),
-    )  # fmt: skip
-    row = {
-        "psnr_result": float(psnr(frame.image, target.image, target.mask)),
-        "psnr_unchanged": float(psnr(source.image, target.image, target.mask)),
-        "psnr_face_result": float(psnr(frame.image, target.image, target.face_mask)),
-        "psnr_face_unchanged": float(psnr(source.image, target.image, target.face_mask)),
+    model, judges, sets, photos = read_inputs(config)
+    report = {
+        "weights": config.weights,
+        "identities": config.identities,
+        "seed": config.seed,
+        "resolution": model.resolution,
+        "samples": config.samples,
+        "identity_by": "ArcFace" if config.arcface else "colours",
+        "lpips": config.lpips or "not measured: no weights given in config.lpips",
+        "sets": {},
     }
-    pictures = [to_uint8(x) for x in (source.image, target.image, frame.image)]
-    before, wanted, after = (detect(landmarker, picture) for picture in pictures)
-    if before is not None and wanted is not None:
-        row |= {f"{name}_unchanged": value for name, value in landmark_errors(before, wanted).items()}
-        if after is not None:
-            row |= {f"{name}_result": value for name, value in landmark_errors(after, wanted).items()}
-        row["result_has_face"] = float(after is not None)
-    return row, np.concatenate(pictures, axis=1)
+    with pictures.published(workdir) as folder:
+        for name in sets:
+            report["sets"][name], shown = measure_set(config, model, judges, name)
+            for part, draw in (("self", draw_self), ("cross", draw_cross), ("novel", draw_novel)):
+                pictures.save_picture(folder / f"evaluation_{name}_{part}.png", sheet(draw, shown))
+        report["photos"], rows = measure_photos(model, photos)
+        if rows:
+            pictures.save_picture(folder / "evaluation_photos.png", np.concatenate(rows))
+        pictures.write_json(folder / "evaluation.json", report)
+    print_report(report)
+    print(f"see {workdir}")
 
 
-def to_uint8(image) -> np.ndarray:
-    """[-1, 1] -> uint8."""
-    return np.asarray(jnp.clip(image * 127.5 + 127.5, 0, 255)).round().astype(np.uint8)
-
-
-def detect(landmarker: Landmarker, picture: np.ndarray) -> Landmarks | None:
-    """Landmarks of a small picture, enlarged first so that the detector's own scale does not matter."""
-    return landmarker.detect(
-        np.asarray(Image.fromarray(picture).resize((DETECTION_SIZE,) * 2, Image.BICUBIC))
+def read_inputs(config: ConfigDict) -> tuple[Model, Judges, list[str], dict[str, np.ndarray]]:
+    """Checks and reads all that the config names: the model, what judges it, sets of people, photos."""
+    ranges = {
+        "identities": (2, 10_000),
+        "resolution": (0, 1024),
+        "samples": (2, 512),
+        "film_frames": (0, 240),
+    }
+    for field, (low, high) in ranges.items():
+        if not low <= config[field] <= high:
+            raise UserError(f"config.{field}={config[field]}: expected a number from {low} to {high}")
+    if config.film_frames in (1, 2):
+        raise UserError(f"config.film_frames={config.film_frames}: flicker takes at least 3 frames")
+    sets = split_names(config.sets)
+    with user_input("sets"):
+        for name in sets:
+            people_set(name)
+    with user_input("photos"):
+        photos = {name: read_source(name) for name in split_names(config.photos)}
+    with user_input("head"):
+        head = assets.head_model(config.head)
+    with user_input("weights"):
+        reconstructor, variables = load_reconstructor(assets.weights(config.weights))
+        if reconstructor.config.motion_size != MOTION_SIZE:
+            raise UserError(
+                f"{config.weights!r} takes {reconstructor.config.motion_size} numbers of a motion encoder;"
+                f" this job knows the {MOTION_SIZE} of the head model"
+            )
+    resolution = config.resolution or own_resolution(reconstructor.config)
+    model = Model(reconstructor, variables, head, resolution, (config.samples, config.samples))
+    judges = Judges(
+        lpips=load_lpips(config.lpips) if config.lpips else None,
+        embed=load_arcface(config.arcface) if config.arcface else None,
     )
+    return model, judges, sets, photos
 
 
-def landmark_errors(found: Landmarks, wanted: Landmarks) -> dict[str, float]:
-    """Mean distances in shares of the wanted eye distance: as seen, and after a similarity of all points."""
-    matrix = np.asarray(fit_similarity(jnp.asarray(found.points), jnp.asarray(wanted.points)))
-    aligned = found.points @ matrix[:, :2].T + matrix[:, 2]
-    errors = {}
-    for name, points in (("mouth", list(MOUTH)), ("eyes", list(EYES))):
-        for kind, places in (("", found.points), ("_aligned", aligned)):
-            distance = np.linalg.norm(places[points] - wanted.points[points], axis=1)
-            errors[name + kind] = float(distance.mean() / wanted.eye_distance)
-    return errors
+def split_names(names: str) -> list[str]:
+    """'a, b' -> ['a', 'b']."""
+    return [name.strip() for name in names.split(",") if name.strip()]
 
 
-def summarise(rows: list[dict], config: ConfigDict) -> dict:
-    """Mean and standard error of each measure over the people that have it."""
-    report = {"weights": config.weights, "identities": len(rows), "seed": config.seed}
-    for name in sorted(set().union(*rows)):
-        values = np.array([row[name] for row in rows if name in row])
-        report[name] = {
-            "mean": round(float(values.mean()), 4),
-            "standard_error": round(float(values.std() / np.sqrt(len(values))), 4),
-            "people": len(values),
-        }
+# People ----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A person and what the model made of it, for the sheets."""
+
+    person: Person
+    made: np.ndarray
+
+
+def measure_set(
+    config: ConfigDict, model: Model, judges: Judges, name: str
+) -> tuple[dict[str, dict], list[Shown]]:
+    """The report of one set of people, and the first of them to show."""
+    size, count = model.reconstructor.config.picture_size, config.identities
+    motion = film_motion(model.head)
+    people = draw_people(model.head, size, name, config.seed, count, motion, config.film_frames)
+    rows, true, seen, shown = [], [], [], []
+    for person in tqdm(people, desc=name, unit="person", total=count):
+        made = reenact(model, person.clip.image[0], person.source, person.asked)
+        row = measure_person(judges, person, made)
+        true.append(look_at_truth(judges, person))
+        seen.append(look_at_result(judges, made))
+        row |= measure_landmarks(true[-1], seen[-1]) | about_eyes(person, model.head.expression_names)
+        rows.append(row)
+        if len(shown) <= SHOWN:  # and the one who drives the last of them
+            shown.append(Shown(person, made))
+    measure_between(model, rows, true, seen)
+    return {**summarise(rows), "bins": sort_into_bins(rows)}, shown
+
+
+def measure_between(model: Model, rows: list[Row], true: Sequence[Looks], seen: Sequence[Looks]) -> None:
+    """Adds to the rows what compares people with one another, and the fits."""
+    print("fitting heads ...", flush=True)
+    fits = (
+        fit_all(model.head, true, ("source", "target", "driven")),
+        fit_all(model.head, seen, ("self", "driven")),
+    )
+    identity = measure_identity(true, seen)
+    components = model.head.expression_basis.shape[-1]
+    for index, row in enumerate(rows):
+        driver = (index + 1) % len(rows)
+        row |= measure_expression(true[driver], true[index], seen[index])
+        row |= measure_fits(fits[0][index], fits[1][index], fits[0][driver], components)
+        row |= identity[index]
+
+
+def sort_into_bins(rows: Sequence[Row]) -> dict[str, dict]:
+    """Statistics of self-reenactment by what is known of the frames, and of novel views by their angle."""
+    report = {}
+    for fact, edges in BINS.items():
+        having = [row for row in rows if f"about/{fact}" in row]
+        report[fact] = {}
+        for low, high in itertools.pairwise(edges):
+            top = np.nextafter(high, np.inf) if high == edges[-1] else high  # the last bin holds its edge
+            inside = [row for row in having if low <= row[f"about/{fact}"] < top]
+            if inside:
+                report[fact][f"{low}..{high}"] = {
+                    name: statistics(values)
+                    for name in BINNED
+                    if (values := [row[name] for row in inside if name in row])
+                }
+    views = [
+        (row[f"about/view_angle_{yaw:+d}"], row[f"novel/psnr_{yaw:+d}"]) for row in rows for yaw in VIEW_YAWS
+    ]
+    report["view_angle"] = {}
+    for low, high in itertools.pairwise(VIEW_BINS):
+        if values := [value for angle, value in views if low <= angle < high]:
+            report["view_angle"][f"{low}..{high}"] = {"novel/psnr": statistics(values)}
     return report
+
+
+# Photos ----------------------------------------------------------------------------------------------------
+
+
+def measure_photos(model: Model, photos: dict[str, np.ndarray]) -> tuple[dict, list[np.ndarray]]:
+    """Self-reconstruction of each photo before it is personalised, and a row of pictures of each.
+
+    A row: the photo, the result, and the result from each of `VIEW_YAWS`.
+    """
+    report, rows = {}, []
+    size = model.reconstructor.config.picture_size
+    for name, photo in photos.items():
+        with user_input("photos"):
+            captured = capture_photo(photo, model.head)
+        source = Source(captured.crop, captured.matte[..., None], on_host(captured.params))
+        image, mask = np.asarray(pictures.to_image(source.picture, size)), source.matte_at(size)
+        made = reenact(model, image, source.params, stack([source.params, *novel_views(source.params)]))
+        values = image_measures(made[0], image, mask, mask)
+        report[name] = {key: round(float(values[key]), 3) for key in ("psnr", "ssim")}
+        rows.append(in_a_row([image, *made]))
+    return report, rows
+
+
+# Report ----------------------------------------------------------------------------------------------------
+
+
+def in_a_row(images: Sequence) -> np.ndarray:
+    """Images (S, S, 3) in [-1, 1] side by side, as uint8."""
+    return np.concatenate([to_uint8(image) for image in images], axis=1)
+
+
+def sheet(draw: Callable[[list[Shown], int], list], shown: list[Shown]) -> np.ndarray:
+    """A row for each person but the last, who drives the one before (of all, where there are few)."""
+    return np.concatenate([in_a_row(draw(shown, index)) for index in range(min(len(shown), SHOWN))])
+
+
+def draw_self(shown: list[Shown], index: int) -> list:
+    """Source, target, result, and five times the error."""
+    clip, result = shown[index].person.clip, shown[index].made[TARGET]
+    error = np.abs(result - clip.image[1]) * clip.mask[1]
+    return [clip.image[0], clip.image[1], result, 5.0 * error - 1.0]
+
+
+def draw_cross(shown: list[Shown], index: int) -> list:
+    """Source, driver, result, the true picture of the source so, the result with a neutral face."""
+    person, made = shown[index].person, shown[index].made
+    driver = shown[(index + 1) % len(shown)].person.clip.image[1]
+    return [person.clip.image[0], driver, made[DRIVEN], person.truth.image[DRIVEN], made[DRIVEN_NEUTRAL]]
+
+
+def draw_novel(shown: list[Shown], index: int) -> list:
+    """Source; the result from each of `VIEW_YAWS`; the truth."""
+    person, views = shown[index].person, slice(VIEWS, VIEWS + len(VIEW_YAWS))
+    return [person.clip.image[0], *shown[index].made[views], *person.truth.image[views]]
+
+
+def print_report(report: dict) -> None:
+    """The tables of the report."""
+    console = Console()
+    console.width = max(console.width, TABLE_WIDTH)
+    for name, content in report["sets"].items():
+        console.print(
+            table_of_measures(f"{report['weights']}, {report['identities']} people of {name!r}", content)
+        )
+        console.print(table_of_bins(f"{name}, by pose and eyes", content["bins"]))
+    if report["photos"]:
+        table = Table("photo", "psnr", "ssim", title="self-reconstruction of photos, in the matte")
+        for name, values in report["photos"].items():
+            table.add_row(name, f"{values['psnr']:.2f}", f"{values['ssim']:.4f}")
+        console.print(table)
+
+
+def table_of_measures(title: str, content: dict[str, dict]) -> Table:
+    """A row a measure: the result, the unchanged source's, the true picture's."""
+    table = Table("measure", "result", "unchanged", "truth", "people", title=title)
+    for name, value in content.items():
+        if name == "bins" or name.endswith(("_unchanged", "_truth")):
+            continue
+        others = [content.get(f"{name}{suffix}") for suffix in ("_unchanged", "_truth")]
+        table.add_row(name, *(written(v) for v in (value, *others)), str(value["people"]))
+    return table
+
+
+def table_of_bins(title: str, bins: dict[str, dict]) -> Table:
+    """A row a bin, without standard errors, which the file has."""
+    names = [*BINNED, "novel/psnr"]
+    table = Table("fact", "bin", "people", *(name.split("/")[1] for name in BINNED), "novel", title=title)
+    for fact, rows in bins.items():
+        for edges, values in rows.items():
+            people = max(value["people"] for value in values.values())
+            means = (values[name] | {"standard_error": None} if name in values else None for name in names)
+            table.add_row(fact, edges, str(people), *map(written, means))
+    return table
+
+
+def written(value: dict | None) -> str:
+    """Mean and standard error."""
+    if value is None:
+        return ""
+    error = value["standard_error"]
+    digits = 2 if abs(value["mean"]) >= 2 else 3
+    return f"{value['mean']:.{digits}f}" + ("" if error is None else f" ± {error:.{digits}f}")

@@ -136,8 +136,8 @@ class Stopwatch:
         self.seconds[name] = round(time.perf_counter() - start, 3)
 
 
-def run(config: ConfigDict, workdir: Path) -> None:
-    """Runs the job; see the file's docstring."""
+def run(config: ConfigDict, workdir: Path) -> Puppet:
+    """Runs the job; see the file's docstring. Returns the avatar, to be shown in other poses and views."""
     watch, scores = Stopwatch(), {}
     with watch.stage("load", "reading the photo, the driving and the weights"):
         inputs = read_inputs(config, workdir)
@@ -160,6 +160,7 @@ def run(config: ConfigDict, workdir: Path) -> None:
             scores["mesh_vertices"] = write_depth_and_mesh(folder, puppet, config)
         pictures.write_json(folder / "report.json", report(config, watch, scores, driving))
     print(f"{sum(watch.seconds.values()):.0f} s; see {workdir / 'reenactment.mp4'}")
+    return puppet
 
 
 # What goes in ----------------------------------------------------------------------------------------------

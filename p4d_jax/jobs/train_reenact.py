@@ -8,6 +8,7 @@ one that is not given is refused before anything runs.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import platform
 from collections.abc import Callable
@@ -45,10 +46,11 @@ from p4d_jax.render.avatar import canonical_frame, encode_source, render_frame
 from p4d_jax.render.part_fusion import build_head_parts
 from p4d_jax.train.devices import build_mesh, local, on_devices, own_rows, replicate, split
 from p4d_jax.train.loop import LoopConfig, train
+from p4d_jax.train.multiview import PseudoViews, pseudo_view_programs
 from p4d_jax.train.numbered_stream import NumberedStream
 from p4d_jax.train.processes import is_primary
 from p4d_jax.train.reenact_losses import Judges, Term
-from p4d_jax.train.reenact_step import Given, Psi, StepConfig, build_step, check_terms
+from p4d_jax.train.reenact_step import Extra, Given, Psi, StepConfig, build_step, check_terms
 from p4d_jax.train.state import TrainState, build_optimizer, create_state
 
 SHOWN = 4  # people in the pictures of the run
@@ -65,7 +67,7 @@ def run(config: ConfigDict, workdir: Path) -> None:
     draw_pairs = build_draw(config, psi, given.head)
     check_terms(psi.config, draw_pairs.shapes, given.judges)
     state, given = replicate((state, given), psi.mesh)
-    step = build_step(psi, given, draw_pairs, config.batch)
+    step = build_step(psi, given, draw_pairs, config.batch, pseudo_views(config, psi, given))
     draw = build_grid(config, psi, given, draw_pairs)
     export = build_export(config, psi)
     train(loop_config, workdir, state, step, draw, export, batch=config.batch, shown=("image", "psnr"))
@@ -172,6 +174,26 @@ def critic(config: ConfigDict, step: StepConfig) -> tuple[Discriminator | None, 
         return None, {}
     network = converted(config, "discriminator", "genhead_discriminator", "--config.terms.adversarial=(0.0,)")
     return Discriminator(DiscriminatorConfig(**network.config)), network.variables["params"]
+
+
+def pseudo_views(config: ConfigDict, psi: Psi, given: Given) -> Extra:
+    """What the frozen static model of v2 adds; nothing where the config names none."""
+    if not config.static:
+        return Extra()
+    reconstructor, variables = load_reconstructor(assets.weights(config.static))
+    mine, its = psi.reconstructor.config, reconstructor.config
+    if (its.picture_size, its.motion_size) != (mine.picture_size, mine.motion_size):
+        raise UserError(
+            f"config.static={config.static!r} makes pictures of {its.picture_size}² from {its.motion_size}"
+            f" numbers of motion, the model of {mine.picture_size}² from {mine.motion_size}"
+        )
+    frame = canonical_frame(local(given.head), its.lifted_size)
+    static, variables = replicate((Given(local(given.head), frame), variables), psi.mesh)
+    views = PseudoViews(
+        dataclasses.replace(psi, reconstructor=reconstructor, motion_encoder=None, discriminator=None),
+        config.multiview_every, config.multiview_weight, config.multiview_motion,
+    )  # fmt: skip
+    return pseudo_view_programs(psi, views, static, variables)
 
 
 def initial_variables(reconstructor: Reconstructor, key: jax.Array) -> dict:

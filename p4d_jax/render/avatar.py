@@ -182,17 +182,22 @@ def animate_avatar(reconstructor: Reconstructor, variables: dict, avatar: Avatar
 
 
 def radiance_field(
-    reconstructor: Reconstructor, variables: dict, planes: Array, deformation: Deformation | None
+    reconstructor: Reconstructor,
+    variables: dict,
+    planes: Array,
+    deformation: Deformation | None,
+    box_scale: Array | float = 1.0,
 ) -> Field:
     """Observed points -> densities and features, from one tri-plane (3, H, W, C).
 
     Args:
       deformation: observed -> canonical, or None where observed and canonical space are the same.
+      box_scale: by which the planes' box is larger than they were made for.
     """
 
     def density_and_features(points: Array) -> tuple[Array, Array]:
         canonical = points if deformation is None else apply_field(deformation, points)
-        return reconstructor.apply(variables, sample_planes(planes, canonical), method="decode")
+        return reconstructor.apply(variables, sample_planes(planes, canonical / box_scale), method="decode")
 
     return density_and_features
 
@@ -207,6 +212,7 @@ def shade_rays(
     camera: Camera,
     samples: tuple[int, int],
     key: Array | None = None,
+    box_scale: Array | float = 1.0,
 ) -> Shaded:
     """Marches N rays of one view through one tri-plane.
 
@@ -217,10 +223,11 @@ def shade_rays(
       camera: of the view, for the depth range.
       samples: coarse and fine samples a ray.
       key: randomises the samples; None is deterministic.
+      box_scale: see `radiance_field`.
     """
     near, far = depth_range(camera, DEPTH_EXTENT[reconstructor.config.deformation])
     out = render_rays(
-        radiance_field(reconstructor, variables, planes, field),
+        radiance_field(reconstructor, variables, planes, field, box_scale),
         origins,
         directions,
         near=near,

@@ -192,6 +192,7 @@ class Sample:
       points: (N, 3) of the target, or None.
       wanted: what the target looks like there.
       face: (k c, k c, 1) mask by which the logged PSNR is measured.
+      box_scale: () of the tri-planes' box (`train.multiview`).
     """
 
     guide: SourceGuide
@@ -207,6 +208,7 @@ class Sample:
     points: Array | None
     wanted: Wanted
     face: Array
+    box_scale: Array
 
 
 def crop_image(image: Array, corner: Array, side: int) -> Array:
@@ -268,6 +270,7 @@ def build_sample(psi: Psi, resolution: int, whole: bool, given: Given, pair: Hea
         points,
         wanted,
         face,
+        jnp.ones(()),
     )
 
 
@@ -378,7 +381,7 @@ def render_samples(psi: Psi, variables: dict, samples: Sample, keys: Array | Non
         key = None if key is None else jax.random.wrap_key_data(key)
         flat = shade_rays(
             reconstructor, variables, identity.planes, sample.field, *sample.rays, sample.camera,
-            config.samples, key,
+            config.samples, key, sample.box_scale,
         )  # fmt: skip
         shaded = jax.tree.map(lambda x: x.reshape(side, side, x.shape[-1]), flat)
         shape = (resolution, resolution, identity.background.shape[-1])
@@ -542,14 +545,29 @@ def penalty_step(
 # The step ---------------------------------------------------------------------------------------------------
 
 
+@dataclasses.dataclass(frozen=True)
+class Extra:
+    """Programs that a variant of the training adds (`train.multiview`).
+
+    Attributes:
+      describe: (R, state, pairs) -> pairs with other driving pictures, or None.
+      regularise: (R, state, rate, given, pairs) -> (state, losses), every `every` steps, or None.
+    """
+
+    describe: Callable | None = None
+    regularise: Callable | None = None
+    every: int = 4
+
+
 def build_step(
-    psi: Psi, given: Given, draw_pairs: Callable[[int], HeadPair], batch: int
+    psi: Psi, given: Given, draw_pairs: Callable[[int], HeadPair], batch: int, extra: Extra = Extra()
 ) -> Callable[[TrainState, Array], tuple[TrainState, dict[str, Array]]]:
     """The step: (state, learning rate) -> (state, losses).
 
     Args:
       draw_pairs: a number of the step -> pairs (B,), split over the devices.
       batch: B.
+      extra: what v2 adds.
     """
     config = psi.config
     share, whole = NamedSharding(psi.mesh, PartitionSpec(DATA_AXIS)), NamedSharding(psi.mesh, PartitionSpec())
@@ -575,10 +593,16 @@ def build_step(
         number = int(state.step)
         images = number * batch
         active = config.active(images)
-        samples = prepare(config.resolution(images))(given, draw_pairs(number), draw_keys(state, 0, batch))
+        resolution, pairs = config.resolution(images), draw_pairs(number)
+        if extra.describe:
+            pairs = extra.describe(resolution, state, pairs)
+        samples = prepare(resolution)(given, pairs, draw_keys(state, 0, batch))
         state, metrics, fake = update(active)(state, rate, given, samples)
         if "density" in active and (number + 1) % config.density_every == 0:
             state, more = smooth(state, rate, given, samples)
+            metrics |= more
+        if extra.regularise and (number + 1) % extra.every == 0:
+            state, more = extra.regularise(resolution, state, rate, given, pairs)
             metrics |= more
         if fake is not None:
             state, more = discriminate(state, rate, samples, fake)

@@ -1,0 +1,141 @@
+"""The notebooks of `colabs/`: run from top to bottom at a tiny size, and kept without outputs."""
+
+from __future__ import annotations
+
+import functools
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import imageio.v3 as iio
+import nbformat
+import numpy as np
+import pytest
+from genhead_case import tiny_config
+from ml_collections import ConfigDict
+from nbclient import NotebookClient
+from nbformat import NotebookNode
+from synthetic_reconstructor import TINY, save_random_weights
+
+import p4d_jax
+from p4d_jax.main import field_names, load_config
+
+COLABS = Path(__file__).parents[1] / "colabs"
+NAMES = ("reenact", "train_small")
+CONFIGS = COLABS.parent / "configs"
+README = (COLABS.parent / "README.md").read_text()
+
+
+def read(name: str) -> NotebookNode:
+    return nbformat.read(COLABS / f"{name}.ipynb", as_version=4)
+
+
+def code_cells(notebook: NotebookNode) -> list[NotebookNode]:
+    return [cell for cell in notebook.cells if cell.cell_type == "code"]
+
+
+def assigned(source: str) -> dict:
+    """What a cell of plain assignments gives its names."""
+    values = {}
+    exec(source, values)
+    return {name: value for name, value in values.items() if name.isupper()}
+
+
+def execute(name: str, monkeypatch, **parameters) -> dict[str, str]:
+    """Runs a notebook on this checkout's code with other parameters; returns what each cell printed."""
+    # The kernel is a process of its own, and takes the package that is tested.
+    package = str(Path(p4d_jax.__file__).parents[1])
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([package, os.environ.get("PYTHONPATH", "")]))
+    notebook = read(name)
+    cell = next(cell for cell in notebook.cells if "parameters" in cell.metadata.get("tags", ()))
+    assert parameters.keys() <= assigned(cell.source).keys()
+    cell.source += "\n" + "\n".join(f"{key} = {value!r}" for key, value in parameters.items())
+    client = NotebookClient(notebook, timeout=None, resources={"metadata": {"path": str(COLABS)}})
+    client.execute()
+    printed = {}
+    for cell in code_cells(notebook):
+        texts = [out.text for out in cell.outputs if out.output_type == "stream" and out.name == "stdout"]
+        printed[cell.id] = "".join(texts)
+    return printed
+
+
+def changes(config_name: str, wanted: ConfigDict) -> dict:
+    """FIELDS that give a config what `wanted` says of the fields that it has."""
+    values = {}
+    for name in field_names(load_config(CONFIGS / f"{config_name}.py")):
+        value = functools.reduce(lambda part, key: part.get(key, {}), name.split("."), wanted)
+        if not isinstance(value, ConfigDict | dict):
+            values[name] = value
+    return values
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_no_output_is_kept(name):
+    notebook = read(name)
+    nbformat.validate(notebook)
+    assert notebook.nbformat == 4
+    for cell in code_cells(notebook):
+        assert cell.outputs == [] and cell.execution_count is None, cell.id
+        assert cell.metadata.keys() <= {"tags"}, cell.id
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_fields_are_fields_of_the_configs(name):
+    """At a tiny size other FIELDS are run; the notebook's own must exist, too."""
+    cell = next(cell for cell in read(name).cells if "parameters" in cell.metadata.get("tags", ()))
+    fields = assigned(cell.source)["FIELDS"]
+    for config_name, values in ({"reenact": fields} if name == "reenact" else fields).items():
+        config = load_config(CONFIGS / f"{config_name}.py").lock()
+        config.update_from_flattened_dict(values)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_readme_opens_the_notebook(name):
+    assert f"(colabs/{name}.ipynb)" in README
+    assert f"[![Open in Colab][badge]][{name} in Colab]" in README
+    assert f"[{name} in Colab]: https://colab.research.google.com/github" in README
+
+
+def test_reenact_shows_a_film_and_moves_the_avatar(tmp_path, monkeypatch):
+    fields = {
+        "weights": str(save_random_weights(tmp_path / "tiny.npz")),
+        "personalise_steps": 2, "turntable_frames": 2, "mesh_resolution": 16, "max_frames": 3, "panel": 64,
+        "stills": 2, "coarse_samples": 4, "fine_samples": 4,
+    }  # fmt: skip
+    printed = execute("reenact", monkeypatch, WORKDIR=str(tmp_path / "run"), FIELDS=fields)
+    assert printed["choose"] == "photo: astronaut, motion: motion_talk\n"
+    for name in ("reenactment.mp4", "turntable.mp4", "orbit.png", "expression.png", "capture/overlay.png"):
+        assert str(tmp_path / "run" / name) in printed["files"]
+    photo, changed = np.split(iio.imread(tmp_path / "run/expression.png").astype(int), 2, axis=1)
+    assert np.abs(photo - changed).max() > 10
+
+
+def test_train_small_trains_and_measures(tmp_path, monkeypatch):
+    # A crop of rays is upscaled as it is.
+    tiny_psi = ConfigDict({"model": replace(TINY, superresolution_size=0).to_dict()})
+    short = {"loop.steps": 1, "loop.log_every": 1}
+    fields = {
+        "genhead_demo": changes("genhead_demo", tiny_config()) | short,
+        "synthesize": {
+            "dynamic.shards": 1, "dynamic.samples": 1, "dynamic.motions": 1, "dynamic.views": 2,
+            "static.shards": 0, "settings.samples": (4, 4), "settings.points": 20, "film_frames": 2,
+            "panel": 32,
+        },
+        "reenact_demo": {"clips": 1, "step.resolution": 32, "step.crop": 16, "step.samples": (4, 4)}
+        | changes("reenact_demo", tiny_psi) | short,
+        "evaluate": {"resolution": 32, "samples": 4},
+    }  # fmt: skip
+    printed = execute(
+        "train_small", monkeypatch,
+        WORKDIR=str(tmp_path), MINUTES_GENHEAD=0.0, MINUTES_PSI=0.0, PEOPLE=1, FIELDS=fields,
+    )  # fmt: skip
+    for cell in ("genhead-show", "psi-show"):
+        assert "'step': 1," in printed[cell]
+    assert printed["evaluation-numbers"].startswith("psnr: ")
+    for name in (
+        "genhead/weights.npz",
+        "synthesis/sheet.png",
+        "psi/weights.npz",
+        "evaluation/evaluation.png",
+    ):
+        assert (tmp_path / name).is_file()
