@@ -46,7 +46,7 @@ def random_sample(seed: int, motions: int, views: int) -> SyntheticHead:
 
 def write_heads(folder, kind: str, samples: list[SyntheticHead]) -> None:
     dataset = p4d_heads.dataset_folder(folder, kind)
-    p4d_heads.start_dataset(dataset, {})
+    p4d_heads.start_dataset(dataset, {"head": "openhead"})
     spec = p4d_heads.record_spec(samples[0])
     records = [jax.tree.map(np.asarray, p4d_heads.encode_sample(sample)) for sample in samples]
     p4d_heads.write_shard(p4d_heads.shard_path(dataset, 0, 1), spec, records)
@@ -94,7 +94,7 @@ def as_numpy(tree):
 
 
 def open_heads(folder, static_share=0.5, count=BATCH):
-    return open_stored_heads(folder, SIZE, count, static_share, seed=5)
+    return open_stored_heads(folder, "openhead", SIZE, count, static_share, seed=5)
 
 
 def open_pairs(folder, mirror=True):
@@ -240,7 +240,7 @@ def build_case(terms=(), face_weight=0.0, **fields):
     config.update(fields)
     reconstructor = Reconstructor(ReconstructorConfig.from_dict(config.model.to_dict()))
     step = StepConfig(terms=terms, face_weight=face_weight)
-    return config, Psi(reconstructor, step, build_mesh(1), optimizer=None)
+    return config, Psi(reconstructor, step, build_mesh(), optimizer=None)
 
 
 def drawn_pairs(batch) -> HeadPair:
@@ -321,7 +321,9 @@ def test_a_config_that_names_no_data_is_one_line(fields, message):
 
 def test_samples_of_which_no_pair_can_be_made_are_refused(tmp_path, heads):
     with pytest.raises(UserError, match="pictures of 32², the model takes 64²"):
-        open_stored_heads(heads, 64, BATCH, 0.5, 0)
+        open_stored_heads(heads, "openhead", 64, BATCH, 0.5, 0)
+    with pytest.raises(UserError, match=r"made with the head 'openhead', .* is '/data/flame\.npz'"):
+        open_stored_heads(heads, "/data/flame.npz", SIZE, BATCH, 0.5, 0)
     write_heads(tmp_path, "dynamic", [random_sample(0, 1, 2)])
     write_heads(tmp_path, "static", [random_sample(0, 1, 1)])
     with pytest.raises(UserError, match="1 motion of a sample; a dynamic pair needs two"):

@@ -118,6 +118,12 @@ def start_dataset(dataset: Path, recipe: dict) -> None:
         )
 
 
+def read_recipe(folder: Path, kind: str) -> dict:
+    """What the shards of a data set were made of: what `start_dataset` noted, or nothing."""
+    path = dataset_folder(folder, kind) / "recipe.json"
+    return json.loads(path.read_text()) if path.is_file() else {}
+
+
 def write_atomically(path: Path, content: bytes) -> None:
     """A file that is there whole or not at all."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.part")

@@ -18,7 +18,7 @@ from typing import Protocol
 import jax
 import numpy as np
 
-from p4d_jax.data.p4d_heads import decode_fields, read_heads
+from p4d_jax.data.p4d_heads import decode_fields, read_heads, read_recipe
 from p4d_jax.data.pairs import pair_of_views, static_pairs
 from p4d_jax.data.photos import sample_order
 from p4d_jax.data.samples import HeadPair
@@ -147,26 +147,32 @@ def pair_of_stored(stored: dict[str, dict[str, Array] | Array]) -> HeadPair:
 
 
 def open_stored_heads(
-    folder: str | Path, size: int, count: int, static_share: float, seed: int
+    folder: str | Path, head: str, size: int, count: int, static_share: float, seed: int
 ) -> StoredHeads:
     """Opens the kinds of `p4d_heads` that are needed.
 
     Args:
       folder: in which `p4d_heads/` lies.
+      head: name or file of the model's head, as it was told to the job `synthesize`.
       size: S of the model.
       count: B.
       static_share: of the pairs.
       seed: of orders and choices.
 
     Raises:
-      UserError: a kind is missing, has too few motions or views, pictures of another size, or its records
-        are of another form than the other kind's.
+      UserError: a kind is missing, has too few motions or views, pictures of another size or of another
+        head, or its records are of another form than the other kind's.
     """
     static = np.asarray(static_pairs(count, static_share))
     kinds = [KINDS[kind] for kind in (False, True) if (static == kind).any()]
     heads = {kind: read_heads(Path(folder), kind) for kind in kinds}
     for kind, records in heads.items():
         check_heads(f"{folder}: p4d_heads/{kind}", records, kind, size)
+        made_with = read_recipe(Path(folder), kind).get("head", head)
+        if Path(made_with).name != Path(head).name:
+            raise UserError(
+                f"{folder}: p4d_heads/{kind} was made with the head {made_with!r}, --config.head is {head!r}"
+            )
     orders = {
         kind: sample_order(len(records), 2 * seed + number)
         for number, (kind, records) in enumerate(heads.items())

@@ -321,7 +321,7 @@ def genhead_source(config: ConfigDict, psi: Psi, head: HeadModel) -> Callable:
 def stored_source(config: ConfigDict, psi: Psi, head: HeadModel, count: int) -> StoredHeads:
     """Samples of a GenHead that the job synthesize has stored."""
     folder, size = named_folder(config, "stored"), psi.reconstructor.config.picture_size
-    source = open_stored_heads(folder, size, count, config.static_share, config.seed)
+    source = open_stored_heads(folder, config.head, size, count, config.static_share, config.seed)
     if is_primary():
         print(f"{folder}: {source.summary()}")
     return source
