@@ -8,6 +8,7 @@ from PIL import Image
 from psi_case import tiny_config
 
 from p4d_jax import assets
+from p4d_jax.capture import FilmCapture
 from p4d_jax.data import p4d_heads
 from p4d_jax.data.film_pairs import clip_of, open_films
 from p4d_jax.data.motion import save_motion
@@ -18,6 +19,7 @@ from p4d_jax.data.stored_pairs import numbered_pairs, open_stored_heads
 from p4d_jax.data.synthesis import SyntheticHead
 from p4d_jax.errors import UserError
 from p4d_jax.geometry import look_at_camera
+from p4d_jax.jobs import capture as capture_job
 from p4d_jax.jobs import train_reenact as job
 from p4d_jax.models.reconstructor import Reconstructor, ReconstructorConfig
 from p4d_jax.train.devices import build_mesh, own_rows
@@ -214,6 +216,21 @@ def test_films_that_were_captured_become_a_folder(tmp_path):
     assert tuple(image[3, 3]) == (12, 20, 30) and mask[0, 0] == 202
     with pytest.raises(UserError, match="2 workdirs are named 'talk'"):
         write_captures(tmp_path / "out", [workdir, workdir])
+
+
+def test_mattes_are_written_where_a_face_was_seen(tmp_path, monkeypatch):
+    monkeypatch.setattr(capture_job, "make_matte", lambda crop, head, params: np.full(crop.shape[:2], 0.5))
+    film = FilmCapture(
+        FrameParams.from_vector(jnp.asarray(random_frames(3))),
+        25.0,
+        np.array([0.01, np.nan, 0.02]),
+        np.eye(2, 3),
+        [np.zeros((64, 64, 3), np.uint8)] * 3,
+    )
+    capture_job.write_mattes(film, assets.head_model(), tmp_path / "mattes")
+    written = {path.name: np.asarray(Image.open(path)) for path in (tmp_path / "mattes").iterdir()}
+    assert sorted(written) == ["00000.png", "00002.png"]
+    assert all(mask.shape == (512, 512) and (mask == 127).all() for mask in written.values())
 
 
 # Both -------------------------------------------------------------------------------------------------------
