@@ -15,8 +15,13 @@ def get_config() -> ConfigDict:
     config.job = "train_reenact"
     config.name = "portrait4d"  # of this file: the exported weights tell which command made them
     config.batch = 32  # pairs a step, over all devices
-    # Pairs of a batch by source: 'genhead', 'openheads', 'films' (OpenHeads before one camera each)
-    config.data = ConfigDict({"genhead": 32, "openheads": 0, "films": 0})
+    # Pairs of a batch by source. Drawn on the devices: 'genhead', 'openheads', 'films' (OpenHeads before one
+    # camera each). Read from disk: 'stored', 'real_films' (docs/reconstructor.md, "Data of a training")
+    config.data = ConfigDict({"genhead": 32, "openheads": 0, "films": 0, "stored": 0, "real_films": 0})
+    config.stored = ""  # folder in which the job synthesize has written p4d_heads
+    config.real_films = ""  # folder of films
+    config.mirror = True  # real films show flipped as well
+    config.readers = 4  # threads that read from disk; each reads a batch, and so many are kept ready
     config.static_share = 0.5  # of the pairs: one motion from two sides, cross-attention times 0
     config.start = ""  # weights to start from: a path, or an embedded name; empty: random
     config.static = (

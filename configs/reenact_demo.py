@@ -9,7 +9,7 @@ def get_config() -> ConfigDict:
     config = portrait4d.get_config()
     config.name = "reenact_demo"
     config.batch = 8
-    config.data = ConfigDict({"genhead": 0, "openheads": 8, "films": 0})
+    config.data = ConfigDict({"genhead": 0, "openheads": 8, "films": 0, "stored": 0, "real_films": 0})
     config.motion = "flame_motion"
     config.perceptual = "structure"
     config.terms = ConfigDict(

@@ -18,7 +18,7 @@ from p4d_jax.geometry import look_at_camera, project
 from p4d_jax.head.mirror import build_mirror
 from p4d_jax.head.skinning import head_vertices
 from p4d_jax.jobs import train_genhead as job
-from p4d_jax.train import loop
+from p4d_jax.train import journal
 from p4d_jax.train.devices import build_mesh, own_rows
 from p4d_jax.train.genhead_step import GanState
 from p4d_jax.train.photo_stream import PhotoStream, photo_draws
@@ -297,7 +297,7 @@ def test_the_job_trains_on_a_folder(folder, head, tmp_path, monkeypatch, capsys)
         return step
 
     grid = lambda gan, people, config, key: lambda state: np.zeros((4, 4, 3), np.uint8)  # noqa: E731
-    monkeypatch.setattr(loop, "open_events", open_silent_events)
+    monkeypatch.setattr(journal, "open_events", open_silent_events)
     monkeypatch.setattr(job, "create_gan_state", blank_state)
     monkeypatch.setattr(job, "save_genhead", lambda path, *content: path.touch())
     monkeypatch.setattr(job, "build_gan_step", build_step)

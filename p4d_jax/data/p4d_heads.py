@@ -57,10 +57,17 @@ def encode_sample(sample: SyntheticHead) -> dict[str, Array]:
 
 def decode_sample(record: dict[str, Array]) -> SyntheticHead:
     """What `encode_sample` made of a sample, float32 again."""
+    return SyntheticHead(**decode_fields(record))
+
+
+def decode_fields(record: dict[str, Array]) -> dict:
+    """Some fields of a record as those of a `SyntheticHead`, float32; also of single views."""
     fields = {name: jnp.asarray(value).astype(jnp.float32) for name, value in record.items()}
-    fields["image"] = fields["image"] / 127.5 - 1
-    fields["params"] = FrameParams.from_vector(fields["params"])
-    return SyntheticHead(**fields)
+    if "image" in fields:
+        fields["image"] = fields["image"] / 127.5 - 1
+    if "params" in fields:
+        fields["params"] = FrameParams.from_vector(fields["params"])
+    return fields
 
 
 def record_spec(sample: SyntheticHead) -> RecordSpec:
@@ -109,6 +116,12 @@ def start_dataset(dataset: Path, recipe: dict) -> None:
             f"{dataset} holds samples made with {changed[0]}={found.get(changed[0])!r}, not"
             f" {wanted.get(changed[0])!r}; name another --workdir, or remove that folder"
         )
+
+
+def read_recipe(folder: Path, kind: str) -> dict:
+    """What the shards of a data set were made of: what `start_dataset` noted, or nothing."""
+    path = dataset_folder(folder, kind) / "recipe.json"
+    return json.loads(path.read_text()) if path.is_file() else {}
 
 
 def write_atomically(path: Path, content: bytes) -> None:

@@ -22,6 +22,7 @@ from p4d_jax.data.openheads import (
 )
 from p4d_jax.data.samples import HeadClip, HeadPair
 from p4d_jax.data.synthesis import SyntheticHead
+from p4d_jax.errors import UserError
 from p4d_jax.types import SHAPE_SIZE, Array, FrameParams
 
 
@@ -32,12 +33,24 @@ def static_pairs(count: int, share: float) -> Array:
 
 
 def join_pairs(parts: list[HeadPair]) -> HeadPair:
-    """One batch of several sources' batches; what one of them does not know is dropped."""
+    """One batch of several sources' batches; what one of them does not know is dropped.
+
+    Raises:
+      UserError: they know a thing at different sizes; only depth maps are brought to one, the largest.
+    """
     known = {
         name: [getattr(part, name) for part in parts]
         for name in HeadPair.__dataclass_fields__
         if all(getattr(part, name) is not None for part in parts)
     }
+    if "depth" in known:  # the nearest: between two depths there may be nothing
+        size = max(depth.shape[1] for depth in known["depth"])
+        known["depth"] = [jax.image.resize(x, (len(x), size, size, 1), "nearest") for x in known["depth"]]
+    for name, values in known.items():
+        shapes = {tuple(leaf.shape[1:] for leaf in jax.tree.leaves(value)) for value in values}
+        if len(shapes) > 1:
+            found = " and ".join(str(shape[0]) for shape in sorted(shapes))
+            raise UserError(f"config.data: sources whose {name} are {found} do not go together in a batch")
     return HeadPair(
         **{name: jax.tree.map(lambda *x: jnp.concatenate(x), *values) for name, values in known.items()}
     )
@@ -98,7 +111,6 @@ def pair_of_synthetic(sample: SyntheticHead, static: Array) -> HeadPair:
     def pick(motion: int, view: int):
         return jax.tree.map(lambda x: x[motion, view], sample_views(sample))
 
-    source = pick(0, 0)
     target = jax.tree.map(
         lambda a, b: jnp.where(static, a, b),
         pick(0, views - 1),
@@ -107,15 +119,29 @@ def pair_of_synthetic(sample: SyntheticHead, static: Array) -> HeadPair:
     driving = jax.tree.map(
         lambda a, b: jnp.where(static, a, b), pick(0, views - 1), pick(1 if moved else 0, views - 1)
     )
-    size = sample.image.shape[2]
+    target["face_mask"] = jnp.any(target["correspondence"] != 0, axis=-1, keepdims=True)
+    return pair_of_views(pick(0, 0), target, driving, sample.background, static)
+
+
+def pair_of_views(source: dict, target: dict, driving: dict, background: Array, static: Array) -> HeadPair:
+    """A pair of three views of one GenHead sample.
+
+    Args:
+      source, driving: `image` and `params` of a `SyntheticHead`'s view.
+      target: these, `opacity`, `depth`, `features`, `points`, `plane_features`, and `face_mask` (S, S, 1):
+        where the correspondence map is not 0.
+      background: (R, R, F) of the sample.
+      static: () bool: source and target show one motion.
+    """
+    size = target["image"].shape[0]
     mask = jax.image.resize(target["opacity"], (size, size), "bilinear", antialias=False)
     return HeadPair(
         source["image"], source["params"], target["image"], target["params"], mask[..., None],
         1.0 - static.astype(jnp.float32),
         driving=driving["image"], driving_params=driving["params"],
-        face_mask=jnp.any(target["correspondence"] != 0, axis=-1, keepdims=True).astype(jnp.float32),
+        face_mask=target["face_mask"].astype(jnp.float32),
         depth=target["depth"][..., None], features=target["features"],
-        background_features=sample.background,
+        background_features=background,
         points=target["points"], plane_features=target["plane_features"],
     )  # fmt: skip
 

@@ -12,7 +12,8 @@
       mirrored_frames  (N, 437) float32 of the flipped pictures; needed where the head has no exact mirror
 
 `write_photos` writes one; `python -m p4d_jax.data.photos FOLDER CAPTURE...` makes one of the workdirs of the
-job `capture`. Pictures are square and at least as large as the model's, to which they are reduced.
+job `capture`, of photos and of films: frames of those are named CLIP/FRAME (`data.film_pairs`). Pictures are
+square and at least as large as the model's, to which they are reduced.
 
 What a step sees depends on the seed and the step's number alone: grain shuffles each pass through the data by
 itself, and number k of the whole, endless order is found without what comes before. So a run goes on where it
@@ -26,10 +27,11 @@ grain (extra `train`) is imported by the functions that need it.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import os
 import sys
 import zipfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -101,14 +103,19 @@ def write_photos(folder: Path, photos: Iterable[Photo], head: str, expressions: 
 
 
 def write_captures(folder: Path, workdirs: Iterable[Path]) -> int:
-    """Writes a folder of photos from workdirs of the job `capture`, named as they are; their number.
+    """Writes a folder of photos from workdirs of the job `capture`; the number of pictures.
+
+    A photo is named as its workdir, a film's frames are that name/00000 and so on: those with a matte.
 
     Raises:
-      UserError: a workdir is not that of one photo with its crop and matte, or of another head.
+      UserError: a workdir has no crops or no mattes, or is of another head.
     """
     workdirs = [Path(workdir) for workdir in workdirs]
     if not workdirs:
         raise UserError("no workdirs of the job `capture` were given")
+    names, counts = np.unique([workdir.name for workdir in workdirs], return_counts=True)
+    if counts.max() > 1:
+        raise UserError(f"{counts.max()} workdirs are named {str(names[counts.argmax()])!r}, as pictures are")
 
     def motion(workdir: Path):
         try:
@@ -118,17 +125,34 @@ def write_captures(folder: Path, workdirs: Iterable[Path]) -> int:
 
     first = motion(workdirs[0])
 
-    def read(workdir: Path) -> Photo:
+    def read(workdir: Path) -> Iterator[Photo]:
         found = motion(workdir)
         if (found.head, found.names) != (first.head, first.names):
             raise UserError(f"{workdir}: fitted with head {found.head!r}, {workdirs[0]} with {first.head!r}")
         frames = np.asarray(found.params.to_vector())
-        if len(frames) != 1:
-            raise UserError(f"{workdir}: {len(frames)} frames, of a film; capture photos one by one")
-        crop, matte = (read_picture(workdir / name) for name in ("crop.png", "matte.png"))
-        return Photo(workdir.name, np.asarray(crop), np.asarray(matte.convert("L")), frames[0])
+        for name, crop, matte, frame in captured_pictures(workdir, frames):
+            image, mask = read_picture(crop), read_picture(matte).convert("L")
+            yield Photo(name, np.asarray(image), np.asarray(mask), frame)
 
-    return write_photos(folder, map(read, workdirs), first.head, first.names)
+    photos = itertools.chain.from_iterable(map(read, workdirs))
+    return write_photos(folder, photos, first.head, first.names)
+
+
+def captured_pictures(workdir: Path, frames: np.ndarray) -> list[tuple[str, Path, Path, np.ndarray]]:
+    """Name, crop, matte and frame (437,) of the photo that a workdir captured, or of each frame of a film."""
+    if len(frames) == 1 and not (workdir / "crops").is_dir():
+        return [(workdir.name, workdir / "crop.png", workdir / "matte.png", frames[0])]
+    pictures = []
+    for number, frame in enumerate(frames):
+        crop, matte = (workdir / part / f"{number:05d}.png" for part in ("crops", "mattes"))
+        if matte.is_file():
+            pictures.append((f"{workdir.name}/{number:05d}", crop, matte, frame))
+    if not pictures:
+        raise UserError(
+            f"{workdir}: a film without mattes; capture it again with --config.write_mattes=True"
+            " --config.write_crops=True"
+        )
+    return pictures
 
 
 # Reading ----------------------------------------------------------------------------------------------------
@@ -139,12 +163,14 @@ class PhotoFolder:
     """A folder that was checked.
 
     Attributes:
+      names: N.
       pictures, masks: N files each.
-      frames: (M, 437) float32, necks straight: of the pictures, then of the flipped ones if there are any.
+      frames: (M, 437) float32: of the pictures, then of the flipped ones if there are any.
       size: S, to which pictures are reduced.
       left_out: pictures in the folder of which there are no parameters.
     """
 
+    names: tuple[str, ...]
     pictures: tuple[Path, ...]
     masks: tuple[Path, ...]
     frames: np.ndarray
@@ -178,7 +204,13 @@ class PhotoFolder:
 
 
 def open_photos(folder: str | Path, head: HeadModel, size: int, mirror: bool = True) -> PhotoFolder:
-    """Reads the parameters of a folder and checks it whole, the headers of all pictures included.
+    """A folder of photos whose necks are straight, as GenHead is trained; see `open_bent_photos`."""
+    photos = open_bent_photos(folder, head, size, mirror)
+    return dataclasses.replace(photos, frames=straighten_necks(head, photos.frames))
+
+
+def open_bent_photos(folder: str | Path, head: HeadModel, size: int, mirror: bool = True) -> PhotoFolder:
+    """Reads the parameters of a folder, and checks it whole, the headers of all pictures included.
 
     Args:
       head: the head model that the frames speak of.
@@ -190,7 +222,7 @@ def open_photos(folder: str | Path, head: HeadModel, size: int, mirror: bool = T
     """
     folder = Path(folder)
     stored = load_parameters(folder / PARAMETERS, head)
-    names, frames = stored["pictures"].tolist(), straighten_necks(head, stored["frames"])
+    names, frames = tuple(stored["pictures"].tolist()), stored["frames"]
     found, masks = (list_pictures(folder / part) for part in ("images", "masks"))
     for name in names:
         for part, files in (("images", found), ("masks", masks)):
@@ -202,10 +234,10 @@ def open_photos(folder: str | Path, head: HeadModel, size: int, mirror: bool = T
             if problem:
                 raise UserError(problem)
     if mirror and "mirrored_frames" in stored:
-        frames = np.concatenate([frames, straighten_necks(head, stored["mirrored_frames"])])
+        frames = np.concatenate([frames, stored["mirrored_frames"]])
     elif mirror:
         frames = np.concatenate([frames, build_mirror(head)(frames)])
-    return PhotoFolder(pictures, masks, frames, size, len(found) - len(names))
+    return PhotoFolder(names, pictures, masks, frames, size, len(found) - len(names))
 
 
 def load_parameters(path: Path, head: HeadModel) -> dict[str, np.ndarray]:
@@ -340,13 +372,18 @@ def read_picture(path: Path) -> Image.Image:
 # Batches ----------------------------------------------------------------------------------------------------
 
 
-def numbered_samples(count: int, batch: int, seed: int):
-    """A `grain.MapDataset`: number -> (B,) of 0..count-1, each pass through them in an order of its own."""
+def sample_order(count: int, seed: int):
+    """An endless `grain.MapDataset` of 0..count-1, each pass through them in an order of its own."""
     try:
         import grain
     except ImportError as error:
-        raise UserError(f"photos are read with grain ({error}): pip install '.[train]'") from None
-    return grain.MapDataset.range(count).shuffle(seed % 2**32).repeat().batch(batch)
+        raise UserError(f"stored data are read with grain ({error}): pip install '.[train]'") from None
+    return grain.MapDataset.range(count).shuffle(seed % 2**32).repeat()
+
+
+def numbered_samples(count: int, batch: int, seed: int):
+    """A `grain.MapDataset`: number -> the next (B,) of `sample_order`."""
+    return sample_order(count, seed).batch(batch)
 
 
 def numbered_photos(photos: PhotoFolder, batch: int, seed: int, rows: np.ndarray):
@@ -371,6 +408,6 @@ if __name__ == "__main__":
     if len(sys.argv) < 3:
         sys.exit("usage: python -m p4d_jax.data.photos FOLDER CAPTURE...")
     try:
-        print(write_captures(Path(sys.argv[1]), sys.argv[2:]), "photos")
+        print(write_captures(Path(sys.argv[1]), sys.argv[2:]), "pictures")
     except UserError as error:
         sys.exit(f"p4d_jax: {error}")

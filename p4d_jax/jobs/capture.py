@@ -2,7 +2,7 @@
 
 Written to the workdir: `motion.npz` (the parameters of each frame, the format of `data.motion`, which the job
 `reenact` takes as driving), `report.json`, and, if asked, of a photo `crop.png`, `matte.png` and
-`overlay.png`, of a film `crops/00000.png` and so on.
+`overlay.png`, of a film `crops/00000.png` and so on, and `mattes/` of the frames in which a face was seen.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from tqdm import tqdm
 from p4d_jax import assets
 from p4d_jax.capture import Capture, FilmCapture, Landmarker, capture_film, capture_photo
 from p4d_jax.capture.film import is_film
+from p4d_jax.capture.matte import make_matte
 from p4d_jax.capture.sampling import apply_matrix
 from p4d_jax.data.motion import save_motion
 from p4d_jax.head.model import HeadModel
@@ -68,6 +69,8 @@ def run_film(config: ConfigDict, source: Path, head: HeadModel, workdir: Path) -
     save_motion(workdir / "motion.npz", capture.params, capture.fps, head.name, head.expression_names)
     if config.write_crops:
         write_crops(capture, workdir / "crops")
+    if config.write_mattes:
+        write_mattes(capture, head, workdir / "mattes")
     return {
         "frames": len(capture),
         "fps": capture.fps,
@@ -88,6 +91,16 @@ def write_crops(capture: FilmCapture, folder: Path) -> None:
     folder.mkdir(exist_ok=True)
     for index, crop in enumerate(tqdm(capture.crops, desc="crops", total=len(capture), unit="frame")):
         Image.fromarray(crop).save(folder / f"{index:05d}.png")
+
+
+def write_mattes(capture: FilmCapture, head: HeadModel, folder: Path) -> None:
+    """One PNG a frame in which a face was seen."""
+    folder.mkdir(exist_ok=True)
+    for index, crop in enumerate(tqdm(capture.crops, desc="mattes", total=len(capture), unit="frame")):
+        if np.isfinite(capture.errors[index]):
+            params = jax.tree.map(lambda x, index=index: x[index], capture.params)
+            matte = make_matte(crop, head, params)
+            Image.fromarray((matte * 255).astype(np.uint8)).save(folder / f"{index:05d}.png")
 
 
 def draw_overlay(capture: Capture, indices: np.ndarray) -> Image.Image:

@@ -20,9 +20,17 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from p4d_jax import assets
+from p4d_jax.data.film_pairs import FilmPairs, open_films
 from p4d_jax.data.openheads import OpenHeadsSettings, prepare_stage
 from p4d_jax.data.pairs import join_pairs, openheads_pair, pair_of_synthetic, static_pairs
 from p4d_jax.data.samples import HeadPair
+from p4d_jax.data.stored_pairs import (
+    PairSource,
+    StoredHeads,
+    numbered_pairs,
+    open_stored_heads,
+    stored_shapes,
+)
 from p4d_jax.data.synthesis import SynthesisSettings, openheads_sources, synthesize
 from p4d_jax.errors import UserError
 from p4d_jax.head.model import HeadModel
@@ -36,9 +44,10 @@ from p4d_jax.models.perceptual import LPIPS
 from p4d_jax.models.reconstructor import Reconstructor, ReconstructorConfig
 from p4d_jax.render.avatar import canonical_frame, encode_source, render_frame
 from p4d_jax.render.part_fusion import build_head_parts
-from p4d_jax.train.devices import build_mesh, local, on_devices, replicate, split
+from p4d_jax.train.devices import build_mesh, local, on_devices, own_rows, replicate, split
 from p4d_jax.train.loop import LoopConfig, train
 from p4d_jax.train.multiview import PseudoViews, pseudo_view_programs
+from p4d_jax.train.numbered_stream import NumberedStream
 from p4d_jax.train.processes import is_primary
 from p4d_jax.train.reenact_losses import Judges, Term
 from p4d_jax.train.reenact_step import Extra, Given, Psi, StepConfig, build_step, check_terms
@@ -55,9 +64,8 @@ def run(config: ConfigDict, workdir: Path) -> None:
         count = sum(value.size for value in jax.tree.leaves(state.params))
         print(f"{count / 1e6:.2f} M parameters, {psi.mesh.size} devices, {config.batch} pairs a step")
         print(f"motion: {config.motion}; perceptual: {config.perceptual}; data: {dict(config.data)}")
-    key = jax.random.key(config.seed)
-    draw_pairs = build_draw(config, psi, given.head, key)
-    check_terms(psi.config, jax.eval_shape(draw_pairs.trace, jnp.zeros((), jnp.uint32)), given.judges)
+    draw_pairs = build_draw(config, psi, given.head)
+    check_terms(psi.config, draw_pairs.shapes, given.judges)
     state, given = replicate((state, given), psi.mesh)
     step = build_step(psi, given, draw_pairs, config.batch, pseudo_views(config, psi, given))
     draw = build_grid(config, psi, given, draw_pairs)
@@ -201,43 +209,71 @@ def initial_variables(reconstructor: Reconstructor, key: jax.Array) -> dict:
 
 
 class Draw:
-    """Pairs of every step, drawn on the devices: number -> `HeadPair` (B,), split over them.
+    """Pairs of every step: number -> `HeadPair` (B,), split over the devices.
 
-    A source's pairs depend on the seed, the number and their place in the batch alone.
+    Some sources draw on the devices, others are read from disk; one program makes a batch of all. A source's
+    pairs depend on the seed, the number and their place in the batch alone.
     """
 
-    def __init__(self, sources: list[tuple[Callable, int]], mesh, static_share: float, key: jax.Array):
-        self.sources, self.mesh, self.static_share, self.key = sources, mesh, static_share, key
-        self.draw = jax.jit(self.trace, out_shardings=split(mesh))
+    def __init__(
+        self, drawn: list[tuple[Callable, int]], read: list[PairSource], psi: Psi, config: ConfigDict
+    ):
+        """drawn: sources on the devices, ((keys, static) -> pairs, their number); read: sources on disk."""
+        self.drawn, self.read = drawn, read
+        self.static_share, self.key = config.static_share, jax.random.fold_in(jax.random.key(config.seed), 1)
+        self.streams = [
+            NumberedStream(numbered_pairs(source, own_rows(source.count, psi.mesh)), psi.mesh, config.readers)
+            for source in read
+        ]
+        self.join = jax.jit(self.trace, out_shardings=split(psi.mesh))
 
-    def trace(self, number: jax.Array) -> HeadPair:
-        """The same, not compiled."""
+    def trace(self, number: jax.Array, stored: list[dict]) -> HeadPair:
+        """The batch of a number, given what was read for it."""
         parts = []
-        for place, (source, count) in enumerate(self.sources):
+        for place, (source, count) in enumerate(self.drawn):
             key = jax.random.fold_in(jax.random.fold_in(self.key, place), number)
             static = static_pairs(count, self.static_share)
             keys = jax.random.key_data(jax.random.split(key, count))
             parts.append(source((keys, static)))
+        parts += [source.convert(found) for source, found in zip(self.read, stored, strict=True)]
         return join_pairs(parts)
 
     def __call__(self, number: int) -> HeadPair:
-        return self.draw(np.uint32(number))
+        return self.join(np.uint32(number), [stream(number) for stream in self.streams])
+
+    @functools.cached_property
+    def shapes(self) -> HeadPair:
+        """Shapes of a batch: what its pairs know."""
+        stored = [stored_shapes(source) for source in self.read]
+        return jax.eval_shape(self.trace, jax.ShapeDtypeStruct((), jnp.uint32), stored)
 
 
-def build_draw(config: ConfigDict, psi: Psi, head: HeadModel, key: jax.Array) -> Draw:
-    """The sources of a config, with as many pairs each as `config.data` says of a batch."""
+def build_draw(config: ConfigDict, psi: Psi, head: HeadModel) -> Draw:
+    """The sources of a config, with as many pairs each as `config.data` says of a batch.
+
+    Raises:
+      UserError: the numbers do not fit, there is no such source, or its data cannot be used.
+    """
     counts = config.data.to_dict()
     if sum(counts.values()) != config.batch or any(n % psi.mesh.size for n in counts.values()):
         raise UserError(
             f"config.data={counts}: the pairs of all sources together are config.batch={config.batch}, and"
             f" each number is a multiple of the {psi.mesh.size} devices"
         )
-    makers = {"openheads": openheads_source, "films": films_source, "genhead": genhead_source}
-    unknown = sorted(set(counts) - set(makers))
-    if unknown:
-        raise UserError(f"config.data: no source {unknown[0]!r}; there are {', '.join(makers)}")
-    sources = [(makers[name](config, psi, head), count) for name, count in sorted(counts.items()) if count]
-    return Draw(sources, psi.mesh, config.static_share, jax.random.fold_in(key, 1))
+    drawn = {"openheads": openheads_source, "films": films_source, "genhead": genhead_source}
+    read = {"stored": stored_source, "real_films": real_films_source}
+    if unknown := sorted(set(counts) - set(drawn | read)):
+        raise UserError(f"config.data: no source {unknown[0]!r}; there are {', '.join(drawn | read)}")
+    wanted = sorted(name for name, count in counts.items() if count)
+    draw = Draw(
+        [(drawn[name](config, psi, head), counts[name]) for name in wanted if name in drawn],
+        [read[name](config, psi, head, counts[name]) for name in wanted if name in read],
+        psi,
+        config,
+    )
+    if psi.config.face_weight and draw.shapes.face_mask is None:
+        raise UserError("config.step.face_weight: this data does not know face_mask; set it to 0")
+    return draw
 
 
 def openheads_source(config: ConfigDict, psi: Psi, head: HeadModel, one_camera: bool = False) -> Callable:
@@ -282,6 +318,36 @@ def genhead_source(config: ConfigDict, psi: Psi, head: HeadModel) -> Callable:
     return on_devices(psi.mesh, one, variables, head, parts, at_once=1)
 
 
+def stored_source(config: ConfigDict, psi: Psi, head: HeadModel, count: int) -> StoredHeads:
+    """Samples of a GenHead that the job synthesize has stored."""
+    folder, size = named_folder(config, "stored"), psi.reconstructor.config.picture_size
+    source = open_stored_heads(folder, config.head, size, count, config.static_share, config.seed)
+    if is_primary():
+        print(f"{folder}: {source.summary()}")
+    return source
+
+
+def real_films_source(config: ConfigDict, psi: Psi, head: HeadModel, count: int) -> FilmPairs:
+    """Frames of real films."""
+    folder, size = named_folder(config, "real_films"), psi.reconstructor.config.picture_size
+    source = open_films(folder, head, size, config.mirror, count, config.seed)
+    if is_primary():
+        print(f"{folder}: {source.summary()}")
+    return source
+
+
+def named_folder(config: ConfigDict, field: str) -> str:
+    """The folder that a source on disk is read from."""
+    if config.readers < 1:
+        raise UserError(f"config.readers={config.readers}: expected at least 1")
+    if not config[field]:
+        raise UserError(
+            f"config.data.{field}={config.data[field]}: name its folder, --config.{field}=FOLDER;"
+            ' docs/reconstructor.md, "Data of a training", tells what is in it'
+        )
+    return config[field]
+
+
 # What a run leaves ------------------------------------------------------------------------------------------
 
 
@@ -290,7 +356,7 @@ def build_grid(
 ) -> Callable[[TrainState], np.ndarray]:
     """The picture of a run, a column a person: source, target, result, raw, depth, opacity, other view."""
     reconstructor, head = psi.reconstructor, local(given.head)
-    shown = jax.tree.map(lambda x: np.asarray(x[:SHOWN]), draw_pairs.draw(np.uint32(2**32 - 1)))
+    shown = jax.tree.map(lambda x: np.asarray(x[:SHOWN]), draw_pairs(2**32 - 1))
     samples = psi.config.samples
 
     def draw(state: TrainState) -> np.ndarray:

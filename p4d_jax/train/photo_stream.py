@@ -15,6 +15,7 @@ from jax.sharding import Mesh
 from p4d_jax.data.photos import PhotoFolder, numbered_photos, numbered_samples
 from p4d_jax.data.samples import Portrait
 from p4d_jax.train.devices import gather_batch, own_rows, split
+from p4d_jax.train.numbered_stream import NumberedStream
 from p4d_jax.types import FrameParams
 
 
@@ -28,7 +29,7 @@ def photo_draws(
     Args:
       batch: B, a multiple of the mesh's devices.
       seed: of both orders.
-      readers: see `PhotoStream`.
+      readers: see `NumberedStream`.
     """
     rows = own_rows(batch, mesh)
     numbered = numbered_samples(len(photos), batch, 2 * seed + 1)
@@ -43,29 +44,17 @@ def photo_draws(
 class PhotoStream:
     """number -> `Portrait` (B,), split over the mesh; quick where numbers follow one another.
 
-    The batches of the next numbers are read, and laid on the devices as bytes, while the devices work.
+    Pictures lie on the devices as bytes until they are asked for.
     """
 
     def __init__(self, photos: PhotoFolder, mesh: Mesh, batch: int, seed: int, readers: int):
-        """readers: threads; each reads a batch, and so many batches are kept ready."""
+        """readers: see `NumberedStream`."""
         numbered = numbered_photos(photos, batch, seed, own_rows(batch, mesh))
-        self._numbered = numbered.map(lambda stored: gather_batch(stored, mesh))
+        self._stream = NumberedStream(numbered, mesh, readers)
         self._convert = jax.jit(as_portrait, out_shardings=split(mesh))
-        self._readers = readers
-        self._ahead, self._next = None, -1
 
     def __call__(self, number: int) -> Portrait:
-        if number != self._next:
-            self._ahead = self._start_at(number)
-        self._next = number + 1
-        return self._convert(next(self._ahead))
-
-    def _start_at(self, number: int):
-        import grain
-
-        options = grain.ReadOptions(num_threads=self._readers, prefetch_buffer_size=self._readers)
-        rest = self._numbered.slice(slice(number, len(self._numbered)))
-        return iter(rest.to_iter_dataset(options))
+        return self._convert(self._stream(number))
 
 
 def as_portrait(stored: dict[str, jax.Array]) -> Portrait:
