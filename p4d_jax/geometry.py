@@ -329,7 +329,7 @@ def warp_affine(image: Array, matrix: Array, size: int | tuple[int, int]) -> Arr
 def arcface_transform(landmarks: Array) -> Array:
     """(2, 3) from pixels (x, y), y down, to ArcFace's 112 x 112 crop, of 70 landmarks (70, 2) in pixels.
 
-    Landmarks: 68 in iBUG order and the centres of the two eyes.
+    Landmarks: 68 in iBUG order and the centres of the two eyes, the picture's left one first.
     """
     points = _landmarks70(landmarks)[jnp.array([68, 69, 30, 48, 54])]
     return fit_similarity(points, jnp.array(ARCFACE_TEMPLATE))

@@ -50,7 +50,7 @@ def main() -> None:
     )
     given = double(given.replace(judges=judges, parts=build_head_parts(given.head)))
     state = double(state.replace(discriminator=judged))
-    pairs = job.build_draw(config, psi, given.head, keys[3])(0)
+    pairs = job.build_draw(config, psi, given.head)(0)
     features = psi.reconstructor.config.feature_channels
     random = lambda key, *shape: jax.random.uniform(key, (BATCH, *shape), minval=-0.4, maxval=0.4)  # noqa: E731
     pairs = double(

@@ -8,7 +8,7 @@ import pytest
 
 from p4d_jax import assets
 from p4d_jax.errors import UserError
-from p4d_jax.geometry import look_at_camera, project
+from p4d_jax.geometry import ARCFACE_TEMPLATE, arcface_transform, look_at_camera, project
 from p4d_jax.head.landmarks import landmarks70, mediapipe_landmarks
 from p4d_jax.head.loading import load_head_model, save_head_model
 from p4d_jax.head.model import JAW, NECK, REGIONS
@@ -153,6 +153,11 @@ def test_landmarks_of_the_mean_face_are_symmetric(head):
     points = np.asarray(landmarks70(head, jnp.asarray(pose(head)), 0.0))
     np.testing.assert_allclose(points[:17], points[16::-1][:17] * [-1, 1, 1], atol=0.02)
     np.testing.assert_allclose(points[68], points[69] * [-1, 1, 1], atol=0.002)
+    # As ArcFace's crop wants them: it finds eyes, nose and mouth near their places.
+    seen = jnp.asarray(points[:, :2] * [200, -200] + 256)
+    crop = arcface_transform(seen)
+    found = seen[jnp.array([68, 69, 30, 48, 54])] @ crop[:, :2].T + crop[:, 2]
+    np.testing.assert_allclose(found, ARCFACE_TEMPLATE, atol=6)
 
 
 def test_the_68_landmarks_are_where_a_face_has_them(head):

@@ -113,9 +113,9 @@ def test_landmarks_follow_the_mesh_and_the_contour_follows_the_yaw():
     assert mediapipe_landmarks(HEAD, vertices).shape == (40, 3)
 
 
-def test_eye_centres_are_the_middles_of_the_balls_left_first():
+def test_eye_centres_are_the_middles_of_the_balls_right_first():
     centres = eye_centres(HEAD, HEAD.template)
-    np.testing.assert_allclose(centres, [[0.03, 0.02, 0.075], [-0.03, 0.02, 0.075]], atol=1e-6)
+    np.testing.assert_allclose(centres, [[-0.03, 0.02, 0.075], [0.03, 0.02, 0.075]], atol=1e-6)
 
 
 def test_missing_embeddings_are_said():

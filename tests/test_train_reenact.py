@@ -1,20 +1,28 @@
-"""Training of Psi: losses, schedules, moving average, pairing of frames, the field to the canonical frame."""
+"""Training of Psi: losses, schedules, moving average, pairs, the field to the canonical frame, the steps."""
+
+import dataclasses
+import functools
+import json
+import subprocess
+import sys
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from psi_case import ROOT, tiny_config
 from skimage.metrics import peak_signal_noise_ratio
-from synthetic_head import synthetic_head
 
-from p4d_jax.data.samples import HeadClip
+from p4d_jax import assets
+from p4d_jax.data.pairs import static_pairs
+from p4d_jax.errors import UserError
 from p4d_jax.geometry import look_at_camera
-from p4d_jax.head.deformation import NeckField
-from p4d_jax.models.reconstructor import Reconstructor, ReconstructorConfig
-from p4d_jax.render.avatar import canonical_frame
+from p4d_jax.jobs import train_reenact as job
+from p4d_jax.main import load_config
 from p4d_jax.render.lifting import ExpressionField, apply_expression_field, sample_image
-from p4d_jax.train import losses
-from p4d_jax.train.reenact_step import StepConfig, build_samples, pair_frames, render_samples
+from p4d_jax.train import losses, multiview
+from p4d_jax.train import reenact_step as steps
+from p4d_jax.train.reenact_losses import TERMS, Judges, Term
 from p4d_jax.train.state import average_decay, learning_rate
 from p4d_jax.types import FrameParams
 
@@ -55,23 +63,6 @@ def test_learning_rate_warms_up_and_ends_low():
     assert rates[0] == 1.0 and rates[-1] == pytest.approx(0.01)
 
 
-def test_pairs_stay_in_one_clip_and_every_frame_is_source_and_target_once():
-    clips, frames = 3, 2
-    number = jnp.arange(clips * frames, dtype=jnp.float32).reshape(clips, frames)
-    image = jnp.broadcast_to(number[..., None, None, None], (clips, frames, 2, 2, 3))
-    spread = lambda x: jnp.broadcast_to(x, (clips, frames, *x.shape))  # noqa: E731
-    camera = jax.tree.map(spread, look_at_camera(0.0, 0.0, 4.0))
-    zeros = lambda n: jnp.zeros((clips, frames, n))  # noqa: E731
-    params = FrameParams(camera, zeros(300), zeros(100), zeros(6), zeros(6))
-    clip = HeadClip(image, image[..., :1], image[..., :1], image[..., :1], image[:, 0], params)
-    sources, targets = pair_frames(clip)
-    source, target = (np.asarray(x.image[:, 0, 0, 0]) for x in (sources, targets))
-    assert sorted(source) == sorted(target) == list(range(6))
-    np.testing.assert_array_equal(source // frames, target // frames)
-    assert (source != target).all()
-    np.testing.assert_array_equal(sources.background[:, 0, 0, 0], targets.background[:, 0, 0, 0])
-
-
 def test_image_is_read_bilinearly_at_pixel_centres():
     image = picture(0, 8)
     centre = (jnp.arange(8) + 0.5) / 8
@@ -95,33 +86,162 @@ def test_field_takes_the_surface_offset_at_the_surface_and_the_nearest_candidate
     np.testing.assert_allclose(moved[1], near, atol=1e-3)
 
 
-@pytest.mark.parametrize("deformation", ["neck", "expression"])
-def test_the_step_renders_with_either_deformation(deformation):
-    """Shapes only: what the fields do to points is tested where they are."""
-    model = Reconstructor(
-        ReconstructorConfig(
-            image_size=32, motion_size=109, lifted_size=16, superresolution_size=0, deformation=deformation
+# The step --------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def training():
+    """The smallest training: Psi, arrays, state, one batch of pairs and its samples."""
+    config = tiny_config()
+    psi, given, state, _ = job.build_psi(config)
+    draw = job.build_draw(config, psi, given.head)
+    pairs = draw(0)
+    build = jax.jit(functools.partial(steps.build_samples, psi, 16, False))
+    return psi, given, state, draw, pairs, build(given, pairs, steps.step_keys(state, 0, config.batch))
+
+
+def test_half_of_the_pairs_are_static_and_show_one_motion(training):
+    pairs = training[4]
+    np.testing.assert_array_equal(pairs.scale, [1, 0, 1, 0])
+    moved = np.abs(pairs.source_params.motion() - pairs.params.motion()).max(1)
+    np.testing.assert_array_equal(moved == 0, pairs.scale == 0)
+    turned = np.abs(pairs.source_params.camera.cam2world - pairs.params.camera.cam2world).max((1, 2))
+    assert (turned > 0.01).all()
+    np.testing.assert_array_equal(pairs.source_params.shape, pairs.params.shape)
+
+
+@pytest.mark.parametrize(("count", "share"), [(8, 0.5), (7, 0.5), (6, 1.0), (5, 0.0)])
+def test_static_pairs_are_evenly_spread(count, share):
+    static = np.asarray(static_pairs(count, share))
+    assert static.sum() == int(count * share)
+    for first in range(0, count, 2):
+        assert abs(static[first : first + 2].sum() - share * len(static[first : first + 2])) <= 1
+
+
+def test_pairs_depend_on_seed_and_number_alone(training):
+    draw, pairs = training[3], training[4]
+    np.testing.assert_array_equal(draw(0).image, pairs.image)
+    assert not np.array_equal(draw(1).image, pairs.image)
+
+
+def test_a_static_sample_does_not_see_the_driving_motion(training):
+    """At scale 0 two driving motions give one picture to the bit; at scale 1 they do not."""
+    psi, _, state, _, _, samples = training
+    # Cross-attention starts at zero: wake it up.
+    params = jax.tree.map(lambda x: x + 0.05, state.params)
+    show = jax.jit(
+        lambda motion: (
+            steps.render_samples(
+                psi,
+                {"params": params, "buffers": state.buffers},
+                samples.replace(motion_driving=motion),
+                None,
+            ).image
         )
     )
-    config = StepConfig(resolution=16, crop=8, samples=(4, 4))
-    head = synthetic_head()
-    frame = canonical_frame(head, 16)
-    count, frames = 2, 2
-    spread = lambda x: jnp.broadcast_to(x, (count, frames, *x.shape))  # noqa: E731
-    camera = jax.tree.map(spread, look_at_camera(0.0, 0.0, 4.0))
-    zeros = lambda *shape: jnp.zeros((count, frames, *shape))  # noqa: E731
-    clips = HeadClip(
-        zeros(32, 32, 3), zeros(32, 32, 1), zeros(32, 32, 1), zeros(32, 32, 1), jnp.zeros((count, 32, 32, 3)),
-        FrameParams(camera, zeros(300), zeros(100), zeros(6), zeros(6)),
+    one, other = show(samples.motion_driving), show(samples.motion_driving + 0.5)
+    same = [np.array_equal(a, b) for a, b in zip(one, other, strict=True)]
+    np.testing.assert_array_equal(same, samples.scale == 0)
+
+
+def test_every_loss_has_the_gradient_of_finite_differences_in_float64():
+    """In a process of its own: it makes all of the package compute in float64."""
+    script = str(ROOT / "tests" / "psi_gradients.py")
+    result = subprocess.run([sys.executable, script], capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr[-2000:]
+    errors = json.loads(result.stdout.splitlines()[-1])
+    assert set(errors) == set(TERMS) - {"upscaled"}
+    for name, (difference, slope) in errors.items():
+        assert abs(slope) > 1e-12, name
+        assert abs(difference - slope) <= 1e-5 * abs(slope), (name, difference, slope)
+
+
+def test_terms_count_in_their_span():
+    term = Term(1.0, 400.0, 1000.0)
+    assert [term.active(n) for n in (0, 399, 400, 999, 1000)] == [False, False, True, True, False]
+    config = steps.StepConfig(terms=(("image", Term(1.0)), ("depth", Term(1.0, 0, 10)), ("raw", Term(0.0))))
+    assert config.active(5) == ("image", "depth") and config.active(10) == ("image",)
+
+
+def test_the_papers_table_is_the_papers():
+    config = load_config(ROOT / "configs" / "portrait4d.py")
+    table = {name: Term(*value) for name, value in config.terms.items()}
+    assert table["triplane"] == Term(0.1, 0, 400_000) and table["identity"].first == 400_000
+    assert table["adversarial"] == Term(0.01, 1_000_000) and table["opacity"].weight == 0.3
+    assert {"features", "depth"} <= {name for name, term in table.items() if term.last == 400_000}
+    assert config.static_share == 0.5 and config.adam == (0.9, 0.999, 1e-5)
+
+
+def test_motion_layers_have_their_own_rate(training):
+    psi, _, state, *_ = training
+    faster = dataclasses.replace(psi, config=dataclasses.replace(psi.config, motion_rate=2.5))
+    ones = jax.tree.map(jnp.ones_like, state.params)
+    moved = [
+        jax.tree_util.tree_map(lambda a, b: float(jnp.abs(a - b).max()), state.params, new.params)
+        for new in (jax.jit(functools.partial(steps.move_psi, p))(state, 0.1, ones) for p in (psi, faster))
+    ]
+    ratios = jax.tree_util.tree_map(lambda a, b: b / a, *moved)
+    for path, ratio in jax.tree_util.tree_leaves_with_path(ratios):
+        assert ratio == pytest.approx(2.5 if steps.of_motion(path) else 1.0, rel=1e-3)
+    assert steps.of_motion(
+        tuple(jax.tree_util.DictKey(k) for k in ("reenactor", "block0", "attn2", "q", "kernel"))
+    )
+
+
+# What cannot be --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"motion": "pdfgc"}, "configs/convert.py"),
+        ({"perceptual": "lpips"}, "config.perceptual=structure"),
+        ({"perceptual": "psnr"}, "lpips or structure"),
+        ({"terms": {"identity": (1.0,)}}, "config.arcface"),
+        ({"terms": {"adversarial": (1.0,)}}, "config.discriminator"),
+        ({"terms": {"beauty": (1.0,)}}, "beauty"),
+    ],
+)
+def test_a_training_that_cannot_be_is_refused_with_what_to_do(change, message):
+    config = tiny_config()
+    with config.unlocked():
+        config.update(change)
+    with pytest.raises(UserError, match=message):
+        job.build_psi(config)
+
+
+def test_a_term_of_which_the_data_know_nothing_is_refused(training):
+    pairs = training[4]
+    table = steps.StepConfig(terms=(("triplane", Term(0.1)),))
+    with pytest.raises(UserError, match="triplane: this data does not know points"):
+        steps.check_terms(table, pairs, Judges())
+    with pytest.raises(ValueError, match="whole views"):
+        steps.StepConfig(terms=(("identity", Term(1.0)),), crop=8)
+
+
+# Pseudo views ----------------------------------------------------------------------------------------------
+
+
+def test_the_box_of_the_static_model_is_smaller_for_shut_eyes():
+    head = assets.head_model()
+    names, zeros, camera = head.expression_names, jnp.zeros(100), look_at_camera(0.0, 0.0, 4.0)
+    shut = zeros.at[jnp.array([names.index("eyeBlinkLeft"), names.index("eyeBlinkRight")])].set(1.0)
+    scale = jax.jit(
+        lambda expression: multiview.box_scale(
+            head, jnp.zeros(300), FrameParams(camera, jnp.zeros(300), expression, jnp.zeros(6), jnp.zeros(6))
+        )
     )  # fmt: skip
+    assert 0.97 <= float(scale(shut)) < float(scale(zeros)) - 0.004 and float(scale(zeros)) <= 1.0
 
-    def step(key):
-        samples = build_samples(config, model.config, head, frame, clips, key)
-        image, motion = samples.guide.image[:1], samples.motion_source[:1]
-        variables = model.init(key, image, motion, motion, None)
-        return samples.field, render_samples(model, config, variables, samples, key)
 
-    field, out = jax.eval_shape(step, jax.random.key(0))
-    assert isinstance(field, {"neck": NeckField, "expression": ExpressionField}[deformation])
-    assert out["raw"].shape == (4, 8, 8, 3)
-    assert out["image"].shape == (4, 32, 32, 3)
+def test_pseudo_views_turn_the_head_and_move_psi_towards_them(training):
+    """The static model's view is the target's motion from another side; a step makes Psi more like it."""
+    psi, given, state, _, pairs, _ = training
+    views = multiview.PseudoViews(psi, every=1)
+    other = jax.tree.map(lambda x: x + 0.02, {"params": state.params, "buffers": state.buffers})
+    step = jax.jit(functools.partial(multiview.multiview_step, psi, views, 16))
+    losses_seen = []
+    for _ in range(3):
+        state, metrics = step(state, jnp.float32(2e-3), given, given, other, pairs)
+        losses_seen.append(float(metrics["multiview"]))
+    assert losses_seen[-1] < losses_seen[0]

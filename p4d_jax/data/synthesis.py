@@ -95,7 +95,7 @@ class SyntheticHead:
       features: (M, V, R, R, F) what super-resolution saw, background included; the first three are RGB in
         [-1, 1], the others in [-1.002, 1.002] like them.
       correspondence: (M, V, S, S, 3) the correspondence map (`part_fusion.correspondence_map`).
-      landmarks: (M, V, 70, 2) the 68 iBUG points and the eye centres (left, right), image coordinates: u to
+      landmarks: (M, V, 70, 2) the 68 iBUG points and the eye centres (right, left), image coordinates: u to
         the right and v down, the image is [0, 1]^2.
       points: (M, V, N, 3) world points of the posed head's space, on rays that see neither eyes nor mouth.
       plane_features: (M, V, N, C) there: the head branch's tri-plane, read at each point's canonical place,

@@ -1,8 +1,9 @@
 """Landmarks of a posed head: fixed barycentric points of the mesh, the contour chosen by the head's yaw.
 
-`landmarks70`: the 68 iBUG points (0..16 the face contour) and the two eye centres (68 the head's left eye,
-69 its right). A jaw-line point that a person marks in an image is the silhouette, not a fixed place of the
-skin, so the contour has one set of 17 points a degree of yaw (FLAME's dynamic landmarks, rows -39..39).
+`landmarks70`: the 68 iBUG points (0..16 the face contour) and the two eye centres (68 the head's right eye,
+69 its left, as a picture shows them from left to right and as ArcFace's crop wants them). A jaw-line point
+that a person marks in an image is the silhouette, not a fixed place of the skin, so the contour has one set of
+17 points a degree of yaw (FLAME's dynamic landmarks, rows -39..39).
 
 Yaw, in degrees: the head's rotation about y relative to the camera, positive when the head, seen from the
 camera, turns towards its own left (its face normal then points to the viewer's right, +x of the camera). Its
@@ -62,12 +63,12 @@ def project_landmarks(model: HeadModel, vertices: Array, neck: Array, camera: Ca
 
 
 def eye_centres(model: HeadModel, vertices: Array) -> Array:
-    """(2, 3): the middle of the left and of the right eyeball's bounding box.
+    """(2, 3): the middle of the right and of the left eyeball's bounding box.
 
     The box, and not the mean, because an eyeball's mesh is denser at the iris.
     """
     centres = []
-    for region in ("left_eyeball", "right_eyeball"):
+    for region in ("right_eyeball", "left_eyeball"):
         _require(region in model.regions, model, f"the region {region}")
         ball = vertices[model.regions[region]]
         centres.append(0.5 * (ball.min(axis=0) + ball.max(axis=0)))
