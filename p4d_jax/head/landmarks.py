@@ -2,8 +2,8 @@
 
 `landmarks70`: the 68 iBUG points (0..16 the face contour) and the two eye centres (68 the head's right eye,
 69 its left, as a picture shows them from left to right and as ArcFace's crop wants them). A jaw-line point
-that a person marks in an image is the silhouette, not a fixed place of the skin, so the contour has one set of
-17 points a degree of yaw (FLAME's dynamic landmarks, rows -39..39).
+that a person marks in an image is the silhouette, not a fixed place of the skin, so the contour has one set
+of 17 points a degree of yaw (FLAME's dynamic landmarks, rows -39..39).
 
 Yaw, in degrees: the head's rotation about y relative to the camera, positive when the head, seen from the
 camera, turns towards its own left (its face normal then points to the viewer's right, +x of the camera). Its

@@ -1,8 +1,9 @@
-"""Does GenHead's training not depend on how many devices and processes share it, and does a killed run go on?
+"""Does a training not depend on how many devices and processes share it, and does a killed run go on?
 
-    python -m benchmarks.genhead_devices FOLDER
+    python -m benchmarks.training_devices FOLDER genhead|psi
 
-Runs twenty steps of the smallest GenHead (tests/genhead_case.py) on one device, on eight forced devices, and
+Runs twenty steps of the smallest GenHead (tests/genhead_case.py) or Psi (tests/psi_case.py, of 8 pairs) on one
+device, on eight forced devices, and
 on two processes of four; then kills one process, and two, with SIGKILL in the middle and starts them again.
 Prints, against the run on one device, the largest relative difference of each logged loss (of logits, which
 cross zero, the largest absolute one), and whether the killed runs' losses and weights are those of the
@@ -33,7 +34,9 @@ def start(workdir: Path, devices: int, flags: tuple[str, ...] = ()) -> subproces
         "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
         "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")]),
     }
-    config = f"--config={ROOT / 'tests' / 'genhead_case.py'}"
+    config = f"--config={ROOT / 'tests' / f'{sys.argv[2]}_case.py'}"
+    if sys.argv[2] == "psi":
+        flags = ("--config.batch=8", "--config.data.openheads=8", *flags)
     command = [sys.executable, "-m", "p4d_jax.main", config, f"--workdir={workdir}", *flags]
     workdir.mkdir(parents=True, exist_ok=True)
     with open(workdir.with_suffix(f".{len(flags) and flags[-1][-1]}.log"), "a") as log:

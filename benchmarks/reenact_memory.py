@@ -1,0 +1,128 @@
+"""Compiled memory of Psi's full-size training steps a device, from XLA's own analysis.
+
+    python -m benchmarks.reenact_memory [BATCH [CONFIG [FIELD=VALUE ...]]]
+
+Compiles the steps of configs/portrait4d.py, every term of its loss table counted and at its last stage's
+number of rays, for BATCH pairs on one device (4: the paper's 32 over eight), and prints, in GB, what each takes
+beside what it is given, its arguments, and their sum. Nothing is run and no data or weights are needed; the
+motion vectors are given. The analysis is of the backend that compiles: a CPU's buffers are not exactly a GPU's.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import sys
+import time
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+
+from p4d_jax import assets
+from p4d_jax.data.samples import HeadPair
+from p4d_jax.jobs import train_reenact as job
+from p4d_jax.main import load_config
+from p4d_jax.models.discriminator import Discriminator, DiscriminatorConfig, DiscriminatorInput
+from p4d_jax.models.identity import IResNet
+from p4d_jax.models.perceptual import LPIPS
+from p4d_jax.models.reconstructor import Reconstructor, ReconstructorConfig
+from p4d_jax.render.avatar import canonical_frame
+from p4d_jax.render.part_fusion import build_head_parts
+from p4d_jax.train import reenact_step as steps
+from p4d_jax.train.devices import build_mesh
+from p4d_jax.train.reenact_losses import Judges, Term
+from p4d_jax.train.state import build_optimizer, create_state
+from p4d_jax.types import Camera, FrameParams
+
+ROOT = Path(__file__).resolve().parent.parent
+POINTS = 4000
+
+
+def shape(*sizes: int) -> jax.ShapeDtypeStruct:
+    """Of float32 numbers."""
+    return jax.ShapeDtypeStruct(sizes, jnp.float32)
+
+
+def describe_pairs(batch: int, size: int, rays: int, model: ReconstructorConfig) -> HeadPair:
+    """The shapes of a batch of GenHead's pairs."""
+    params = FrameParams(
+        Camera(shape(batch, 4, 4), shape(batch, 3, 3)),
+        *(shape(batch, n) for n in (300, 100, 6, 6)),
+    )
+    picture = shape(batch, size, size, 3)
+    features = shape(batch, rays, rays, model.feature_channels)
+    return HeadPair(
+        picture, params, picture, params, shape(batch, size, size, 1), shape(batch),
+        depth=shape(batch, rays, rays, 1), features=features, background_features=features,
+        points=shape(batch, POINTS, 3), plane_features=shape(batch, POINTS, model.plane_channels),
+    )  # fmt: skip
+
+
+def main() -> None:
+    batch = int(sys.argv[1]) if len(sys.argv) > 1 else 4
+    config = load_config(ROOT / (sys.argv[2] if len(sys.argv) > 2 else "configs/portrait4d.py"))
+    config.update_from_flattened_dict(
+        {k: type(config.model[k.split(".")[-1]])(v) for k, v in (a.split("=") for a in sys.argv[3:])}
+    )
+    # The motion vectors are drawn by a program of their own kind; here they are the parameters'.
+    config.model.motion_size = 109
+    model = ReconstructorConfig.from_dict(config.model.to_dict())
+    names = [name for name, value in config.terms.items() if value[0]]
+    step_config = steps.StepConfig(
+        terms=tuple((name, Term(1.0)) for name in names),
+        **{name: job.nested_tuple(value) for name, value in config.step.to_dict().items()},
+    )
+    head, reconstructor = assets.head_model(), Reconstructor(model)
+    critic, lpips, arcface = Discriminator(DiscriminatorConfig()), LPIPS(), IResNet(depths=(3, 4, 14, 3))
+    optimizer = build_optimizer(*config.adam, config.clip_norm)
+    psi = steps.Psi(reconstructor, step_config, build_mesh(1), optimizer, None, critic)
+    key, size, rays = jax.random.key(0), model.picture_size, step_config.stages[-1][1]
+    face, picture = jnp.zeros((1, 112, 112, 3)), jnp.zeros((1, 64, 64, 3))
+    shown = DiscriminatorInput(*(shape(2, size, size, n) for n in (3, 3, 3, 1)))
+    judged = jax.eval_shape(critic.init, key, shown, shape(2, 25))["params"]
+    judges = Judges(
+        lpips,
+        jax.eval_shape(lpips.init, key, picture, picture),
+        arcface,
+        jax.eval_shape(arcface.init, key, face),
+    )
+    given = steps.Given(head, canonical_frame(head, 512), build_head_parts(head), judges)
+    variables = jax.eval_shape(functools.partial(job.initial_variables, reconstructor), key)
+    state = jax.eval_shape(
+        lambda variables, judged: create_state(variables, optimizer, jax.random.key_data(key), judged),
+        variables, judged,
+    )  # fmt: skip
+    pairs, keys = describe_pairs(batch, size, rays, model), jax.ShapeDtypeStruct((batch, 2), jnp.uint32)
+    samples = jax.eval_shape(functools.partial(steps.build_samples, psi, rays, True), given, pairs, keys)
+    fake = DiscriminatorInput(
+        shape(batch, size, size, 3), shape(batch, rays, rays, 3), shape(batch, size, size, 3),
+        shape(batch, rays, rays, 1),
+    )  # fmt: skip
+    active, rate = tuple(n for n in names if n != "density"), shape()
+    programs = {
+        "psi": (functools.partial(steps.reenact_step, psi, active), (state, rate, given, samples)),
+        "density": (functools.partial(steps.density_step, psi), (state, rate, given, samples)),
+        "discriminator": (functools.partial(steps.discriminator_step, psi), (state, rate, samples, fake)),
+        "penalty": (functools.partial(steps.penalty_step, psi), (state, rate, samples)),
+    }
+    for name, (program, arguments) in programs.items():
+        started = time.time()
+        memory = jax.jit(program, donate_argnums=0).lower(*arguments).compile().memory_analysis()
+        temporaries, given_bytes = memory.temp_size_in_bytes, memory.argument_size_in_bytes
+        row = {
+            "step": name,
+            "batch": batch,
+            "rays": rays,
+            "dtype": model.dtype,
+            "terms": len(names),
+            "temporaries": round(temporaries / 1e9, 2),
+            "arguments": round(given_bytes / 1e9, 2),
+            "sum": round((temporaries + given_bytes) / 1e9, 2),
+            "compilation_seconds": round(time.time() - started, 1),
+        }
+        print(json.dumps(row), flush=True)
+
+
+if __name__ == "__main__":
+    main()
