@@ -3,9 +3,10 @@
     python -m benchmarks.reenact_memory [BATCH [CONFIG [FIELD=VALUE ...]]]
 
 Compiles the steps of configs/portrait4d.py, every term of its loss table counted and at its last stage's
-number of rays, for BATCH pairs on one device (4: the paper's 32 over eight), and prints, in GB, what each takes
-beside what it is given, its arguments, and their sum. Nothing is run and no data or weights are needed; the
-motion vectors are given. The analysis is of the backend that compiles: a CPU's buffers are not exactly a GPU's.
+number of rays, for BATCH pairs on one device (4: the paper's 32 over eight), and prints, in GB, what each
+takes beside what it is given, its arguments, and their sum. Nothing is run and no data or weights are needed;
+the motion vectors are given. The analysis is of the backend that compiles: a CPU's buffers are not exactly a
+GPU's.
 """
 
 from __future__ import annotations

@@ -2,9 +2,9 @@
 
     python -m benchmarks.training_devices FOLDER genhead|psi
 
-Runs twenty steps of the smallest GenHead (tests/genhead_case.py) or Psi (tests/psi_case.py, of 8 pairs) on one
-device, on eight forced devices, and
-on two processes of four; then kills one process, and two, with SIGKILL in the middle and starts them again.
+Runs twenty steps of the smallest GenHead (tests/genhead_case.py) or Psi (tests/psi_case.py, of 8 pairs) on
+one device, on eight forced devices, and on two processes of four; then kills one process, and two, with
+SIGKILL in the middle and starts them again.
 Prints, against the run on one device, the largest relative difference of each logged loss (of logits, which
 cross zero, the largest absolute one), and whether the killed runs' losses and weights are those of the
 uninterrupted ones to the bit.
