@@ -354,8 +354,8 @@ class Identities:
 
 
 def make_planes(psi: Psi, variables: dict, samples: Sample) -> Identities:
-    """The networks before the renderer."""
-    reconstructor = psi.reconstructor
+    """The networks before the renderer; `views_at_once` pairs at a time, where memory is short."""
+    reconstructor, config = psi.reconstructor, psi.config
 
     def networks(variables: dict, samples: Sample) -> Identities:
         apply = functools.partial(reconstructor.apply, variables)
@@ -364,8 +364,15 @@ def make_planes(psi: Psi, variables: dict, samples: Sample) -> Identities:
         planes = apply(source, samples.motion_driving, samples.scale, method="animate")
         return Identities(planes, source.background)
 
+    def one(variables: dict, sample: Sample) -> Identities:
+        made = networks(variables, jax.tree.map(lambda x: x[None], sample))
+        return jax.tree.map(lambda x: x[0], made)
+
     used = samples.replace(wanted=None)
-    return (jax.checkpoint(networks) if psi.config.rematerialize else networks)(variables, used)
+    keep = jax.checkpoint if config.rematerialize else lambda f: f
+    if config.views_at_once:
+        return on_devices(psi.mesh, keep(one), variables, at_once=config.views_at_once)(used)
+    return keep(networks)(variables, used)
 
 
 def render_samples(psi: Psi, variables: dict, samples: Sample, keys: Array | None) -> Rendered:
