@@ -71,7 +71,7 @@ def openheads_pair(
     """
     keys = jax.random.split(key, 4)
     identity = random_identity(keys[0], stage, settings)
-    motion = random_motion(keys[1], 2, stage.head.expression_names)
+    motion = random_motion(keys[1], 2, stage.head.expression_names, settings.closed_eyes)
     motion = jax.tree.map(lambda x: jnp.where(static, x[:1], x), motion)
     camera = random_cameras(keys[2], 2, settings)
     if one_camera:
