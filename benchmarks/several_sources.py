@@ -1,11 +1,11 @@
 """What a second and a third photo of a person bring: PSNR at novel views of held-out synthetic people.
 
-    python -m benchmarks.several_sources [--people=16] [--weights=reenact_demo] [--yaws=-30,0,30] [--sheet=FILE]
+    python -m benchmarks.several_sources [--people=16] [--yaws=-30,0,30] [--sheet=FILE]
 
 Each person is drawn as by the job `evaluate`, so training never saw it. Photos differ in view, expression and
 pose, as OpenHeads draws them; their parameters are the true ones. Targets show the first photo's expression
-from straight ahead and from both sides. Reported for 1, 2, 3 photos, and for the one of three that is taken
-from nearest to the target's view: PSNR in dB in the masks of the whole person and of the parametric head, mean
+from straight ahead and from both sides. Reported for 1, 2, 3 photos, and for that one of three which is taken
+from nearest to the target: PSNR in dB in the masks of the whole person and of the parametric head, mean
 over people, and the gain over one photo with its standard error. Prints one line of JSON a view.
 """
 

@@ -20,6 +20,8 @@ def get_config() -> ConfigDict:
     config.static_share = 0.5  # of the pairs: one motion from two sides, cross-attention times 0
     config.start = ""  # weights to start from: a path, or an embedded name; empty: random
     config.supersample = 1  # samples a pixel and axis of OpenHeads' pictures
+    config.yaw_balance = 0.0  # probability that a view's yaw is drawn evenly from its whole range; ours
+    config.closed_eyes = 0.0  # probability that both eyes are shut, beside those that a motion shuts; ours
     # Networks that others trained: folders of the job convert
     config.genhead = "genhead"  # the GenHead that makes the data: a folder, a file or an embedded name
     config.genhead_resolution = 64  # its rays a side

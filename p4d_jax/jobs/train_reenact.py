@@ -218,10 +218,20 @@ def build_draw(config: ConfigDict, psi: Psi, head: HeadModel, key: jax.Array) ->
     return Draw(sources, psi.mesh, config.static_share, jax.random.fold_in(key, 1))
 
 
+def openheads_settings(config: ConfigDict) -> OpenHeadsSettings:
+    """How views and motions are drawn."""
+    try:
+        return OpenHeadsSettings(
+            supersample=config.supersample, yaw_balance=config.yaw_balance, closed_eyes=config.closed_eyes
+        )
+    except ValueError as error:
+        raise UserError(f"config.{error}") from None
+
+
 def openheads_source(config: ConfigDict, psi: Psi, head: HeadModel, one_camera: bool = False) -> Callable:
     """Rendered OpenHeads."""
     stage = prepare_stage(head)
-    settings = OpenHeadsSettings(supersample=config.supersample)
+    settings = openheads_settings(config)
     size = psi.reconstructor.config.picture_size
 
     def one(stage, sample: tuple) -> HeadPair:
@@ -250,7 +260,7 @@ def genhead_source(config: ConfigDict, psi: Psi, head: HeadModel) -> Callable:
     settings = SynthesisSettings(
         motions=2, views=2, resolution=config.genhead_resolution, samples=nested_tuple(config.genhead_samples)
     )
-    sources, parts = openheads_sources(head), build_head_parts(head)
+    sources, parts = openheads_sources(head, openheads_settings(config)), build_head_parts(head)
 
     def one(variables: dict, head: HeadModel, parts, sample: tuple) -> HeadPair:
         key, static = sample

@@ -1,6 +1,7 @@
 """An avatar: one source portrait, encoded once, rendered under any motion and camera.
 
-`encode_source`, or `encode_sources` of several photos, -> `Avatar`; `animate_avatar` -> tri-plane of a driving motion; `render_frame` -> picture.
+`encode_source`, or `encode_sources` of several photos, -> `Avatar`; `animate_avatar` -> tri-plane of a
+driving motion; `render_frame` -> picture.
 `shade_rays` is the inner part that training shares: rays of one view through one tri-plane.
 Images are float32 in [-1, 1], row 0 on top; R rays a side, S pixels a side, F feature channels.
 """

@@ -1,7 +1,7 @@
 """Several photos of one person as one source: which of them shows which part of the head, and how well.
 
-Letters: K photos, L texels a side of the xy-plane, P points, S image size. Nothing here is learned: the fitted
-head model says where each photo sees the head, and how squarely. `nn.fusion` mixes features by that.
+Letters: K photos, L texels a side of the xy-plane, P points, S image size. Nothing here is learned: the
+fitted head model says where each photo sees the head, and how squarely. `nn.fusion` mixes features by that.
 """
 
 from __future__ import annotations
@@ -12,10 +12,13 @@ from flax import struct
 
 from p4d_jax.nn.fusion import mix_photos, trust_logits
 from p4d_jax.render.lifting import BOX_WARP, CanonicalFrame, SourceGuide, look_up_source, sample_image
+from p4d_jax.render.raster import rasterize
 from p4d_jax.types import Array, Camera
 
 SQUARENESS_POWER = 4.0  # of the cosine: a photo that sees a place at 45° has a quarter of a frontal one's say
 HIDDEN_SHARE = 1e-3  # of its mean trust elsewhere: what a photo has to say of a place that it does not see
+LID_THICKNESS = 0.006  # world units: so far behind what the camera sees, a surface is hidden (eyes by lids)
+DEPTH_SIZE = 256  # pixels a side of the depth map that tells them apart
 ANGLE_SHARPNESS = 30.0  # of the cosine between two photos' directions, for hair, whose surface is not known
 
 
@@ -41,8 +44,9 @@ def trust_photo(frame: CanonicalFrame, guide: SourceGuide, posed: Array) -> Arra
     """How well a photo shows each texel of the xy-plane: (L, L) in [0, 1].
 
     Where the photo sees the surface, the cosine between its normal and the direction to the camera, to the
-    power `SQUARENESS_POWER`; texels that the mesh does not reach face forward. What is hidden, or outside the
-    picture, has a small share of the photo's mean: it decides only where no photo sees anything.
+    power `SQUARENESS_POWER`; texels that the mesh does not reach face forward. What is hidden, eyes under
+    shut lids too, or outside the picture, has a small share of the photo's mean: it decides only where no
+    photo sees anything.
 
     Args:
       posed: (V, 3) the mesh in the photo's pose.
@@ -56,10 +60,22 @@ def trust_photo(frame: CanonicalFrame, guide: SourceGuide, posed: Array) -> Arra
     normal = jnp.where(covered, normal, jnp.array([0.0, 0.0, 1.0]))
     towards = unit(guide.camera.cam2world[:3, 3] - points)
     squareness = jnp.maximum(jnp.sum(normal * towards, axis=-1), 0.0) ** SQUARENESS_POWER
-    uv, visibility = guide.places[..., :2], guide.places[..., 2]
-    inside = jnp.all((uv > 0) & (uv < 1), axis=-1)
-    trust = squareness * (inside & (visibility != 0))
+    depth = rasterize(posed, frame.faces, guide.camera, DEPTH_SIZE, False).depth
+    behind = jnp.linalg.norm(guide.camera.cam2world[:3, 3] - points, axis=-1) - look_up_depth(
+        depth, guide.places[..., :2]
+    )
+    free = jnp.exp(-((jnp.maximum(behind, 0.0) / LID_THICKNESS) ** 2))
+    inside = jnp.all((guide.places[..., :2] > 0) & (guide.places[..., :2] < 1), axis=-1)
+    trust = squareness * inside * jnp.where(frame.covered, free, 1.0)
     return jnp.maximum(trust, HIDDEN_SHARE * trust.mean())
+
+
+def look_up_depth(depth: Array, uv: Array) -> Array:
+    """Depth (r, r) of the pixels at uv (..., 2) in [0, 1]; as far as can be where there is none."""
+    size = depth.shape[0]
+    column, row = jnp.moveaxis(jnp.clip((uv * size).astype(jnp.int32), 0, size - 1), -1, 0)
+    found = depth.reshape(-1)[row * size + column]
+    return jnp.where(found == 0, jnp.inf, found)
 
 
 def look_up_sources(sources: SourceGuides, points: Array, camera: Camera) -> Array:
