@@ -19,6 +19,7 @@ def get_config() -> ConfigDict:
     config.data = ConfigDict({"genhead": 32, "openheads": 0, "films": 0})
     config.static_share = 0.5  # of the pairs: one motion from two sides, cross-attention times 0
     config.start = ""  # weights to start from: a path, or an embedded name; empty: random
+    config.photos = 1  # of a person that make one source; more than 1 with OpenHeads and films alone; ours
     config.supersample = 1  # samples a pixel and axis of OpenHeads' pictures
     config.yaw_balance = 0.0  # probability that a view's yaw is drawn evenly from its whole range; ours
     config.closed_eyes = 0.0  # probability that both eyes are shut, beside those that a motion shuts; ours

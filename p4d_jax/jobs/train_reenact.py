@@ -210,6 +210,12 @@ def build_draw(config: ConfigDict, psi: Psi, head: HeadModel, key: jax.Array) ->
             f"config.data={counts}: the pairs of all sources together are config.batch={config.batch}, and"
             f" each number is a multiple of the {psi.mesh.size} devices"
         )
+    if config.photos < 1 or (config.photos > 1 and counts.get("genhead")):
+        raise UserError(f"config.photos={config.photos}: at least 1, and exactly 1 with config.data.genhead")
+    if psi.reconstructor.config.fusion_heads and config.photos == 1:
+        raise UserError(
+            "config.model.fusion_heads learns from several photos: set config.photos to 2 or more"
+        )
     makers = {"openheads": openheads_source, "films": films_source, "genhead": genhead_source}
     unknown = sorted(set(counts) - set(makers))
     if unknown:
@@ -238,7 +244,7 @@ def openheads_source(config: ConfigDict, psi: Psi, head: HeadModel, one_camera: 
         key, static = sample
         return openheads_pair(
             stage, jax.random.wrap_key_data(key), static,
-            resolution=size, settings=settings, one_camera=one_camera,
+            resolution=size, settings=settings, one_camera=one_camera, photos=config.photos,
         )  # fmt: skip
 
     return on_devices(psi.mesh, one, stage, at_once=1 if jax.default_backend() == "cpu" else 0)

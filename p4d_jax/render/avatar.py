@@ -22,7 +22,7 @@ from p4d_jax.head.skinning import head_vertices
 from p4d_jax.models.reconstructor import Reconstructor, SourceFeatures
 from p4d_jax.nn.resample import resize_antialiased, resize_bilinear
 from p4d_jax.render.deformation import DEPTH_EXTENT, Deformation, apply_field, build_field
-from p4d_jax.render.fusion import SourceGuides, look_up_sources, trust_photo
+from p4d_jax.render.fusion import SourceGuides, build_source_guides, look_up_sources
 from p4d_jax.render.lifting import (
     CanonicalFrame,
     SourceGuide,
@@ -178,16 +178,11 @@ def encode_source(
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _fuse(
-    reconstructor, variables, features, guides, params, head, frame
-) -> tuple[SourceFeatures, SourceGuides]:
-    def trust(guide: SourceGuide, params: FrameParams) -> Array:
-        return trust_photo(frame, guide, posed_vertices(head, params.shape, params))
-
-    stack = lambda values, join: jax.tree.map(lambda *x: join(x), *values)  # noqa: E731
-    guides, features = stack(guides, jnp.stack), stack(features, jnp.concatenate)
-    sources = SourceGuides(guides, jax.vmap(trust)(guides, params))
-    return reconstructor.apply(variables, features, sources.trust, method="fuse"), sources
+def _fuse(reconstructor, variables, features, images, params, head, frame):
+    posed = jax.vmap(lambda one: posed_vertices(head, one.shape, one))(params)
+    guides = build_source_guides(images, frame, posed, params.camera)
+    features = jax.tree.map(lambda *x: jnp.concatenate(x), *features)
+    return reconstructor.apply(variables, features, guides.trust, method="fuse"), guides
 
 
 def encode_sources(
@@ -219,16 +214,8 @@ def encode_sources(
     ]
     if count == 1:
         return avatars[0]
-    frame = avatars[0].frame
-    features, guides = _fuse(
-        reconstructor,
-        variables,
-        [x.features for x in avatars],
-        [x.guide for x in avatars],
-        params,
-        head,
-        frame,
-    )
+    frame, features = avatars[0].frame, [avatar.features for avatar in avatars]
+    features, guides = _fuse(reconstructor, variables, features, images, params, head, frame)
     return Avatar(features, frame, guides)
 
 

@@ -11,7 +11,14 @@ import jax.numpy as jnp
 from flax import struct
 
 from p4d_jax.nn.fusion import mix_photos, trust_logits
-from p4d_jax.render.lifting import BOX_WARP, CanonicalFrame, SourceGuide, look_up_source, sample_image
+from p4d_jax.render.lifting import (
+    BOX_WARP,
+    CanonicalFrame,
+    SourceGuide,
+    build_source_guide,
+    look_up_source,
+    sample_image,
+)
 from p4d_jax.render.raster import rasterize
 from p4d_jax.types import Array, Camera
 
@@ -36,8 +43,18 @@ class SourceGuides:
 
     @property
     def image(self) -> Array:
-        """(S, S, 3) the first photo: what is behind the head is taken from it."""
-        return self.guides.image[0]
+        """(..., S, S, 3) the first photo: what is behind the head is taken from it."""
+        return self.guides.image[..., 0, :, :, :]
+
+
+def build_source_guides(images: Array, frame: CanonicalFrame, posed: Array, cameras: Camera) -> SourceGuides:
+    """Guides of K photos (K, S, S, 3) whose fitted meshes are `posed` (K, V, 3), seen by cameras (K,)."""
+
+    def one(image: Array, mesh: Array, camera: Camera) -> tuple[SourceGuide, Array]:
+        guide = build_source_guide(image, frame, mesh, camera)
+        return guide, trust_photo(frame, guide, mesh)
+
+    return SourceGuides(*jax.vmap(one)(images, posed, cameras))
 
 
 def trust_photo(frame: CanonicalFrame, guide: SourceGuide, posed: Array) -> Array:
