@@ -24,13 +24,14 @@ def get_config() -> ConfigDict:
     config.readers = 4  # threads that read from disk; each reads a batch, and so many are kept ready
     config.static_share = 0.5  # of the pairs: one motion from two sides, cross-attention times 0
     config.start = ""  # weights to start from: a path, or an embedded name; empty: random
-    config.static = (
-        ""  # v2: weights of the frozen static model, which turns frames to other sides; empty: none
-    )
+    config.static = ""  # v2: weights of the frozen static model, which turns frames to other sides
     config.multiview_every = 4  # steps between comparisons with it from a random side
     config.multiview_weight = 1.0  # of the comparison
     config.multiview_motion = 0.9  # probability that a motion is seen in one of its views
+    config.photos = 1  # of a person that make one source; more than 1 with OpenHeads and films alone; ours
     config.supersample = 1  # samples a pixel and axis of OpenHeads' pictures
+    config.yaw_balance = 0.0  # probability that a view's yaw is drawn evenly from its whole range; ours
+    config.closed_eyes = 0.0  # probability that both eyes are shut, beside those that a motion shuts; ours
     # Networks that others trained: folders of the job convert
     config.genhead = "genhead"  # the GenHead that makes the data: a folder, a file or an embedded name
     config.genhead_resolution = 64  # its rays a side

@@ -9,7 +9,9 @@ def get_config() -> ConfigDict:
     config = common.get_config()
     config.job = "reenact"
     # What goes in
-    config.source = "astronaut"  # a photo: a path, or the example 'astronaut'
+    config.source = (
+        "astronaut"  # a photo: a path, or the example 'astronaut'; several of one person: a.jpg,b.jpg
+    )
     config.driving = "motion_talk"  # film, photo, folder of photos, motion .npz, or an embedded motion's name
     config.max_frames = 240  # of the driving; the rest is left out
     config.fps = 0.0  # of the film; 0: the driving's own, 25 for a folder

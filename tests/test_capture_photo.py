@@ -10,7 +10,7 @@ from PIL import Image
 from skimage import data
 
 from p4d_jax import assets
-from p4d_jax.capture import Landmarker, capture_photo
+from p4d_jax.capture import Landmarker, capture_album, capture_photo
 from p4d_jax.capture.crop import crop_matrix, crop_photo, quarter_turn
 from p4d_jax.capture.detect import ANCHORS, merge_detections
 from p4d_jax.capture.film import open_film
@@ -170,6 +170,23 @@ def test_two_faces_take_the_larger_and_say_so(photo, landmarker):
     capture = capture_photo(both, assets.head_model(), landmarker)
     assert "2 faces" in capture.note and "largest" in capture.note
     assert capture.landmarks.points[:, 0].mean() > 300
+
+
+def test_photos_of_one_person_share_a_shape_and_keep_their_own_crops(photo, landmarker, capture):
+    head = assets.head_model()
+    left, right = capture_album([photo[:400, 20:420], photo[:, ::-1].copy()], head, landmarker)
+    np.testing.assert_array_equal(left.params.shape, right.params.shape)
+    assert np.abs(np.asarray(left.params.shape)).max() > 0.05
+    assert max(left.error, right.error) < capture.error + 0.02
+    # The same face in a smaller photo is the same crop; a mirrored one, its mirror, roughly.
+    assert np.abs(left.crop[100:400].astype(float) - capture.crop[100:400]).mean() < 6
+    mirrored = capture.crop[100:400, ::-1].astype(float)
+    assert np.abs(right.crop[100:400] - mirrored).mean() < 0.5 * np.abs(left.crop[100:400] - mirrored).mean()
+
+
+def test_of_several_photos_the_one_without_a_face_is_named(photo, landmarker):
+    with pytest.raises(UserError, match=r"no face found in photo 2 of 2"):
+        capture_album([photo, data.coins()], assets.head_model(), landmarker)
 
 
 def test_no_face_and_tiny_face_are_told(photo, landmarker):

@@ -12,6 +12,7 @@ from p4d_jax.data.openheads import (
     OpenHeadsSettings,
     make_clips,
     prepare_stage,
+    random_cameras,
     random_identity,
     render_openheads,
 )
@@ -116,6 +117,50 @@ def test_random_motion_stays_in_range_and_talks_and_blinks(head):
     assert 0.05 < shut.mean() < 0.3
     assert (actions[:, ARKIT.index("jawOpen")] > 0.4).mean() > 0.05
     np.testing.assert_allclose(motion.pose[:, 3], 0.36 * actions[:, ARKIT.index("jawOpen")], atol=1e-5)
+
+
+def test_closed_eyes_shut_both_eyes_of_so_many_frames_and_change_nothing_else(head):
+    columns = [head.expression_names.index(name) for name in ARKIT]
+    draw = lambda share: random_motion(jax.random.key(1), 400, head.expression_names, share)  # noqa: E731
+    plain, half = draw(0.0), draw(0.5)
+    lids = [ARKIT.index("eyeBlinkLeft"), ARKIT.index("eyeBlinkRight")]
+    before, after = (np.asarray(motion.expression)[:, columns] for motion in (plain, half))
+    shut = (after[:, lids] == 1.0).all(1)
+    expected = 0.5 + 0.5 * (before[:, lids] == 1.0).all(1).mean()
+    assert shut.mean() == pytest.approx(expected, abs=4 * 0.5 / 20)  # four standard errors
+    eyes = [i for i, name in enumerate(ARKIT) if name.startswith(("eyeBlink", "eyeWide", "eyeSquint"))]
+    np.testing.assert_array_equal(np.delete(after, eyes, 1), np.delete(before, eyes, 1))
+    np.testing.assert_array_equal(after[~shut], before[~shut])
+    np.testing.assert_array_equal(half.eyes, plain.eyes)
+
+
+def test_balanced_yaw_fills_its_range_evenly_and_other_angles_stay():
+    draw = jax.jit(random_cameras, static_argnums=(1, 2))
+
+    def angles(share: float):
+        settings = OpenHeadsSettings(yaw_balance=share)
+        place = np.asarray(draw(jax.random.key(2), 4000, settings).cam2world)[:, :3, 3]
+        distance = np.linalg.norm(place, axis=1)
+        return np.arctan2(-place[:, 0], place[:, 2]), np.arcsin(place[:, 1] / distance), distance
+
+    (plain, *others), (mixed, *same), (even, *_) = angles(0.0), angles(0.5), angles(1.0)
+    for a, b in zip(others, same, strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-4)
+    largest = OpenHeadsSettings().yaw[1]
+    histogram = np.histogram(even, 8, (-largest, largest))[0]
+    assert np.abs(histogram - 500).max() < 4 * np.sqrt(500 * 7 / 8)
+    assert abs(np.std(plain) - 0.34) < 0.02  # a normal of 0.36 cut at 0.8
+    moved = np.abs(mixed - plain) > 1e-4
+    assert moved.mean() == pytest.approx(0.5, abs=4 * 0.5 / np.sqrt(4000))
+    profiles = [(np.abs(yaw) > 0.6).mean() for yaw in (plain, mixed, even)]
+    assert profiles[0] < 0.1 and profiles[1] == pytest.approx((profiles[0] + profiles[2]) / 2, abs=0.03)
+
+
+def test_probabilities_are_in_their_range():
+    with pytest.raises(ValueError, match=r"yaw_balance.*1\.5"):
+        OpenHeadsSettings(yaw_balance=1.5)
+    with pytest.raises(ValueError, match="closed_eyes"):
+        OpenHeadsSettings(closed_eyes=-0.1)
 
 
 def test_random_motion_needs_named_actions():

@@ -12,7 +12,8 @@ from PIL import Image
 from synthetic_reconstructor import save_random_weights
 
 from p4d_jax import assets, main
-from p4d_jax.jobs.reenact import find_driving
+from p4d_jax.errors import UserError
+from p4d_jax.jobs.reenact import find_driving, source_names
 
 CONFIG = f"--config={Path(__file__).parents[1]}/configs/reenact.py"
 WRITTEN = {"reenactment.mp4", "turntable.mp4", "depth.png", "mesh.ply", "report.json"}
@@ -113,6 +114,16 @@ def test_what_cannot_be_used_is_named(arguments, said, tiny_weights, tmp_path, c
     line = refused(capsys, tmp_path / "run", f"--config.weights={tiny_weights}", *arguments)
     for part in said:
         assert part in line
+
+
+def test_photos_have_commas_between_them_and_a_file_may_have_one_in_its_name(tmp_path):
+    assert source_names("a.jpg, b.jpg") == ["a.jpg", "b.jpg"]
+    assert source_names("astronaut") == ["astronaut"]
+    one = tmp_path / "me, at sea.jpg"
+    one.write_bytes(b"")
+    assert source_names(str(one)) == [str(one)]
+    with pytest.raises(UserError, match="commas"):
+        source_names("a.jpg,,b.jpg")
 
 
 def test_text_files_are_no_driving(tiny_weights, tmp_path, capsys):

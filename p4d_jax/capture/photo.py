@@ -60,11 +60,27 @@ def capture_photo(
       UserError: the file cannot be read, shows no face, or too small a one.
     """
     photo = as_photo(image)
-    name = repr(str(image)) if isinstance(image, str | Path) else "the image"
-    landmarks = (landmarker or Landmarker()).detect(photo)
-    check_face(landmarks, name, photo.shape)
-    turn = quarter_turn(face_roll(landmarks.points))
+    landmarks, turn = find_face(photo, photo_name(image), landmarker or Landmarker())
     fit = fit_photo(landmark_head(head), *turned_targets(landmarks, turn))
+    return finish_capture(photo, head, landmarks, turn, fit)
+
+
+def photo_name(image: np.ndarray | str | Path) -> str:
+    """What messages call a photo."""
+    return repr(str(image)) if isinstance(image, str | Path) else "the image"
+
+
+def find_face(photo: np.ndarray, name: str, landmarker: Landmarker) -> tuple[Landmarks, np.ndarray]:
+    """Landmarks of a photo uint8 (H, W, 3), and the quarter turn (2, 3) that sets the face upright."""
+    landmarks = landmarker.detect(photo)
+    check_face(landmarks, name, photo.shape)
+    return landmarks, quarter_turn(face_roll(landmarks.points))
+
+
+def finish_capture(
+    photo: np.ndarray, head: HeadModel, landmarks: Landmarks, turn: np.ndarray, fit: Fit
+) -> Capture:
+    """Crop, matte and parameters of a fitted photo."""
     pyramid = PhotoPyramid(photo)
     matrix = compose_matrices(crop_matrix(np.asarray(fit.centre), float(fit.side)), turn)
     crop = crop_photo(pyramid, matrix)

@@ -190,14 +190,26 @@ def compose_motion(actions: Array, gaze: Array, neck: Array, names: tuple[str, .
     return Motion(expression, jnp.concatenate([neck, jaw], -1), jnp.concatenate([eye, eye], -1))
 
 
-def random_motion(key: Array, frames: int, names: tuple[str, ...]) -> Motion:
+def random_motion(key: Array, frames: int, names: tuple[str, ...], closed_eyes: float = 0.0) -> Motion:
     """Independent motions of one person, (frames, ...): speech, feelings, blinks, brows, gaze, jaw, neck.
 
     Args:
       frames: how many. names: the head's expression names.
+      closed_eyes: probability that a frame's eyes are shut, whatever else it draws; all else stays the same.
     """
-    actions, gaze, neck = jax.vmap(_random_actions)(jax.random.split(key, frames))
+    keys = jax.random.split(key, frames)
+    actions, gaze, neck = jax.vmap(_random_actions)(keys)
+    if closed_eyes:
+        shut = jax.vmap(lambda key: jax.random.uniform(jax.random.fold_in(key, 1)))(keys) < closed_eyes
+        actions = jnp.where(shut[:, None], shut_eyes(actions), actions)
     return compose_motion(actions, gaze, neck, names)
+
+
+def shut_eyes(actions: Array) -> Array:
+    """Actions (..., 52) with both lids down: no eye wide, and squints as small as in a blink."""
+    place = lambda name: jnp.array([ARKIT.index(name + side) for side in ("Left", "Right")])  # noqa: E731
+    actions = actions.at[..., place("eyeBlink")].set(1.0).at[..., place("eyeWide")].set(0.0)
+    return actions.at[..., place("eyeSquint")].multiply(0.2)
 
 
 def _random_actions(key: Array) -> tuple[Array, Array, Array]:

@@ -75,6 +75,9 @@ class OpenHeadsSettings:
       noise: largest standard deviation of the sensor's noise, of the full range.
       blur: largest standard deviation of the lens blur, pixels.
       domain_shift: 0 draws the training distribution; above, light and tone wander off by this share.
+      yaw_balance: probability that a frame's yaw is drawn evenly from its whole range, largest value to
+        largest value, in the place of the cut normal: profiles come as often as fronts. Ours.
+      closed_eyes: probability that a frame's eyes are both shut, beside those that the motion shuts. Ours.
     """
 
     supersample: int = 1
@@ -87,6 +90,13 @@ class OpenHeadsSettings:
     noise: float = 0.02
     blur: float = 0.7
     domain_shift: float = 0.0
+    yaw_balance: float = 0.0
+    closed_eyes: float = 0.0
+
+    def __post_init__(self):
+        for name in ("yaw_balance", "closed_eyes"):
+            if not 0.0 <= getattr(self, name) <= 1.0:
+                raise ValueError(f"{name}: expected a probability in [0, 1], got {getattr(self, name)}")
 
 
 @struct.dataclass
@@ -394,9 +404,14 @@ def random_cameras(key: Array, frames: int, settings: OpenHeadsSettings) -> Came
             key, -spread[1] / spread[0], spread[1] / spread[0], (frames,)
         )
 
+    yaw = cut_normal(keys[0], settings.yaw)
+    if settings.yaw_balance:  # from keys of its own, so that all other draws stay what they are
+        chance_key, yaw_key = jax.random.split(jax.random.fold_in(keys[0], 1))
+        even = jax.random.uniform(yaw_key, (frames,), minval=-settings.yaw[1], maxval=settings.yaw[1])
+        yaw = jnp.where(jax.random.uniform(chance_key, (frames,)) < settings.yaw_balance, even, yaw)
     jitter = jax.random.uniform(keys[4], (frames, 3), minval=-settings.pivot, maxval=settings.pivot)
     return look_at_camera(
-        yaw=cut_normal(keys[0], settings.yaw),
+        yaw=yaw,
         pitch=cut_normal(keys[1], settings.pitch),
         roll=cut_normal(keys[2], settings.roll),
         radius=jax.random.uniform(keys[3], (frames,), minval=settings.radius[0], maxval=settings.radius[1]),
@@ -716,7 +731,7 @@ def clip_on_stage(
     """`make_clip` on a prepared stage: a pure function, for use inside other compiled programs."""
     keys = jax.random.split(key, 4)
     identity = random_identity(keys[0], stage, settings)
-    motion = random_motion(keys[1], frames, stage.head.expression_names)
+    motion = random_motion(keys[1], frames, stage.head.expression_names, settings.closed_eyes)
     camera = random_cameras(keys[2], frames, settings)
     shape = jnp.broadcast_to(identity.shape, (frames, SHAPE_SIZE))
     params = FrameParams(camera, shape, motion.expression, motion.pose, motion.eyes)
@@ -788,6 +803,6 @@ def random_portrait_params(
     motion_key: Array, camera_key: Array, stage: Stage, shape: Array, settings: OpenHeadsSettings
 ) -> FrameParams:
     """A motion with a straight neck and a camera for one person of `shape` (300,)."""
-    motion = random_motion(motion_key, 1, stage.head.expression_names)
+    motion = random_motion(motion_key, 1, stage.head.expression_names, settings.closed_eyes)
     camera, motion = jax.tree.map(lambda x: x[0], (random_cameras(camera_key, 1, settings), motion))
     return FrameParams(camera, shape, motion.expression, motion.pose.at[:3].set(0), motion.eyes)

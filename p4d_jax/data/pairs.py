@@ -57,15 +57,19 @@ def join_pairs(parts: list[HeadPair]) -> HeadPair:
 
 
 def pair_of_clip(clip: HeadClip, static: Array) -> HeadPair:
-    """The first frame of a clip (F, ...) drives to the last; those between are not looked at."""
+    """The first frame of a clip (F, ...) becomes the last; those between are further photos of the source."""
     first, last = (jax.tree.map(lambda x, i=i: x[i], clip.replace(background=clip.image)) for i in (0, -1))
+    photos = photos_params = None
+    if clip.image.shape[0] > 2:
+        photos, photos_params = jax.tree.map(lambda x: x[1:-1], (clip.image, clip.params))
     return HeadPair(
         first.image, first.params, last.image, last.params, last.mask, 1.0 - static.astype(jnp.float32),
         face_mask=last.face_mask, depth=last.depth, background=clip.background,
+        photos=photos, photos_params=photos_params,
     )  # fmt: skip
 
 
-@functools.partial(jax.jit, static_argnames=("resolution", "settings", "one_camera"))
+@functools.partial(jax.jit, static_argnames=("resolution", "settings", "one_camera", "photos"))
 def openheads_pair(
     stage: Stage,
     key: Array,
@@ -74,6 +78,7 @@ def openheads_pair(
     resolution: int,
     settings: OpenHeadsSettings,
     one_camera: bool = False,
+    photos: int = 1,
 ) -> HeadPair:
     """A pair of one random OpenHeads person.
 
@@ -81,15 +86,17 @@ def openheads_pair(
       static: () bool: both pictures show the same motion.
       resolution: S.
       one_camera: both pictures are taken by one camera, as the frames of a film are.
+      photos: of the source.
     """
+    frames = photos + 1
     keys = jax.random.split(key, 4)
     identity = random_identity(keys[0], stage, settings)
-    motion = random_motion(keys[1], 2, stage.head.expression_names)
+    motion = random_motion(keys[1], frames, stage.head.expression_names, settings.closed_eyes)
     motion = jax.tree.map(lambda x: jnp.where(static, x[:1], x), motion)
-    camera = random_cameras(keys[2], 2, settings)
+    camera = random_cameras(keys[2], frames, settings)
     if one_camera:
         camera = jax.tree.map(lambda x: jnp.broadcast_to(x[:1], x.shape), camera)
-    shape = jnp.broadcast_to(identity.shape, (2, SHAPE_SIZE))
+    shape = jnp.broadcast_to(identity.shape, (frames, SHAPE_SIZE))
     params = FrameParams(camera, shape, motion.expression, motion.pose, motion.eyes)
     shown = render_stage(stage, identity, params, keys[3], resolution, settings)
     clip = HeadClip(shown.image, shown.mask, shown.face_mask, shown.depth, shown.background, params)

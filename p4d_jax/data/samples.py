@@ -67,6 +67,8 @@ class HeadPair:
       background_features: (..., R, R, F) in [-1, 1].
       points, plane_features: (..., N, 3) world points of the target, and (..., N, C) GenHead's tri-plane
         there.
+      photos, photos_params: (..., K - 1, S, S, 3) further photos of the source, in other motions and views;
+        None where there is one.
     """
 
     source: Array
@@ -84,3 +86,5 @@ class HeadPair:
     background_features: Array | None = None
     points: Array | None = None
     plane_features: Array | None = None
+    photos: Array | None = None
+    photos_params: FrameParams | None = None

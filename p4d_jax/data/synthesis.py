@@ -174,13 +174,15 @@ class RandomMotions:
 
     Attributes:
       names: the head's expression names.
+      closed_eyes: probability that a motion's eyes are shut beside those that it shuts anyway.
     """
 
     names: tuple[str, ...] = struct.field(pytree_node=False)
+    closed_eyes: float = struct.field(pytree_node=False, default=0.0)
 
     def draw(self, key: Array, count: int) -> Motion:
         """Independent motions of one person, (count, ...)."""
-        return random_motion(key, count, self.names)
+        return random_motion(key, count, self.names, self.closed_eyes)
 
 
 @struct.dataclass
@@ -212,9 +214,13 @@ class Sources:
     motions: RandomMotions | StoredMotions
 
 
-def openheads_sources(head: HeadModel) -> Sources:
-    """The distribution of OpenHeads, for heads with ARKit's expressions."""
-    return Sources(RandomPortraits(head.shape_basis.shape[-1]), RandomMotions(head.expression_names))
+def openheads_sources(head: HeadModel, settings: OpenHeadsSettings | None = None) -> Sources:
+    """The distribution of OpenHeads, for heads with ARKit's expressions; None: its default settings."""
+    settings = settings or OpenHeadsSettings()
+    return Sources(
+        RandomPortraits(head.shape_basis.shape[-1], settings),
+        RandomMotions(head.expression_names, settings.closed_eyes),
+    )
 
 
 def stored_portraits(files: list[FrameParams]) -> StoredPortraits:

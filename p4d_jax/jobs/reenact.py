@@ -1,6 +1,6 @@
-"""The job `reenact`: one photo and a motion in, a film of the photo's head out.
+"""The job `reenact`: a photo, or several of one person, and a motion in, a film of the head out.
 
-What happens, in order: inputs are checked; the photo is captured (face, parameters, crop); its avatar is
+What happens, in order: inputs are checked; the photos are captured (face, parameters, crop); their avatar is
 encoded and personalised; the driving is captured; every frame is rendered; a turntable, a depth map and a
 mesh are made; `report.json` says how long it all took and how well it fits. The workdir gets
 
@@ -31,7 +31,7 @@ from tqdm import tqdm
 
 import p4d_jax
 from p4d_jax import assets
-from p4d_jax.capture import capture_film, capture_photo
+from p4d_jax.capture import capture_album, capture_film, capture_photo
 from p4d_jax.capture.film import FILM_SUFFIXES, FOLDER_FPS, is_film
 from p4d_jax.capture.image import PHOTO_SUFFIXES, read_photo
 from p4d_jax.data.motion import MotionFile, load_motion, motion_for_head
@@ -41,7 +41,7 @@ from p4d_jax.head.retarget import transfer_motion
 from p4d_jax.jobs import _pictures as pictures
 from p4d_jax.models.checkpoint import load_reconstructor
 from p4d_jax.models.reconstructor import Reconstructor
-from p4d_jax.render.avatar import Avatar, Frame, animate_avatar, encode_source, render_frame
+from p4d_jax.render.avatar import Avatar, Frame, animate_avatar, encode_sources, render_frame
 from p4d_jax.render.surface import extract_mesh, write_ply
 from p4d_jax.render.triplane import sample_planes
 from p4d_jax.train.losses import psnr
@@ -54,13 +54,13 @@ class Inputs:
     """What the user named, found and read.
 
     Attributes:
-      photo: (H, W, 3) uint8.
+      photos: each (H, W, 3) uint8, of one person; the first is the one that comes to life.
       driving: a motion file's contents, or the path of a film, a folder or a photo.
       head: the head model.
       reconstructor, variables: the network.
     """
 
-    photo: np.ndarray
+    photos: list[np.ndarray]
     driving: MotionFile | Path
     head: HeadModel
     reconstructor: Reconstructor
@@ -69,11 +69,21 @@ class Inputs:
 
 @dataclass(frozen=True)
 class Source:
-    """The photo's head: crop (512, 512, 3) uint8, matte (512, 512, 1) in [0, 1], fitted parameters."""
+    """The person.
+
+    Attributes:
+      picture: (512, 512, 3) uint8, crop of the first photo.
+      matte: (512, 512, 1) in [0, 1], of the first photo.
+      params: what was fitted to the first photo.
+      crops: of all photos.
+      all_params: of all photos, leading axis K.
+    """
 
     picture: np.ndarray
     matte: np.ndarray
     params: FrameParams
+    crops: list[np.ndarray]
+    all_params: FrameParams
 
     def matte_at(self, size: int) -> Array:
         """The matte (size, size, 1)."""
@@ -181,7 +191,7 @@ def read_inputs(config: ConfigDict, workdir: Path) -> Inputs:
     if workdir.exists() and not workdir.is_dir():
         raise UserError(f"--workdir={workdir} is a file; name a folder")
     with user_input("source"):
-        photo = read_source(config.source)
+        photos = [read_source(name) for name in source_names(config.source)]
     with user_input("head"):
         head = assets.head_model(config.head)
     with user_input("driving"):
@@ -194,7 +204,7 @@ def read_inputs(config: ConfigDict, workdir: Path) -> Inputs:
                 f" where this job knows the {MOTION_SIZE} of the head model; from Python, give"
                 " `encode_source` and `render_frame` its motion="
             )
-    return Inputs(photo, driving, head, reconstructor, variables)
+    return Inputs(photos, driving, head, reconstructor, variables)
 
 
 def check_numbers(config: ConfigDict) -> None:
@@ -218,6 +228,16 @@ def check_numbers(config: ConfigDict) -> None:
             raise UserError(f"config.{field}={config[field]}: expected a number from {low} to {high}")
     if config.panel % 2:
         raise UserError(f"config.panel={config.panel}: H.264 needs an even number of pixels")
+
+
+def source_names(source: str) -> list[str]:
+    """The photos that a config names, with commas between them; a file may have a comma in its name."""
+    if Path(source).expanduser().exists():
+        return [source]
+    names = [name.strip() for name in source.split(",")]
+    if not all(names):
+        raise UserError(f"{source!r}: expected photos with commas between them")
+    return names
 
 
 def read_source(name: str) -> np.ndarray:
@@ -248,14 +268,17 @@ def find_driving(name: str, head: HeadModel) -> MotionFile | Path:
 
 
 def capture_source(inputs: Inputs, scores: dict) -> Source:
-    """The photo's head; notes the error of the fit."""
+    """The photos' head; notes the error of the fit, the worst of all photos."""
     with user_input("source"):
-        captured = capture_photo(inputs.photo, inputs.head)
-    scores["fit_error_of_eye_distance"] = round(float(captured.error), 4)
-    scores["faces_in_the_photo"] = int(captured.landmarks.face_count)
-    if captured.note:
-        print(captured.note)
-    return Source(captured.crop, captured.matte[..., None], captured.params)
+        captured = capture_album(inputs.photos, inputs.head)
+    scores["fit_error_of_eye_distance"] = round(max(float(one.error) for one in captured), 4)
+    scores["faces_in_the_photo"] = max(int(one.landmarks.face_count) for one in captured)
+    for one in captured:
+        if one.note:
+            print(one.note)
+    first = captured[0]
+    params = jax.tree.map(lambda *x: jnp.stack(x), *[one.params for one in captured])
+    return Source(first.crop, first.matte[..., None], first.params, [one.crop for one in captured], params)
 
 
 def capture_driving(inputs: Inputs, config: ConfigDict) -> Driving:
@@ -321,12 +344,15 @@ def take(params: FrameParams, index: int) -> FrameParams:
 
 
 def encode(inputs: Inputs, source: Source, config: ConfigDict) -> tuple[Puppet, Array]:
-    """The avatar as the network sees it, and the photo at the network's size."""
-    image = pictures.to_image(source.picture, inputs.reconstructor.config.picture_size)
-    avatar = encode_source(inputs.reconstructor, inputs.variables, image, source.params, inputs.head)
+    """The avatar as the network sees it, and the first photo at the network's size."""
+    size = inputs.reconstructor.config.picture_size
+    images = [pictures.to_image(crop, size) for crop in source.crops]
+    avatar = encode_sources(
+        inputs.reconstructor, inputs.variables, jnp.stack(images), source.all_params, inputs.head
+    )
     samples = (config.coarse_samples, config.fine_samples)
     puppet = Puppet(inputs.reconstructor, inputs.variables, avatar, inputs.head, source.params, None, samples)
-    return puppet, image
+    return puppet, images[0]
 
 
 def personalise_puppet(

@@ -260,6 +260,16 @@ def build_draw(config: ConfigDict, psi: Psi, head: HeadModel) -> Draw:
             f"config.data={counts}: the pairs of all sources together are config.batch={config.batch}, and"
             f" each number is a multiple of the {psi.mesh.size} devices"
         )
+    if config.photos < 1 or (
+        config.photos > 1 and any(counts.get(n) for n in ("genhead", "stored", "real_films"))
+    ):
+        raise UserError(
+            f"config.photos={config.photos}: at least 1, and exactly 1 with sources but openheads and films"
+        )
+    if psi.reconstructor.config.fusion_heads and config.photos == 1:
+        raise UserError(
+            "config.model.fusion_heads learns from several photos: set config.photos to 2 or more"
+        )
     drawn = {"openheads": openheads_source, "films": films_source, "genhead": genhead_source}
     read = {"stored": stored_source, "real_films": real_films_source}
     if unknown := sorted(set(counts) - set(drawn | read)):
@@ -276,17 +286,27 @@ def build_draw(config: ConfigDict, psi: Psi, head: HeadModel) -> Draw:
     return draw
 
 
+def openheads_settings(config: ConfigDict) -> OpenHeadsSettings:
+    """How views and motions are drawn."""
+    try:
+        return OpenHeadsSettings(
+            supersample=config.supersample, yaw_balance=config.yaw_balance, closed_eyes=config.closed_eyes
+        )
+    except ValueError as error:
+        raise UserError(f"config.{error}") from None
+
+
 def openheads_source(config: ConfigDict, psi: Psi, head: HeadModel, one_camera: bool = False) -> Callable:
     """Rendered OpenHeads."""
     stage = prepare_stage(head)
-    settings = OpenHeadsSettings(supersample=config.supersample)
+    settings = openheads_settings(config)
     size = psi.reconstructor.config.picture_size
 
     def one(stage, sample: tuple) -> HeadPair:
         key, static = sample
         return openheads_pair(
             stage, jax.random.wrap_key_data(key), static,
-            resolution=size, settings=settings, one_camera=one_camera,
+            resolution=size, settings=settings, one_camera=one_camera, photos=config.photos,
         )  # fmt: skip
 
     return on_devices(psi.mesh, one, stage, at_once=1 if jax.default_backend() == "cpu" else 0)
@@ -308,7 +328,7 @@ def genhead_source(config: ConfigDict, psi: Psi, head: HeadModel) -> Callable:
     settings = SynthesisSettings(
         motions=2, views=2, resolution=config.genhead_resolution, samples=nested_tuple(config.genhead_samples)
     )
-    sources, parts = openheads_sources(head), build_head_parts(head)
+    sources, parts = openheads_sources(head, openheads_settings(config)), build_head_parts(head)
 
     def one(variables: dict, head: HeadModel, parts, sample: tuple) -> HeadPair:
         key, static = sample

@@ -10,7 +10,8 @@ SPEC section 7. All sizes come from `ReconstructorConfig`; its defaults are the 
     image ──background U-Net──> background features
 
 Everything before Φ_re does not know the driving motion, so `encode` is called once for a source and
-`animate` once a frame. Beyond the paper, off by default: see `ReconstructorConfig.source_lifting`.
+`animate` once a frame. Beyond the paper, off by default: see `ReconstructorConfig.source_lifting`. Several
+photos of one person are encoded one by one, and `fuse` makes one source of them.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from flax import struct
 
 from p4d_jax.models.field_decoder import FieldDecoder
 from p4d_jax.models.superresolution import SuperResolution
+from p4d_jax.nn.fusion import PhotoAttention, mix_photos, resize_trust, trust_logits
 from p4d_jax.nn.resnet import AtrousPyramid, ResNet
 from p4d_jax.nn.transformer import CrossBlock, OverlapPatchEmbed, SelfBlock, dense_init, tokens_to_image
 from p4d_jax.types import Array
@@ -68,6 +70,8 @@ class ReconstructorConfig:
         seen at the rendered surface (`GuidedRefinement`); empty: none. Needs source_lifting and
         deformation 'expression'. Not in the paper.
       refinement_scale: by which the picture is enlarged before that; the source is then given as large.
+      fusion_heads: heads of the attention by which several photos become one source (`nn.fusion`); 0: they
+        are mixed by how well each shows a place, which needs no training. Not in the paper.
       dtype: of the layers, 'float32' or 'bfloat16'. Parameters, transformer tokens between blocks, planes,
         field decoder, background and images are float32 in both.
     """
@@ -107,6 +111,7 @@ class ReconstructorConfig:
     deformation: str = "neck"
     refinement_features: tuple[int, ...] = ()
     refinement_scale: int = 1
+    fusion_heads: int = 0
     dtype: str = "float32"
 
     def __post_init__(self):
@@ -123,6 +128,18 @@ class ReconstructorConfig:
 
         if self.refinement_features and not (self.source_lifting and self.deformation == "expression"):
             raise ValueError("refinement_features need source_lifting=True and deformation='expression'")
+        if self.fusion_heads and (
+            self.token_dim % self.fusion_heads or self.detail_width % self.fusion_heads
+        ):
+            raise ValueError(
+                f"fusion_heads must divide token_dim {self.token_dim} and the last of detail_features"
+                f" {self.detail_width}, got {self.fusion_heads}"
+            )
+
+    @property
+    def detail_width(self) -> int:
+        """Channels of E_detail's output."""
+        return self.detail_features[-1]
 
     @property
     def picture_size(self) -> int:
@@ -409,6 +426,11 @@ class GuidedRefinement(nn.Module):
         return jnp.sum(shares[..., None, :] * jnp.stack(colours, axis=-1), axis=-1) + x[..., 5:]
 
 
+def mix_by_trust(values: Array, trust: Array) -> Array:
+    """Values (K, ..., D) of K photos mixed in proportion to trust (K, ...)."""
+    return mix_photos(values, trust_logits(trust)[..., None])
+
+
 class Reconstructor(nn.Module):
     """Psi. Call `encode` once a source, `animate` once a frame, `decode` at points, `upscale` on images."""
 
@@ -430,6 +452,11 @@ class Reconstructor(nn.Module):
             dtype=jnp.dtype(c.dtype),
         )
         self.refinement = GuidedRefinement(c.refinement_features) if c.refinement_features else None
+        if c.fusion_heads:
+            self.fuse_tokens = PhotoAttention(c.fusion_heads)
+            self.fuse_detail = PhotoAttention(c.fusion_heads)
+        else:
+            self.fuse_tokens = self.fuse_detail = mix_by_trust
         self.w_avg = self.variable("buffers", "w_avg", jnp.ones, (c.style_dim,))
 
     def encode(
@@ -464,6 +491,26 @@ class Reconstructor(nn.Module):
         background = self.background(jax.image.resize(image, size, "bilinear")).astype(jnp.float32)
         return SourceFeatures(tokens, detail, folded, nn.sigmoid(background))
 
+    def fuse(self, photos: SourceFeatures, trust: Array) -> SourceFeatures:
+        """K photos of one person as one source, of batch axis 1. The background is the first photo's.
+
+        Detail is mixed where it lies on the canonical frame, with source lifting; else the first photo's own.
+
+        Args:
+          photos: of `encode`, batch axis K.
+          trust: (K, L, L) how well each shows each texel of the xy-plane (`render.fusion.trust_photo`).
+        """
+        c = self.config
+        side, half = c.image_size // 16, c.image_size // 2
+        grid_trust = resize_trust(trust, side)
+        tokens = self.fuse_tokens(photos.tokens, grid_trust.reshape(len(trust), -1))[None]
+        if not c.source_lifting:
+            return SourceFeatures(tokens, photos.detail[:1], photos.lifted[:1], photos.background[:1])
+        detail = self.fuse_detail(photos.detail, resize_trust(trust, half))[None]
+        factor = c.lifted_size // half
+        lifted = mix_by_trust(pixel_shuffle(photos.lifted, factor), trust)[None]
+        return SourceFeatures(tokens, detail, pixel_unshuffle(lifted, factor), photos.background[:1])
+
     def animate(self, source: SourceFeatures, motion_driving: Array, scale: Array) -> Array:
         """(B, M) driving motion -> tri-planes (B, 3, PT, PT, C)."""
         canonical = self.reenactor(source.tokens, motion_driving, scale)
@@ -486,6 +533,9 @@ class Reconstructor(nn.Module):
         """Touches every part once, for initialisation; returns the tri-planes."""
         one = jnp.ones(image.shape[0])
         source = self.encode(image, motion_source, lifted, one)
+        if self.config.fusion_heads:
+            size = self.config.lifted_size
+            self.fuse(source, jnp.ones((image.shape[0], size, size)))
         planes = self.animate(source, motion_driving, one)
         self.decode(planes[0, :, 0])
         self.upscale(jnp.zeros((image.shape[0], 8, 8, self.config.feature_channels)))

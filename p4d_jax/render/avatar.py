@@ -1,6 +1,7 @@
 """An avatar: one source portrait, encoded once, rendered under any motion and camera.
 
-`encode_source` -> `Avatar`; `animate_avatar` -> tri-plane of a driving motion; `render_frame` -> picture.
+`encode_source`, or `encode_sources` of several photos, -> `Avatar`; `animate_avatar` -> tri-plane of a
+driving motion; `render_frame` -> picture.
 `shade_rays` is the inner part that training shares: rays of one view through one tri-plane.
 Images are float32 in [-1, 1], row 0 on top; R rays a side, S pixels a side, F feature channels.
 """
@@ -21,6 +22,7 @@ from p4d_jax.head.skinning import head_vertices
 from p4d_jax.models.reconstructor import Reconstructor, SourceFeatures
 from p4d_jax.nn.resample import resize_antialiased, resize_bilinear
 from p4d_jax.render.deformation import DEPTH_EXTENT, Deformation, apply_field, build_field
+from p4d_jax.render.fusion import SourceGuides, build_source_guides, look_up_sources
 from p4d_jax.render.lifting import (
     CanonicalFrame,
     SourceGuide,
@@ -44,12 +46,12 @@ class Avatar:
     Attributes:
       features: Psi's `SourceFeatures` with batch axis 1.
       frame: constants of the head model.
-      guide: the photo as a texture of the head.
+      guide: the photo, or the photos, as a texture of the head.
     """
 
     features: SourceFeatures
     frame: CanonicalFrame
-    guide: SourceGuide
+    guide: SourceGuide | SourceGuides
 
 
 @struct.dataclass
@@ -176,6 +178,48 @@ def encode_source(
 
 
 @functools.partial(jax.jit, static_argnums=0)
+def _fuse(reconstructor, variables, features, images, params, head, frame):
+    posed = jax.vmap(lambda one: posed_vertices(head, one.shape, one))(params)
+    guides = build_source_guides(images, frame, posed, params.camera)
+    features = jax.tree.map(lambda *x: jnp.concatenate(x), *features)
+    return reconstructor.apply(variables, features, guides.trust, method="fuse"), guides
+
+
+def encode_sources(
+    reconstructor: Reconstructor,
+    variables: dict,
+    images: Array,
+    params: FrameParams,
+    head: HeadModel,
+    motions: Array | None = None,
+) -> Avatar:
+    """Encodes K photos of one person as one source; of one photo it is `encode_source`.
+
+    The first photo's background and shape are the avatar's. Each place of the head is taken from the photos
+    that show it well.
+
+    Args:
+      reconstructor, variables: from `models.checkpoint.load_reconstructor`.
+      images: (K, S, S, 3) in [-1, 1], as for `encode_source`.
+      params: fitted parameters of the images, leading axis K.
+      head: the head model they belong to.
+      motions: (K, M) motion vectors; None for a model that takes the parameters' own.
+    """
+    count = params.expression.shape[0]
+    if images.ndim != 4 or images.shape[0] != count or count < 1:
+        raise ValueError(f"images: expected (K, S, S, 3) for the K = {count} of params, got {images.shape}")
+    each = [jax.tree.map(lambda x, k=k: x[k], (images, params, motions)) for k in range(count)]
+    avatars = [
+        encode_source(reconstructor, variables, image, one, head, motion) for image, one, motion in each
+    ]
+    if count == 1:
+        return avatars[0]
+    frame, features = avatars[0].frame, [avatar.features for avatar in avatars]
+    features, guides = _fuse(reconstructor, variables, features, images, params, head, frame)
+    return Avatar(features, frame, guides)
+
+
+@functools.partial(jax.jit, static_argnums=0)
 def animate_avatar(reconstructor: Reconstructor, variables: dict, avatar: Avatar, motion: Array) -> Array:
     """Tri-plane (3, PT, PT, C) of a driving motion (M,)."""
     return reconstructor.apply(variables, avatar.features, motion[None], jnp.ones(1), method="animate")[0]
@@ -250,7 +294,7 @@ def refine_image(
     image: Array,
     shaded: Shaded,
     field: Deformation,
-    guide: SourceGuide,
+    guide: SourceGuide | SourceGuides,
     rays: tuple[Array, Array],
 ) -> Array:
     """The picture mixed with the photo seen at its surface; as it is for a model that does not refine.
@@ -259,7 +303,7 @@ def refine_image(
       image: (s, s, 3) after super-resolution; S is s times `refinement_scale`.
       shaded: of the r x r rays that it was made of.
       field: of the view.
-      guide: of the source.
+      guide: of the source, or of several.
       rays: origins and directions (S * S, 3) of the picture's pixels.
     """
     if not reconstructor.config.refinement_features:
@@ -270,7 +314,11 @@ def refine_image(
     points = origins + jax.lax.stop_gradient(fill(shaded.depth)).reshape(-1, 1) * directions
     canonical = apply_field(field, snap_to_surface(field, points, directions))
     behind = sample_image(guide.image, project(field.camera, points)[0])
-    seen = jnp.concatenate([look_up_source(guide, canonical), behind], axis=-1).reshape(1, size, size, -1)
+    if isinstance(guide, SourceGuides):
+        shown = look_up_sources(guide, canonical, field.camera)
+    else:
+        shown = look_up_source(guide, canonical)
+    seen = jnp.concatenate([shown, behind], axis=-1).reshape(1, size, size, -1)
     opacity = 1.0 - fill(shaded.transmittance)[None]
     image = resize_bilinear(image, size)[None]
     return reconstructor.apply(variables, image, seen, opacity, method="refine")[0]
@@ -283,7 +331,7 @@ def render_planes(
     planes: Array,
     background: Array,
     frame: CanonicalFrame,
-    guide: SourceGuide,
+    guide: SourceGuide | SourceGuides,
     posed: Array,
     straight: Array,
     camera: Camera,

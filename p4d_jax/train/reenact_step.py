@@ -31,7 +31,7 @@ from p4d_jax.head.model import NECK, HeadModel
 from p4d_jax.head.skinning import head_joints
 from p4d_jax.models.discriminator import Discriminator, DiscriminatorInput
 from p4d_jax.models.motion import MotionEncoder, portrait_motion
-from p4d_jax.models.reconstructor import Reconstructor
+from p4d_jax.models.reconstructor import Reconstructor, SourceFeatures
 from p4d_jax.nn.resample import resize_antialiased
 from p4d_jax.render.avatar import (
     compose,
@@ -42,6 +42,7 @@ from p4d_jax.render.avatar import (
     straightened_vertices,
 )
 from p4d_jax.render.deformation import Deformation, apply_field, build_field
+from p4d_jax.render.fusion import SourceGuides, build_source_guides
 from p4d_jax.render.lifting import CanonicalFrame, SourceGuide, build_source_guide
 from p4d_jax.render.part_fusion import HeadParts, correspondence_map, pose_parts
 from p4d_jax.render.rays import generate_rays
@@ -181,8 +182,8 @@ class Sample:
     """One source and one target, ready for Psi; batches (B,) add a leading axis.
 
     Attributes:
-      guide: the source image (S, S, 3) and where the head is in it.
-      motion_source, motion_driving: (M,).
+      guide: the source image (S, S, 3) and where the head is in it; or its K photos.
+      motion_source, motion_driving: (M,); of K photos (K, M) and (M,).
       field: of the target view.
       camera: of the target. label: (25,) the camera that carries the whole head pose, for D.
       rays: origins and directions (c*c, 3) of the crop.
@@ -195,7 +196,7 @@ class Sample:
       box_scale: () of the tri-planes' box (`train.multiview`).
     """
 
-    guide: SourceGuide
+    guide: SourceGuide | SourceGuides
     motion_source: Array
     motion_driving: Array
     field: Deformation
@@ -257,8 +258,11 @@ def build_sample(psi: Psi, resolution: int, whole: bool, given: Given, pair: Hea
         if given.parts is not None:
             posed = pose_parts(head, shape, params)
             wanted = wanted.replace(correspondence=correspondence_map(given.parts, posed, camera, size))
+    guide = build_source_guide(pair.source, frame, meshes["source"], pair.source_params.camera)
+    if pair.photos is not None:
+        guide, motions = add_photos(psi, given, pair, meshes["source"], motions)
     return Sample(
-        build_source_guide(pair.source, frame, meshes["source"], pair.source_params.camera),
+        guide,
         *motions,
         build_field(model, frame, meshes["target"], straightened_vertices(head, shape, params), camera),
         camera,
@@ -272,6 +276,29 @@ def build_sample(psi: Psi, resolution: int, whole: bool, given: Given, pair: Hea
         face,
         jnp.ones(()),
     )
+
+
+def add_photos(
+    psi: Psi, given: Given, pair: HeadPair, mesh: Array, motions: tuple[Array, Array]
+) -> tuple[SourceGuides, tuple[Array, Array]]:
+    """Guides and motions of a source of K photos, the first of which has this mesh (V, 3) and motion."""
+    head, shape = given.head, pair.source_params.shape
+    images, params = join_photos(pair)
+    meshes = [mesh]
+    vectors = [motions[0]]
+    for place in range(1, images.shape[0]):
+        one = jax.tree.map(lambda x, place=place: x[place], params)
+        meshes.append(posed_vertices(head, shape, one))
+        landmarks = project_landmarks(head, meshes[-1], one.neck, one.camera)
+        vectors.append(motion_of_picture(psi, given, images[place], one, landmarks))
+    guides = build_source_guides(images, given.frame, jnp.stack(meshes), params.camera)
+    return guides, (jnp.stack(vectors), motions[1])
+
+
+def join_photos(pair: HeadPair) -> tuple[Array, FrameParams]:
+    """All K photos of a pair's source (K, S, S, 3), and their parameters."""
+    join = lambda first, others: jnp.concatenate([first[None], others])  # noqa: E731
+    return join(pair.source, pair.photos), jax.tree.map(join, pair.source_params, pair.photos_params)
 
 
 def flame_motions(pair: HeadPair) -> tuple[Array, Array]:
@@ -353,14 +380,35 @@ class Identities:
     background: Array
 
 
+def encode_photo(reconstructor: Reconstructor, variables: dict, samples: Sample) -> SourceFeatures:
+    """Sources (B,) of one photo each."""
+    image, lifted = jax.vmap(functools.partial(network_inputs, reconstructor))(samples.guide)
+    return reconstructor.apply(
+        variables, image, samples.motion_source, lifted, samples.scale, method="encode"
+    )
+
+
+def encode_photos(reconstructor: Reconstructor, variables: dict, samples: Sample) -> SourceFeatures:
+    """Sources (B,) of K photos each, fused."""
+    batch, count = samples.motion_source.shape[:2]
+    flat = jax.tree.map(
+        lambda x: x.reshape(batch * count, *x.shape[2:]), (samples.guide.guides, samples.motion_source)
+    )
+    each = samples.replace(guide=flat[0], motion_source=flat[1], scale=jnp.repeat(samples.scale, count))
+    photos = encode_photo(reconstructor, variables, each)
+    photos = jax.tree.map(lambda x: x.reshape(batch, count, *x.shape[1:]), photos)
+    fuse = lambda one, trust: reconstructor.apply(variables, one, trust, method="fuse")  # noqa: E731
+    return jax.tree.map(lambda x: x[:, 0], jax.vmap(fuse)(photos, samples.guide.trust))
+
+
 def make_planes(psi: Psi, variables: dict, samples: Sample) -> Identities:
     """The networks before the renderer; `views_at_once` pairs at a time, where memory is short."""
     reconstructor, config = psi.reconstructor, psi.config
 
     def networks(variables: dict, samples: Sample) -> Identities:
         apply = functools.partial(reconstructor.apply, variables)
-        image, lifted = jax.vmap(functools.partial(network_inputs, reconstructor))(samples.guide)
-        source = apply(image, samples.motion_source, lifted, samples.scale, method="encode")
+        encode = encode_photos if isinstance(samples.guide, SourceGuides) else encode_photo
+        source = encode(reconstructor, variables, samples)
         planes = apply(source, samples.motion_driving, samples.scale, method="animate")
         return Identities(planes, source.background)
 

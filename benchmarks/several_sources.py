@@ -1,0 +1,133 @@
+"""What a second and a third photo of a person bring: PSNR at novel views of held-out synthetic people.
+
+    python -m benchmarks.several_sources [--people=16] [--yaws=-30,0,30] [--sheet=FILE]
+
+Each person is drawn as by the job `evaluate`, so training never saw it. Photos differ in view, expression and
+pose, as OpenHeads draws them; their parameters are the true ones. Targets show the first photo's expression
+from straight ahead and from both sides. Reported for 1, 2, 3 photos, and for that one of three which is taken
+from nearest to the target: PSNR in dB in the masks of the whole person and of the parametric head, mean
+over people, and the gain over one photo with its standard error. Prints one line of JSON a view.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import imageio.v3 as iio
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from p4d_jax import assets
+from p4d_jax.data.openheads import clip_identity, make_clip, render_openheads
+from p4d_jax.geometry import look_at_camera
+from p4d_jax.head.model import HeadModel
+from p4d_jax.jobs.evaluate import HELD_OUT, to_uint8
+from p4d_jax.models.checkpoint import load_reconstructor
+from p4d_jax.models.reconstructor import Reconstructor
+from p4d_jax.render.avatar import encode_sources, render_frame
+from p4d_jax.train.losses import psnr
+from p4d_jax.types import Camera, FrameParams
+
+PHOTOS = 3
+SHOWN = 4  # people in the sheet
+
+
+def cameras_at(yaws: Sequence[float]) -> Camera:
+    """Cameras (Y,) at head height, yaws in degrees."""
+    each = [look_at_camera(float(np.deg2rad(yaw)), 0.0, 4.0) for yaw in yaws]
+    return jax.tree.map(lambda *x: jnp.stack(x), *each)
+
+
+def take(tree, index):
+    """Entries `index` of every leaf's leading axis."""
+    return jax.tree.map(lambda x: x[index], tree)
+
+
+def nearest_photo(params: FrameParams, camera: Camera) -> int:
+    """Of photos (K,), the one whose camera's direction is nearest to the camera's."""
+    places = np.asarray(params.camera.cam2world)[:, :3, 3]
+    wanted = np.asarray(camera.cam2world)[:3, 3]
+    return int(np.argmax(places @ wanted / np.linalg.norm(places, axis=1)))
+
+
+def measure_person(
+    reconstructor: Reconstructor, variables: dict, head: HeadModel, key: jax.Array, views: Camera
+) -> tuple[np.ndarray, np.ndarray]:
+    """PSNR (choices, Y, 2) of whole person and parametric head, and a picture: photos, then targets, results.
+
+    Choices are 1, 2, 3 photos and the nearest one.
+    """
+    size = reconstructor.config.picture_size
+    clip = make_clip(head, key, PHOTOS, size)
+    identity = clip_identity(head, key)
+    count = views.cam2world.shape[0]
+    first = jax.tree.map(lambda x: jnp.broadcast_to(x[:1], (count, *x.shape[1:])), clip.params)
+    driving = first.replace(camera=views)
+    truth = render_openheads(head, identity, driving, jax.random.fold_in(key, 1), size)
+    encode = functools.partial(encode_sources, reconstructor, variables)
+    avatars = [encode(clip.image[:k], take(clip.params, slice(k)), head) for k in range(1, PHOTOS + 1)]
+    singles = [encode(clip.image[k : k + 1], take(clip.params, slice(k, k + 1)), head) for k in range(PHOTOS)]
+    table, rows = np.zeros((PHOTOS + 1, count, 2)), [list(clip.image), list(truth.image)]
+    for choice in range(PHOTOS + 1):
+        shown = []
+        for view in range(count):
+            wanted = take(driving, view)
+            chosen = (
+                singles[nearest_photo(clip.params, wanted.camera)] if choice == PHOTOS else avatars[choice]
+            )
+            frame = render_frame(
+                reconstructor, variables, chosen, head, take(clip.params, 0), wanted, resolution=64
+            )
+            masks = (truth.mask[view], truth.face_mask[view])
+            table[choice, view] = [float(psnr(frame.image, truth.image[view], mask)) for mask in masks]
+            shown.append(frame.image)
+        rows.append(shown)
+    picture = [
+        np.concatenate([to_uint8(x) for x in row[:count]], axis=1) for row in rows if len(row) == count
+    ]
+    return table, np.concatenate(picture, axis=0)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--people", type=int, default=16)
+    parser.add_argument("--weights", default="reenact_demo")
+    parser.add_argument("--yaws", default="-30,0,30", help="degrees")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--sheet", type=Path, help="PNG of the first people")
+    arguments = parser.parse_args(argv)
+
+    yaws = [float(yaw) for yaw in arguments.yaws.split(",")]
+    head = assets.head_model("openhead")
+    reconstructor, variables = load_reconstructor(assets.weights(arguments.weights))
+    key = jax.random.fold_in(jax.random.key(arguments.seed), HELD_OUT)
+    measured = [
+        measure_person(reconstructor, variables, head, jax.random.fold_in(key, person), cameras_at(yaws))
+        for person in range(arguments.people)
+    ]
+    tables = np.stack([table for table, _ in measured])  # (people, choices, views, masks)
+    for view, yaw in [*enumerate(yaws), (slice(None), "mean")]:
+        values = tables[:, :, view]
+        values = values.mean(axis=2) if isinstance(view, slice) else values
+        gain = values - values[:, :1]
+        line = {"yaw": yaw, "people": len(values)}
+        for choice, name in enumerate(("1", "2", "3", "nearest")):
+            line[name] = {
+                "psnr": round(float(values[:, choice, 0].mean()), 2),
+                "gain": round(float(gain[:, choice, 0].mean()), 2),
+                "error": round(float(gain[:, choice, 0].std() / np.sqrt(len(values))), 2),
+                "psnr_face": round(float(values[:, choice, 1].mean()), 2),
+                "gain_face": round(float(gain[:, choice, 1].mean()), 2),
+            }
+        print(json.dumps(line))
+    if arguments.sheet:
+        iio.imwrite(arguments.sheet, np.concatenate([picture for _, picture in measured[:SHOWN]], axis=1))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,59 @@
+"""Several photos of one person: a crop, a matte and parameters each, and one shape for all."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from p4d_jax.capture.clip import shared_shape
+from p4d_jax.capture.fit import bake_shape, fit_photo, landmark_head
+from p4d_jax.capture.image import as_photo
+from p4d_jax.capture.landmarks import Landmarker
+from p4d_jax.capture.photo import (
+    Capture,
+    capture_photo,
+    find_face,
+    finish_capture,
+    photo_name,
+    turned_targets,
+)
+from p4d_jax.head.model import HeadModel
+
+
+def capture_album(
+    images: Sequence[np.ndarray | str | Path], head: HeadModel, landmarker: Landmarker | None = None
+) -> list[Capture]:
+    """Photos of one person -> a `Capture` each, with the mean of the shapes that they give by themselves.
+
+    One photo is `capture_photo`. Whether it is one person is not checked.
+
+    Args:
+      images: paths, or uint8 (H, W, 3).
+      head: the head to fit.
+      landmarker: one to use again; None makes one.
+
+    Raises:
+      UserError: a photo cannot be read, shows no face, or too small a one.
+    """
+    landmarker = landmarker or Landmarker()
+    if len(images) == 1:
+        return [capture_photo(images[0], head, landmarker)]
+    photos = [as_photo(image) for image in images]
+    names = [album_name(image, place, len(images)) for place, image in enumerate(images)]
+    faces = [find_face(photo, name, landmarker) for photo, name in zip(photos, names, strict=True)]
+    targets = [turned_targets(*face) for face in faces]
+    small = landmark_head(head)
+    shape = shared_shape(small, targets)
+    person = bake_shape(small, shape)
+    captures = []
+    for photo, face, target in zip(photos, faces, targets, strict=True):
+        fit = fit_photo(person, *target).replace(shape=shape)
+        captures.append(finish_capture(photo, head, *face, fit))
+    return captures
+
+
+def album_name(image: np.ndarray | str | Path, place: int, count: int) -> str:
+    """What messages call a photo among others: its path, or its place."""
+    return photo_name(image) if isinstance(image, str | Path) else f"photo {place + 1} of {count}"

@@ -1,0 +1,131 @@
+"""Several photos of one person as one source: which of them shows which part of the head, and how well.
+
+Letters: K photos, L texels a side of the xy-plane, P points, S image size. Nothing here is learned: the
+fitted head model says where each photo sees the head, and how squarely. `nn.fusion` mixes features by that.
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+
+from p4d_jax.nn.fusion import mix_photos, trust_logits
+from p4d_jax.render.lifting import (
+    BOX_WARP,
+    CanonicalFrame,
+    SourceGuide,
+    build_source_guide,
+    look_up_source,
+    sample_image,
+)
+from p4d_jax.render.raster import rasterize
+from p4d_jax.types import Array, Camera
+
+SQUARENESS_POWER = 4.0  # of the cosine: a photo that sees a place at 45° has a quarter of a frontal one's say
+HIDDEN_SHARE = 1e-3  # of its mean trust elsewhere: what a photo has to say of a place that it does not see
+LID_THICKNESS = 0.006  # world units: so far behind what the camera sees, a surface is hidden (eyes by lids)
+DEPTH_SIZE = 256  # pixels a side of the depth map that tells them apart
+ANGLE_SHARPNESS = 30.0  # of the cosine between two photos' directions, for hair, whose surface is not known
+
+
+@struct.dataclass
+class SourceGuides:
+    """K photos as textures of one canonical head.
+
+    Attributes:
+      guides: `SourceGuide` with leading axis K.
+      trust: (K, L, L) from `trust_photo`.
+    """
+
+    guides: SourceGuide
+    trust: Array
+
+    @property
+    def image(self) -> Array:
+        """(..., S, S, 3) the first photo: what is behind the head is taken from it."""
+        return self.guides.image[..., 0, :, :, :]
+
+
+def build_source_guides(images: Array, frame: CanonicalFrame, posed: Array, cameras: Camera) -> SourceGuides:
+    """Guides of K photos (K, S, S, 3) whose fitted meshes are `posed` (K, V, 3), seen by cameras (K,)."""
+
+    def one(image: Array, mesh: Array, camera: Camera) -> tuple[SourceGuide, Array]:
+        guide = build_source_guide(image, frame, mesh, camera)
+        return guide, trust_photo(frame, guide, mesh)
+
+    return SourceGuides(*jax.vmap(one)(images, posed, cameras))
+
+
+def trust_photo(frame: CanonicalFrame, guide: SourceGuide, posed: Array) -> Array:
+    """How well a photo shows each texel of the xy-plane: (L, L) in [0, 1].
+
+    Where the photo sees the surface, the cosine between its normal and the direction to the camera, to the
+    power `SQUARENESS_POWER`; texels that the mesh does not reach face forward. What is hidden, eyes under
+    shut lids too, or outside the picture, has a small share of the photo's mean: it decides only where no
+    photo sees anything.
+
+    Args:
+      posed: (V, 3) the mesh in the photo's pose.
+    """
+    corners = posed[frame.triangles]
+    edges = corners[..., 1:, :] - corners[..., :1, :]
+    normal = unit(jnp.cross(edges[..., 0, :], edges[..., 1, :]))
+    on_mesh = jnp.einsum("hwk,hwkc->hwc", frame.barycentric, corners)
+    covered = frame.covered[..., None]
+    points = jnp.where(covered, on_mesh, frame.points)
+    normal = jnp.where(covered, normal, jnp.array([0.0, 0.0, 1.0]))
+    towards = unit(guide.camera.cam2world[:3, 3] - points)
+    squareness = jnp.maximum(jnp.sum(normal * towards, axis=-1), 0.0) ** SQUARENESS_POWER
+    depth = rasterize(posed, frame.faces, guide.camera, DEPTH_SIZE, False).depth
+    behind = jnp.linalg.norm(guide.camera.cam2world[:3, 3] - points, axis=-1) - look_up_depth(
+        depth, guide.places[..., :2]
+    )
+    free = jnp.exp(-((jnp.maximum(behind, 0.0) / LID_THICKNESS) ** 2))
+    inside = jnp.all((guide.places[..., :2] > 0) & (guide.places[..., :2] < 1), axis=-1)
+    trust = squareness * inside * jnp.where(frame.covered, free, 1.0)
+    return jnp.maximum(trust, HIDDEN_SHARE * trust.mean())
+
+
+def look_up_depth(depth: Array, uv: Array) -> Array:
+    """Depth (r, r) of the pixels at uv (..., 2) in [0, 1]; as far as can be where there is none."""
+    size = depth.shape[0]
+    column, row = jnp.moveaxis(jnp.clip((uv * size).astype(jnp.int32), 0, size - 1), -1, 0)
+    found = depth.reshape(-1)[row * size + column]
+    return jnp.where(found == 0, jnp.inf, found)
+
+
+def look_up_sources(sources: SourceGuides, points: Array, camera: Camera) -> Array:
+    """What K photos show of canonical points (P, 3) to a camera: (P, 12), as `look_up_source` of one photo.
+
+    Colours found by the fitted mesh, and on its other side, are taken from the photo that shows the surface
+    most squarely; those found by the point itself from the photo taken from where the camera is.
+    """
+    found = jax.vmap(look_up_source, in_axes=(0, None))(sources.guides, points)
+    trust = jax.vmap(lambda trust: trust_at(trust, points))(sources.trust)
+    mirrored = points * jnp.array([-1.0, 1.0, 1.0])
+    trust_other = jax.vmap(lambda trust: trust_at(trust, mirrored))(sources.trust)
+    towards = jax.vmap(lambda place: unit(place - points))(sources.guides.camera.cam2world[:, :3, 3])
+    wanted = unit(camera.cam2world[:3, 3] - points)
+    nearness = jnp.exp(ANGLE_SHARPNESS * (jnp.sum(towards * wanted, axis=-1) - 1.0))
+    parts = jnp.split(found, 3, axis=-1)
+    said = [trust, nearness, trust_other]
+    return jnp.concatenate(
+        [mix_seen(part, weight) for part, weight in zip(parts, said, strict=True)], axis=-1
+    )
+
+
+def mix_seen(found: Array, weight: Array) -> Array:
+    """Colours and visibilities (K, P, 4) of a point as one (P, 4); who does not see it has little say."""
+    seen = jnp.maximum(found[..., 3], 0.0) + HIDDEN_SHARE
+    return mix_photos(found, trust_logits(seen * weight)[..., None])
+
+
+def trust_at(trust: Array, points: Array) -> Array:
+    """Trust (L, L) at canonical points (P, 3): (P,)."""
+    return sample_image(trust[..., None], points[:, :2] / BOX_WARP + 0.5)[..., 0]
+
+
+def unit(vectors: Array) -> Array:
+    """Vectors (..., 3) of length one; a zero vector stays zero."""
+    return vectors * jax.lax.rsqrt(jnp.sum(vectors**2, axis=-1, keepdims=True) + 1e-20)
