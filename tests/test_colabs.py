@@ -125,11 +125,11 @@ def test_train_small_trains_and_measures(tmp_path, monkeypatch):
             "batch": 2, "data.openheads": 2, "step.stages": ((0, 32),), "step.crop": 16,
             "step.samples": (4, 4),
         } | changes("reenact_demo", tiny_psi) | short,
-        "evaluate": {"resolution": 32, "samples": 4},
+        "evaluate": {"resolution": 32, "samples": 4, "film_frames": 0, "photos": ""},
     }  # fmt: skip
     printed = execute(
         "train_small", monkeypatch,
-        WORKDIR=str(tmp_path), MINUTES_GENHEAD=0.0, MINUTES_PSI=0.0, PEOPLE=1, FIELDS=fields,
+        WORKDIR=str(tmp_path), MINUTES_GENHEAD=0.0, MINUTES_PSI=0.0, PEOPLE=2, FIELDS=fields,
     )  # fmt: skip
     for cell in ("genhead-show", "psi-show"):
         assert "'step': 1," in printed[cell]
@@ -138,6 +138,6 @@ def test_train_small_trains_and_measures(tmp_path, monkeypatch):
         "genhead/weights.npz",
         "synthesis/sheet.png",
         "psi/weights.npz",
-        "evaluation/evaluation.png",
+        "evaluation/evaluation_held_out_self.png",
     ):
         assert (tmp_path / name).is_file()
