@@ -15,7 +15,6 @@ jax.config.update("jax_platforms", "cpu")
 import jax.numpy as jnp  # noqa: E402
 
 jnp.float32 = jnp.float64
-EPSILON = 1e-6
 
 
 def double(tree):
@@ -31,12 +30,12 @@ def direction(tree, key):
     return jax.tree.unflatten(structure, [x / length for x in drawn])
 
 
-def compare(losses, params, key) -> dict:
+def compare(losses, params, key, epsilon: float = 1e-6) -> dict:
     """Central difference and reverse-mode slope of each loss along one direction."""
     along = direction(params, key)
     move = lambda step: jax.tree.map(lambda p, d: p + step * d, params, along)  # noqa: E731
     values = jax.jit(losses)
-    above, below = values(move(EPSILON)), values(move(-EPSILON))
+    above, below = values(move(epsilon)), values(move(-epsilon))
     names = sorted(above)
 
     @jax.jit
@@ -47,6 +46,6 @@ def compare(losses, params, key) -> dict:
         return sum(jax.tree.leaves(products))
 
     return {
-        name: [float(above[name] - below[name]) / (2 * EPSILON), float(slope(params, chosen))]
+        name: [float(above[name] - below[name]) / (2 * epsilon), float(slope(params, chosen))]
         for name, chosen in zip(names, jnp.eye(len(names)), strict=True)
     }

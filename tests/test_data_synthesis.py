@@ -13,10 +13,11 @@ from p4d_jax.data import synthesis
 from p4d_jax.data.motion import Motion
 from p4d_jax.data.synthesis import SynthesisSettings
 from p4d_jax.geometry import look_at_camera, project
+from p4d_jax.head.landmarks import project_landmarks
 from p4d_jax.head.skinning import head_vertices
 from p4d_jax.models.genhead import HEAD, PARTS, GenHead
 from p4d_jax.render.genhead import show_frame
-from p4d_jax.render.part_fusion import PartMasks, PosedParts, build_head_parts, pose_straight_parts
+from p4d_jax.render.part_fusion import PartMasks, build_head_parts, pose_straight_parts
 from p4d_jax.types import Camera, FrameParams
 
 SETTINGS = SynthesisSettings(motions=2, views=2, resolution=8, samples=(4, 4), points=20)
@@ -211,7 +212,7 @@ def test_plane_features_are_the_head_branchs(head, parts):
 
 def landmarks(head, frame: FrameParams) -> np.ndarray:
     full = head_vertices(head, frame.shape, frame.expression, frame.pose, frame.eyes)
-    return synthesis.project_landmarks(head, PosedParts(full, None, None, None, None), frame)
+    return project_landmarks(head, full, frame.neck, frame.camera)
 
 
 @pytest.fixture(scope="module")
@@ -223,7 +224,7 @@ def landmarks_of(head):
 
     def landmarks(frame: FrameParams):
         full = head_vertices(head, frame.shape, frame.expression, frame.pose, frame.eyes)
-        return synthesis.project_landmarks(head, PosedParts(full, None, None, None, None), frame)
+        return project_landmarks(head, full, frame.neck, frame.camera)
 
     @jax.jit
     def both(yaw, pitch, roll, neck):
