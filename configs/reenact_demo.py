@@ -10,6 +10,7 @@ def get_config() -> ConfigDict:
     config.name = "reenact_demo"
     config.batch = 8
     config.data = ConfigDict({"genhead": 0, "openheads": 8, "films": 0, "stored": 0, "real_films": 0})
+    config.evaluate_people = 8
     config.motion = "flame_motion"
     config.perceptual = "structure"
     config.terms = ConfigDict(
@@ -89,6 +90,8 @@ def get_config() -> ConfigDict:
             "warmup": 50,
             "log_every": 10,
             "grid_every": 100,
+            "evaluate_every": 1000,
+            "best": "self/psnr",
             "save_minutes": 4.0,
         }
     )

@@ -14,6 +14,7 @@ def tiny_config(batch: int = 4):
     config = load_config(ROOT / "configs" / "reenact_demo.py")
     config.batch = batch
     config.data.openheads = batch
+    config.evaluate_people = 0
     config.model.update(
         image_size=32, global_widths=(4, 4, 4, 4), pyramid_features=4, pyramid_rates=(1, 2, 3),
         detail_features=(4, 4), motion_hidden=8, motion_grid=2, token_dim=8, token_heads=2, blocks_de=1,
@@ -28,7 +29,7 @@ def tiny_config(batch: int = 4):
         stages=((0, 16),), crop=0, samples=(4, 4), density_every=2, density_points=16, average_half_life=40.0
     )
     config.loop.update(
-        steps=20, minutes=0.0, log_every=1, grid_every=1000, save_minutes=0.0, warmup=0, keep=2
+        steps=20, minutes=0.0, log_every=1, grid_every=1000, save_minutes=0.0, warmup=0, keep=2, best=""
     )
     return config
 

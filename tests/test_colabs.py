@@ -122,6 +122,7 @@ def test_train_small_trains_and_measures(tmp_path, monkeypatch):
             "panel": 32,
         },
         "reenact_demo": {
+            "evaluate_people": 0, "loop.best": "",
             "batch": 2, "data.openheads": 2, "step.stages": ((0, 32),), "step.crop": 16,
             "step.samples": (4, 4),
         } | changes("reenact_demo", tiny_psi) | short,

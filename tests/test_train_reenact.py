@@ -19,11 +19,18 @@ from p4d_jax.errors import UserError
 from p4d_jax.geometry import look_at_camera
 from p4d_jax.jobs import train_reenact as job
 from p4d_jax.main import load_config
+from p4d_jax.models.converted import save_converted
+from p4d_jax.models.discriminator import Discriminator, DiscriminatorConfig, DiscriminatorInput
+from p4d_jax.models.identity import IResNet
+from p4d_jax.models.motion import MotionEncoder
+from p4d_jax.models.perceptual import LPIPS, vgg16
+from p4d_jax.models.reconstructor import Reconstructor
 from p4d_jax.render.lifting import ExpressionField, apply_expression_field, sample_image
+from p4d_jax.render.part_fusion import build_head_parts
 from p4d_jax.train import losses, multiview
 from p4d_jax.train import reenact_step as steps
 from p4d_jax.train.reenact_losses import TERMS, Judges, Term
-from p4d_jax.train.state import average_decay, learning_rate
+from p4d_jax.train.state import average_decay, create_state, learning_rate
 from p4d_jax.types import FrameParams
 
 
@@ -186,6 +193,95 @@ def test_motion_layers_have_their_own_rate(training):
     assert steps.of_motion(
         tuple(jax.tree_util.DictKey(k) for k in ("reenactor", "block0", "attn2", "q", "kernel"))
     )
+
+
+# Networks that others trained ------------------------------------------------------------------------------
+
+
+def all_terms():
+    """The paper's table, all of it from the first picture on."""
+    return tuple((name, Term(0.5)) for name in TERMS if name != "upscaled")
+
+
+@pytest.mark.parametrize("rays", [16, 20])
+def test_every_part_of_the_papers_training_fits_together(training, rays):
+    """Shapes only: motions seen in pictures, LPIPS, ArcFace, D, GenHead's pairs, v2; also where R does not
+    divide the picture's side, as 80 does not divide 512."""
+    psi, given, _, _, pairs, _ = training
+    encoder = MotionEncoder(features=8, depth=1, landmarks=2, hidden=8)
+    lpips, arcface = LPIPS(vgg16((2,) * 5)), IResNet(depths=(1,) * 4, widths=(2,) * 4, embedding=8)
+    critic = Discriminator(DiscriminatorConfig(32, 64, 4, 1, 2))
+    model = dataclasses.replace(psi.reconstructor.config, motion_size=8 + 6 + 30, superresolution_size=16)
+    table = dataclasses.replace(psi.config, terms=all_terms(), rematerialize=True, views_at_once=1)
+    psi = dataclasses.replace(
+        psi, reconstructor=Reconstructor(model), config=table, motion_encoder=encoder, discriminator=critic
+    )
+    channels = model.feature_channels
+    pairs = pairs.replace(
+        features=jnp.zeros((4, 16, 16, channels)), background_features=jnp.zeros((4, 16, 16, channels)),
+        points=jnp.zeros((4, 5, 3)), plane_features=jnp.zeros((4, 5, model.plane_channels)),
+        driving=pairs.image, driving_params=pairs.params,
+    )  # fmt: skip
+    steps.check_terms(table, pairs, Judges(arcface=arcface))
+
+    def whole(key):
+        picture, face = jnp.zeros((1, 32, 32, 3)), jnp.zeros((1, 112, 112, 3))
+        shown = DiscriminatorInput(*(jnp.zeros((2, 32, 32, n)) for n in (3, 3, 3, 1)))
+        judges = Judges(lpips, lpips.init(key, picture, picture), arcface, arcface.init(key, face))
+        seen = encoder.init(key, jnp.zeros((1, 224, 224, 3)))
+        arrays = given.replace(judges=judges, motion_variables=seen, parts=build_head_parts(given.head))
+        variables = job.initial_variables(psi.reconstructor, key)
+        judged = critic.init(key, shown, jnp.zeros((2, 25)))["params"]
+        state = create_state(variables, psi.optimizer, jax.random.key_data(key), judged)
+        views = multiview.PseudoViews(dataclasses.replace(psi, motion_encoder=None))
+        turned = multiview.pseudo_driving(views, rays, state, given, variables, pairs)
+        samples = steps.build_samples(psi, rays, True, arrays, turned, steps.step_keys(state, 0, 4))
+        rate = jnp.float32(1e-3)
+        new, parts, fake = steps.reenact_step(psi, psi.config.active(0), state, rate, arrays, samples)
+        new, density = steps.density_step(psi, new, rate, arrays, samples)
+        new, of_d = steps.discriminator_step(psi, new, rate, samples, fake)
+        new, of_r1 = steps.penalty_step(psi, new, rate, samples)
+        new, side = multiview.multiview_step(psi, views, rays, new, rate, arrays, given, variables, pairs)
+        return state, new, parts | density | of_d | of_r1 | side, samples.wanted
+
+    before, after, metrics, wanted = jax.eval_shape(whole, jax.random.key(0))
+    assert jax.tree.map(lambda x: x.shape, before) == jax.tree.map(lambda x: x.shape, after)
+    assert {name for name, _ in all_terms()} | {"multiview", "discriminator"} <= set(metrics)
+    assert wanted.image.shape == (4, 32, 32, 3) and wanted.raw.shape == (4, rays, rays, 3)
+
+
+def test_networks_are_read_from_converted_folders(tmp_path):
+    """Under their names; another network's folder is refused."""
+    encoder = MotionEncoder(features=8, depth=1, landmarks=2, hidden=8)
+    arcface, size = (
+        IResNet(depths=(1,) * 4, widths=(2,) * 4, embedding=8),
+        DiscriminatorConfig(16, 64, 4, 1, 2),
+    )
+    shown = DiscriminatorInput(*(jnp.zeros((2, 16, 16, n)) for n in (3, 3, 3, 1)))
+    sizes = {"depths": [1] * 4, "widths": [2] * 4, "embedding": 8, "image_size": 112}
+    ones = lambda shapes: jax.tree.map(lambda x: np.ones(x.shape, x.dtype), shapes)  # noqa: E731
+    key = jax.random.key(0)
+    for name, config, shapes in (
+        ("motion", {"features": 8, "depth": 1, "landmarks": 2, "hidden": 8},
+         jax.eval_shape(encoder.init, key, jnp.zeros((1, 224, 224, 3)))),
+        ("arcface50", sizes, jax.eval_shape(arcface.init, key, jnp.zeros((1, 112, 112, 3)))),
+        ("genhead_discriminator", size.to_dict(),
+         jax.eval_shape(Discriminator(size).init, key, shown, jnp.zeros((2, 25)))),
+    ):  # fmt: skip
+        save_converted(tmp_path / name, {"network": name, "config": config}, ones(shapes))
+    config = tiny_config()
+    config.update(
+        motion="pdfgc", pdfgc=str(tmp_path / "motion"), arcface=str(tmp_path / "arcface50"),
+        discriminator=str(tmp_path / "genhead_discriminator"),
+    )  # fmt: skip
+    config.terms.update(identity=(1.0,), adversarial=(0.01,))
+    psi, given, state, _ = job.build_psi(config)
+    assert psi.motion_encoder.hidden == 8 and given.judges.arcface.embedding == 8
+    assert psi.discriminator.config == size and given.motion_variables["params"]
+    assert jax.tree.leaves(state.discriminator)
+    config.arcface = config.pdfgc
+    with pytest.raises(UserError, match="'motion', not 'arcface50'"):
+        job.build_psi(config)
 
 
 # What cannot be --------------------------------------------------------------------------------------------

@@ -34,6 +34,7 @@ from p4d_jax.data.stored_pairs import (
 from p4d_jax.data.synthesis import SynthesisSettings, openheads_sources, synthesize
 from p4d_jax.errors import UserError
 from p4d_jax.head.model import HeadModel
+from p4d_jax.jobs._reenact_evaluation import build_evaluator
 from p4d_jax.jobs.evaluate import to_uint8
 from p4d_jax.models.checkpoint import load_genhead, load_reconstructor, save_reconstructor
 from p4d_jax.models.converted import ConvertedNetwork, load_converted
@@ -50,7 +51,15 @@ from p4d_jax.train.multiview import PseudoViews, pseudo_view_programs
 from p4d_jax.train.numbered_stream import NumberedStream
 from p4d_jax.train.processes import is_primary
 from p4d_jax.train.reenact_losses import Judges, Term
-from p4d_jax.train.reenact_step import Extra, Given, Psi, StepConfig, build_step, check_terms
+from p4d_jax.train.reenact_step import (
+    Extra,
+    Given,
+    Psi,
+    StepConfig,
+    build_step,
+    check_terms,
+    motions_of_pair,
+)
 from p4d_jax.train.state import TrainState, build_optimizer, create_state
 
 SHOWN = 4  # people in the pictures of the run
@@ -70,7 +79,11 @@ def run(config: ConfigDict, workdir: Path) -> None:
     step = build_step(psi, given, draw_pairs, config.batch, pseudo_views(config, psi, given))
     draw = build_grid(config, psi, given, draw_pairs)
     export = build_export(config, psi)
-    train(loop_config, workdir, state, step, draw, export, batch=config.batch, shown=("image", "psnr"))
+    evaluate = build_evaluation(config, psi, given)
+    train(
+        loop_config, workdir, state, step, draw, export,
+        evaluate=evaluate, batch=config.batch, shown=("image", "psnr"),
+    )  # fmt: skip
 
 
 # What a config asks for -------------------------------------------------------------------------------------
@@ -376,7 +389,9 @@ def build_grid(
 ) -> Callable[[TrainState], np.ndarray]:
     """The picture of a run, a column a person: source, target, result, raw, depth, opacity, other view."""
     reconstructor, head = psi.reconstructor, local(given.head)
-    shown = jax.tree.map(lambda x: np.asarray(x[:SHOWN]), draw_pairs(2**32 - 1))
+    shown = jax.tree.map(lambda x: np.asarray(x.addressable_data(0)[:SHOWN]), draw_pairs(2**32 - 1))
+    see = jax.jit(functools.partial(motions_of_pair, psi, local(given)))
+    motions = [see(jax.tree.map(lambda x, i=i: x[i], shown)) for i in range(len(shown.source))]
     samples = psi.config.samples
 
     def draw(state: TrainState) -> np.ndarray:
@@ -385,10 +400,11 @@ def build_grid(
         columns = []
         for person in range(len(shown.source)):
             pair = jax.tree.map(lambda x, person=person: jnp.asarray(x[person]), shown)
-            avatar = encode_source(reconstructor, variables, pair.source, pair.source_params, head)
+            still, driving = motions[person]
+            avatar = encode_source(reconstructor, variables, pair.source, pair.source_params, head, still)
             show = functools.partial(
                 render_frame, reconstructor, variables, avatar, head, pair.source_params,
-                resolution=resolution, samples=samples,
+                motion=driving, resolution=resolution, samples=samples,
             )  # fmt: skip
             out, other = show(pair.params), show(pair.params.replace(camera=pair.source_params.camera))
             size = pair.source.shape
@@ -400,6 +416,23 @@ def build_grid(
         return np.concatenate(columns, axis=1)
 
     return draw
+
+
+def build_evaluation(config: ConfigDict, psi: Psi, given: Given) -> Callable | None:
+    """What measures the moving average every `loop.evaluate_every` steps, on people that are never shown.
+
+    Raises:
+      UserError: the model's motion vectors are not those of the held-out people's parameters.
+    """
+    if not config.evaluate_people:
+        return None
+    if psi.motion_encoder is not None:
+        raise UserError("config.evaluate_people needs --config.motion=flame_motion; set it to 0")
+    if config.evaluate_people < 2:
+        raise UserError("config.evaluate_people: at least 2, since one drives the other")
+    return build_evaluator(
+        psi.reconstructor, local(given.head), people=config.evaluate_people, samples=psi.config.samples
+    )
 
 
 def build_export(config: ConfigDict, psi: Psi) -> Callable[[TrainState, Path], None]:

@@ -94,15 +94,19 @@ def look_from_elsewhere(
     """Psi_3d's views of the driving frames under other parameters. No gradient."""
     scales = jax.vmap(functools.partial(box_scale, static.head))(pairs.source_params.shape, pairs.params)
     samples = build_samples(views.psi, resolution, False, static, static_pairs_of(pairs, params), keys)
-    return jax.lax.stop_gradient(
-        render_samples(views.psi, variables, samples.replace(box_scale=scales), None)
-    )
+    # At scale 0 a motion has no effect: any numbers will do.
+    still = jnp.zeros((len(keys), views.psi.reconstructor.config.motion_size))
+    samples = samples.replace(motion_source=still, motion_driving=still, box_scale=scales)
+    return jax.lax.stop_gradient(render_samples(views.psi, variables, samples, None))
 
 
 def pseudo_driving(
     views: PseudoViews, resolution: int, state: TrainState, static: Given, variables: dict, pairs: HeadPair
 ) -> HeadPair:
     """Pairs (B,) whose driving pictures are, with probability `motion_share`, Psi_3d's of the target."""
+    # A motion encoder looks at whole pictures.
+    whole = dataclasses.replace(views.psi.config, crop=0)
+    views = dataclasses.replace(views, psi=dataclasses.replace(views.psi, config=whole))
     keys = step_keys(state, 5, pairs.scale.shape[0] + 2)
     first, second = (jax.random.wrap_key_data(keys[k]) for k in (-1, -2))
     params = turned(pairs, look_at_cameras(first, pairs.scale.shape[0], views.cameras), straight=False)

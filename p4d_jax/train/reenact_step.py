@@ -224,11 +224,23 @@ def cropped_rays(camera: Camera, resolution: int, corner: Array, side: int) -> t
     return tuple(crop_image(square(x), corner, side).reshape(-1, 3) for x in (origins, directions))
 
 
-def motion_of_picture(psi: Psi, given: Given, image: Array, params: FrameParams, landmarks: Array) -> Array:
-    """(M,) motion vector of one picture, by its parameters or by what the motion encoder sees."""
+def motion_of_picture(psi: Psi, given: Given, image: Array, params: FrameParams, mesh: Array) -> Array:
+    """(M,) motion vector of one picture of a posed mesh (V, 3): its parameters, or what the encoder sees."""
     if psi.motion_encoder is None:
         return params.motion()
-    return portrait_motion(psi.motion_encoder, given.motion_variables, image, landmarks * image.shape[0])
+    landmarks = project_landmarks(given.head, mesh, params.neck, params.camera) * image.shape[0]
+    return portrait_motion(psi.motion_encoder, given.motion_variables, image, landmarks)
+
+
+def motions_of_pair(psi: Psi, given: Given, pair: HeadPair) -> tuple[Array, Array]:
+    """Motion vectors of the source and of the driving picture, which may be the target itself."""
+    shape = pair.source_params.shape
+
+    def see(image: Array, params: FrameParams) -> Array:
+        return motion_of_picture(psi, given, image, params, posed_vertices(given.head, shape, params))
+
+    driving = (pair.image, pair.params) if pair.driving is None else (pair.driving, pair.driving_params)
+    return see(pair.source, pair.source_params), see(*driving)
 
 
 def build_sample(psi: Psi, resolution: int, whole: bool, given: Given, pair: HeadPair, key: Array) -> Sample:
@@ -239,14 +251,9 @@ def build_sample(psi: Psi, resolution: int, whole: bool, given: Given, pair: Hea
     """
     config, model, head, frame = psi.config, psi.reconstructor.config, given.head, given.frame
     size, side = pair.image.shape[0], config.crop or resolution
-    factor = size // resolution
     shape, params = pair.source_params.shape, pair.params
-    meshes = {
-        "source": posed_vertices(head, shape, pair.source_params),
-        "target": posed_vertices(head, shape, params),
-    }
-    marks = lambda mesh, p: project_landmarks(head, mesh, p.neck, p.camera)  # noqa: E731
-    motions = flame_motions(pair) if psi.motion_encoder is None else seen_motions(psi, given, pair, meshes)
+    source, target = (posed_vertices(head, shape, frame) for frame in (pair.source_params, params))
+    motions = motions_of_pair(psi, given, pair)
     corner = jax.random.randint(key, (2,), 0, resolution - side + 1)
     camera = params.camera
     wanted, face = cut_wanted(config, pair, resolution, corner)
@@ -254,21 +261,21 @@ def build_sample(psi: Psi, resolution: int, whole: bool, given: Given, pair: Hea
     if whole:
         joint = head_joints(head, shape, params.expression, params.pose, params.eyes)[NECK]
         label = decompose_neck(camera, -params.neck, joint).to_label()
-        wanted = wanted.replace(landmarks=marks(meshes["target"], params) * size)
+        wanted = wanted.replace(landmarks=project_landmarks(head, target, params.neck, camera) * size)
         if given.parts is not None:
             posed = pose_parts(head, shape, params)
             wanted = wanted.replace(correspondence=correspondence_map(given.parts, posed, camera, size))
-    guide = build_source_guide(pair.source, frame, meshes["source"], pair.source_params.camera)
+    guide = build_source_guide(pair.source, frame, source, pair.source_params.camera)
     if pair.photos is not None:
-        guide, motions = add_photos(psi, given, pair, meshes["source"], motions)
+        guide, motions = add_photos(psi, given, pair, source, motions)
     return Sample(
         guide,
         *motions,
-        build_field(model, frame, meshes["target"], straightened_vertices(head, shape, params), camera),
+        build_field(model, frame, target, straightened_vertices(head, shape, params), camera),
         camera,
         label,
         cropped_rays(camera, resolution, corner, side),
-        cropped_rays(camera, size, corner * factor, side * factor),
+        cropped_rays(camera, size, *pixels_of_crop(config, size, resolution, corner)),
         corner,
         pair.scale,
         points,
@@ -289,8 +296,7 @@ def add_photos(
     for place in range(1, images.shape[0]):
         one = jax.tree.map(lambda x, place=place: x[place], params)
         meshes.append(posed_vertices(head, shape, one))
-        landmarks = project_landmarks(head, meshes[-1], one.neck, one.camera)
-        vectors.append(motion_of_picture(psi, given, images[place], one, landmarks))
+        vectors.append(motion_of_picture(psi, given, images[place], one, meshes[-1]))
     guides = build_source_guides(images, given.frame, jnp.stack(meshes), params.camera)
     return guides, (jnp.stack(vectors), motions[1])
 
@@ -301,32 +307,10 @@ def join_photos(pair: HeadPair) -> tuple[Array, FrameParams]:
     return join(pair.source, pair.photos), jax.tree.map(join, pair.source_params, pair.photos_params)
 
 
-def flame_motions(pair: HeadPair) -> tuple[Array, Array]:
-    """The head model's own motion vectors of source and target."""
-    return pair.source_params.motion(), pair.params.motion()
-
-
-def seen_motions(psi: Psi, given: Given, pair: HeadPair, meshes: dict) -> tuple[Array, Array]:
-    """What the motion encoder sees in the source and in the driving picture."""
-    head = given.head
-
-    def see(image: Array, params: FrameParams, mesh: Array) -> Array:
-        return motion_of_picture(
-            psi, given, image, params, project_landmarks(head, mesh, params.neck, params.camera)
-        )
-
-    source = see(pair.source, pair.source_params, meshes["source"])
-    if pair.driving is None:
-        return source, see(pair.image, pair.params, meshes["target"])
-    driving = posed_vertices(head, pair.source_params.shape, pair.driving_params)
-    return source, see(pair.driving, pair.driving_params, driving)
-
-
 def cut_wanted(config: StepConfig, pair: HeadPair, resolution: int, corner: Array) -> tuple[Wanted, Array]:
     """What the crop of rays at `corner` should look like, and its mask (k c, k c, 1) of the person."""
-    size, side = pair.image.shape[0], config.crop or resolution
-    factor = size // resolution
-    fine = lambda x: crop_image(x, corner * factor, side * factor)  # noqa: E731
+    side, pixels = config.crop or resolution, pixels_of_crop(config, pair.image.shape[0], resolution, corner)
+    fine = lambda x: crop_image(x, *pixels)  # noqa: E731
     coarse = lambda x: crop_image(x, corner, side)  # noqa: E731
     mask = coarse(resize_to(pair.mask, resolution))
     weights = raw_weights = None
@@ -346,6 +330,12 @@ def cut_wanted(config: StepConfig, pair: HeadPair, resolution: int, corner: Arra
         background, None if features is None else over_black(features, mask), behind, pair.plane_features,
     )  # fmt: skip
     return wanted, fine(pair.mask)
+
+
+def pixels_of_crop(config: StepConfig, size: int, resolution: int, corner: Array) -> tuple[Array, int]:
+    """Corner and side in the picture of the crop of rays at `corner`: of a whole view, the whole picture."""
+    factor = size // resolution
+    return (corner * factor, config.crop * factor) if config.crop else (corner, size)
 
 
 def resize_to(image: Array, size: int) -> Array:
@@ -427,9 +417,8 @@ def render_samples(psi: Psi, variables: dict, samples: Sample, keys: Array | Non
     """Psi on samples (B,) with raw keys (B, 2) of the rays, or None for no randomness."""
     reconstructor, config = psi.reconstructor, psi.config
     made = make_planes(psi, variables, samples)
-    side = samples.wanted.raw.shape[1]
-    resolution = samples.wanted.image.shape[1] // side
-    resolution = samples.guide.image.shape[1] // resolution
+    side, pixels = samples.wanted.raw.shape[1], samples.wanted.image.shape[1]
+    resolution = side * samples.guide.image.shape[1] // pixels
 
     def view(variables: dict, one: tuple) -> Rendered:
         identity, sample, key = one
