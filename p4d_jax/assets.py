@@ -17,7 +17,7 @@ EMBEDDED = Path(__file__).parent / "embedded"
 PHOTOS = ("astronaut",)
 HEADS = ("openhead",)
 MOTIONS = ("motion_talk",)
-WEIGHTS = ("reenact_demo",)
+WEIGHTS = ("reenact_demo", "genhead_demo")
 
 
 def embedded(name: str) -> Path:

@@ -8,7 +8,9 @@ from synthetic_genhead import SMALL, random_variables
 
 from p4d_jax.geometry import look_at_camera
 from p4d_jax.jobs import evaluate_genhead
+from p4d_jax.jobs._genhead import open_studio
 from p4d_jax.models.checkpoint import load_genhead, load_reconstructor, save_genhead
+from p4d_jax.types import FrameParams
 
 COMMAND = ("p4d_jax", "--config=configs/synthesize.py")
 
@@ -30,6 +32,44 @@ def test_exported_weights_come_back_as_float16_holds_them(weights):
         np.testing.assert_array_equal(np.asarray(one, np.float16), np.asarray(other, np.float16))
     with pytest.raises(ValueError, match="not an exported reconstructor"):
         load_reconstructor(path)
+
+
+# What ships ------------------------------------------------------------------------------------------------
+
+
+def test_shipped_heads_open_mouth_and_shut_eyes_on_command():
+    """Eyes and mouth change where the mesh says, dark where it opens; the far background stays as it was."""
+    studio = open_studio("genhead_demo", "openhead")
+    names, camera = studio.head.expression_names, look_at_camera(0.0, 0.0, 4.0, pivot=(0, 0, 0.09))
+    shape, size = jnp.zeros((4, 300)), 2 * studio.trained_resolution
+
+    def frame(jaw: float, **actions: float) -> FrameParams:
+        expression = (
+            jnp.zeros(100)
+            .at[jnp.array([names.index(name) for name in actions])]
+            .set(jnp.array(list(actions.values())))
+        )
+        return FrameParams(camera, shape[0], expression, jnp.zeros(6).at[3].set(jaw), jnp.zeros(6))
+
+    latents = jax.random.normal(jax.random.key(0), (4, studio.genhead.config.latent_size))
+    label = jnp.broadcast_to(camera.to_label(), (4, 25))
+    planes, backgrounds = jax.jit(studio.make_identities)(latents, label, shape, 0.7)
+    show = jax.jit(lambda p, b, f: studio.show(p, b, f, studio.trained_resolution, (8, 8)))
+    frames = {
+        "still": frame(0.0, jawOpen=0.0),
+        "talking": frame(0.36, jawOpen=1.0),
+        "asleep": frame(0.0, eyeBlinkLeft=1.0, eyeBlinkRight=1.0),
+    }
+    for identity in range(4):
+        seen = {name: show(planes[identity], backgrounds[identity], f) for name, f in frames.items()}
+        grey = {name: np.asarray(view.image_sr.mean(-1)) for name, view in seen.items()}
+        grow = lambda mask: np.kron(np.asarray(mask) > 0.4, np.ones((2, 2))) > 0  # noqa: E731
+        mouth, eyes = grow(seen["talking"].masks.mouth), grow(seen["still"].masks.eye)
+        assert mouth.sum() > 40 and eyes.sum() > 40 and grey["still"].shape == (size, size)
+        opened, shut = grey["talking"] - grey["still"], grey["asleep"] - grey["still"]
+        assert opened[mouth].mean() < -0.1 and shut[eyes].mean() > 0.05
+        corner = np.s_[: size // 8, : size // 8]
+        assert np.abs(opened[corner]).mean() < 0.02 and np.abs(shut[corner]).mean() < 0.02
 
 
 # Measures -------------------------------------------------------------------------------------------------
@@ -55,7 +95,6 @@ def test_a_solid_body_has_consistent_depth_and_a_flat_picture_has_not():
     from p4d_jax.render.genhead import GenHeadView
     from p4d_jax.render.part_fusion import pose_straight_parts
     from p4d_jax.render.raster import rasterize
-    from p4d_jax.types import FrameParams
 
     head = assets.head_model()
     cameras = tuple(look_at_camera(yaw, 0.0, 4.0, pivot=(0, 0, 0.09)) for yaw in (-0.4, 0.4))
