@@ -12,6 +12,7 @@ from parity_cases import load_case
 from p4d_jax.geometry import look_at_camera
 from p4d_jax.models.field_decoder import FieldDecoder
 from p4d_jax.render import surface, volume
+from p4d_jax.render.rays import depth_normals, generate_rays
 from p4d_jax.render.triplane import sample_planes
 
 # Tri-planes -----------------------------------------------------------------------------------------------
@@ -211,6 +212,20 @@ def _ball(points):
     """A ball about the origin whose density grows inwards, coloured by position."""
     distance = jnp.linalg.norm(points, axis=-1, keepdims=True)
     return GROWTH * (RADIUS - distance), points + 0.5
+
+
+def test_normals_of_a_balls_depth_point_away_from_its_centre():
+    camera = look_at_camera(0.4, 0.2, 4.0)
+    origins, directions = (np.asarray(x, np.float64) for x in generate_rays(camera, 64))
+    middle = -(origins * directions).sum(-1)
+    inside = RADIUS**2 - ((origins + middle[:, None] * directions) ** 2).sum(-1)
+    depth = middle - np.sqrt(np.maximum(inside, 0))
+    normals = np.asarray(depth_normals(camera, jnp.asarray(depth.reshape(64, 64), jnp.float32)))
+    outward = (origins + depth[:, None] * directions) @ np.asarray(camera.cam2world)[:3, :3] / RADIUS
+    seen = (inside > 0.3 * RADIUS**2).reshape(64, 64)  # differences do not reach over the edge
+    assert seen.sum() > 100
+    cosines = (normals * outward.reshape(64, 64, 3)).sum(-1)[seen]
+    assert np.degrees(np.arccos(np.clip(cosines, -1, 1))).max() < 3
 
 
 @pytest.mark.parametrize("fine_samples", [0, 24])

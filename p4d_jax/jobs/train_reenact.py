@@ -45,6 +45,7 @@ from p4d_jax.models.perceptual import LPIPS
 from p4d_jax.models.reconstructor import Reconstructor, ReconstructorConfig
 from p4d_jax.render.avatar import canonical_frame, encode_source, render_frame
 from p4d_jax.render.part_fusion import build_head_parts
+from p4d_jax.render.rays import depth_normals
 from p4d_jax.train.devices import build_mesh, local, on_devices, own_rows, replicate, split
 from p4d_jax.train.loop import LoopConfig, train
 from p4d_jax.train.multiview import PseudoViews, pseudo_view_programs
@@ -387,7 +388,11 @@ def named_folder(config: ConfigDict, field: str) -> str:
 def build_grid(
     config: ConfigDict, psi: Psi, given: Given, draw_pairs: Draw
 ) -> Callable[[TrainState], np.ndarray]:
-    """The picture of a run, a column a person: source, target, result, raw, depth, opacity, other view."""
+    """The picture of a run, a column a person.
+
+    From above: source, driving (only where it is not the target), target, result, raw image, depth, normals,
+    opacity, other view.
+    """
     reconstructor, head = psi.reconstructor, local(given.head)
     shown = jax.tree.map(lambda x: np.asarray(x.addressable_data(0)[:SHOWN]), draw_pairs(2**32 - 1))
     see = jax.jit(functools.partial(motions_of_pair, psi, local(given)))
@@ -400,18 +405,21 @@ def build_grid(
         columns = []
         for person in range(len(shown.source)):
             pair = jax.tree.map(lambda x, person=person: jnp.asarray(x[person]), shown)
-            still, driving = motions[person]
+            still, moved = motions[person]
             avatar = encode_source(reconstructor, variables, pair.source, pair.source_params, head, still)
             show = functools.partial(
                 render_frame, reconstructor, variables, avatar, head, pair.source_params,
-                motion=driving, resolution=resolution, samples=samples,
+                motion=moved, resolution=resolution, samples=samples,
             )  # fmt: skip
             out, other = show(pair.params), show(pair.params.replace(camera=pair.source_params.camera))
             size = pair.source.shape
-            depth = jnp.where(out.opacity > 0.5, (out.depth - 3.4) / 1.2 * 2 - 1, -1.0)[..., None]
-            small = (out.raw, depth, out.opacity[..., None] * 2 - 1)
-            raw, depth, opacity = (jax.image.resize(x, (*size[:2], x.shape[-1]), "nearest") for x in small)
-            rows = [pair.source, pair.image, out.image, raw, depth, opacity, other.image]
+            solid = out.opacity[..., None] > 0.5
+            depth = jnp.where(solid, (out.depth[..., None] - 3.4) / 1.2 * 2 - 1, -1.0)
+            normals = jnp.where(solid, depth_normals(pair.params.camera, out.depth), -1.0)
+            small = (out.raw, depth, normals, out.opacity[..., None] * 2 - 1)
+            small = [jax.image.resize(x, (*size[:2], x.shape[-1]), "nearest") for x in small]
+            driving = [] if pair.driving is None else [jax.image.resize(pair.driving, size, "linear")]
+            rows = [pair.source, *driving, pair.image, out.image, *small, other.image]
             columns.append(np.concatenate([to_uint8(jnp.broadcast_to(x, size)) for x in rows]))
         return np.concatenate(columns, axis=1)
 

@@ -32,3 +32,17 @@ def pixel_centres(resolution: int) -> Array:
 def generate_rays(camera: Camera, resolution: int) -> tuple[Array, Array]:
     """Origins and unit directions, each (R * R, 3), of one camera's R x R image."""
     return rays_through(camera, pixel_centres(resolution))
+
+
+def depth_normals(camera: Camera, depth: Array) -> Array:
+    """(R, R, 3) unit normals of the surface that a depth map (R, R) describes, towards the camera.
+
+    In the camera's frame: x right, y up, z towards the camera. From central differences of neighbouring
+    pixels' points, so an edge's own normals are those of the step across it.
+    """
+    origins, directions = generate_rays(camera, depth.shape[0])
+    points = (origins + directions * depth.reshape(-1, 1)).reshape(*depth.shape, 3)
+    down, right = jnp.gradient(points, axis=(0, 1))
+    normals = jnp.cross(-down, right) @ camera.cam2world[:3, :3]
+    normals = normals / jnp.maximum(jnp.linalg.norm(normals, axis=-1, keepdims=True), 1e-12)
+    return jnp.where(normals[..., 2:] < 0, -normals, normals)
