@@ -3,10 +3,10 @@
     python -m benchmarks.training_choices FOLDER pseudo_views|static_half|balanced [--seeds=3] [--steps=100]
         [--people=12] [FLAGS of p4d_jax.main]
 
-pseudo_views: v2 on films of one camera, with and without the frozen static model's views; the shipped weights
-are that model and the start of both. static_half: half of the pairs static with silent cross-attention, or
-none, from random weights. balanced: a share of evenly drawn yaws and of shut eyes, or none, from the shipped
-weights. Batches are of four.
+pseudo_views: v2 on films of one camera, with and without the views of a frozen static model (the shipped
+weights), from random weights; --config.start=reenact_demo goes on from the shipped ones. static_half: half of
+the pairs static with silent cross-attention, or none, from random weights. balanced: a share of evenly drawn
+yaws and of shut eyes, or none, from the shipped weights. Batches are of four.
 
 Each run's weights are measured as the job `evaluate` does (docs/evaluation.md), on people that training never
 saw, `held_out` and `other`. Runs that are there are not made again. Prints each run, then of each measure the
@@ -41,7 +41,7 @@ SHIPPED = {"start": "reenact_demo", "loop.peak_rate": 1e-3}
 CHOICES = {
     "pseudo_views": (
         "reenact_v2_demo",
-        {**SHIPPED, "data.films": 4},
+        {"start": "", "data.films": 4},
         {"static": "", "multiview_every": 0},
         {"static": "reenact_demo", "multiview_every": 2},
     ),
