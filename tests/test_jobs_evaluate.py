@@ -226,6 +226,18 @@ def test_training_gets_a_flat_dict_of_numbers(without_mistakes):
     assert not any(name.startswith("flicker") for name in values)
 
 
+def test_a_photo_is_captured_and_compared_in_its_matte(monkeypatch):
+    def darker(model, image, params, frames):
+        return np.stack([image - 0.02] * len(frames.pose))
+
+    monkeypatch.setattr(evaluate, "reenact", darker)
+    network = SimpleNamespace(config=SimpleNamespace(picture_size=SIZE))
+    model = evaluation.Model(network, {}, assets.head_model("openhead"), 8, (4, 4))
+    report, rows = evaluate.measure_photos(model, {"astronaut": assets.photo("astronaut")})
+    assert report["astronaut"]["psnr"] == pytest.approx(40.0, abs=0.01)  # 2 of [-1, 1] are the range
+    assert [row.shape for row in rows] == [(SIZE, (2 + len(VIEW_YAWS)) * SIZE, 3)]
+
+
 def test_summary_counts_the_people_that_have_a_measure():
     report = evaluation.summarise([{"self/psnr": 20.0, "self/mouth": 0.1}, {"self/psnr": 24.0}])
     assert report["self/psnr"] == {"mean": 22.0, "standard_error": 2.0, "people": 2}

@@ -62,7 +62,7 @@ from p4d_jax.jobs._reenact_evaluation import (
     summarise,
     to_uint8,
 )
-from p4d_jax.jobs.reenact import Source, read_source, user_input
+from p4d_jax.jobs.reenact import read_source, source_of, user_input
 from p4d_jax.models.checkpoint import load_reconstructor
 from p4d_jax.types import MOTION_SIZE
 
@@ -95,13 +95,13 @@ def run(config: ConfigDict, workdir: Path) -> None:
         "sets": {},
     }
     with pictures.published(workdir) as folder:
+        report["photos"], rows = measure_photos(model, photos)
+        if rows:
+            pictures.save_picture(folder / "evaluation_photos.png", np.concatenate(rows))
         for name in sets:
             report["sets"][name], shown = measure_set(config, model, judges, name)
             for part, draw in (("self", draw_self), ("cross", draw_cross), ("novel", draw_novel)):
                 pictures.save_picture(folder / f"evaluation_{name}_{part}.png", sheet(draw, shown))
-        report["photos"], rows = measure_photos(model, photos)
-        if rows:
-            pictures.save_picture(folder / "evaluation_photos.png", np.concatenate(rows))
         pictures.write_json(folder / "evaluation.json", report)
     print_report(report)
     print(f"see {workdir}")
@@ -235,9 +235,9 @@ def measure_photos(model: Model, photos: dict[str, np.ndarray]) -> tuple[dict, l
     for name, photo in photos.items():
         with user_input("photos"):
             captured = capture_photo(photo, model.head)
-        source = Source(captured.crop, captured.matte[..., None], on_host(captured.params))
+        source, params = source_of([captured]), on_host(captured.params)
         image, mask = np.asarray(pictures.to_image(source.picture, size)), source.matte_at(size)
-        made = reenact(model, image, source.params, stack([source.params, *novel_views(source.params)]))
+        made = reenact(model, image, params, stack([params, *novel_views(params)]))
         values = image_measures(made[0], image, mask, mask)
         report[name] = {key: round(float(values[key]), 3) for key in ("psnr", "ssim")}
         rows.append(in_a_row([image, *made]))

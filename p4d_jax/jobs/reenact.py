@@ -17,6 +17,7 @@ all at once at the end, or nothing.
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -31,7 +32,7 @@ from tqdm import tqdm
 
 import p4d_jax
 from p4d_jax import assets
-from p4d_jax.capture import capture_album, capture_film, capture_photo
+from p4d_jax.capture import Capture, capture_album, capture_film, capture_photo
 from p4d_jax.capture.film import FILM_SUFFIXES, FOLDER_FPS, is_film
 from p4d_jax.capture.image import PHOTO_SUFFIXES, read_photo
 from p4d_jax.data.motion import MotionFile, load_motion, motion_for_head
@@ -276,6 +277,11 @@ def capture_source(inputs: Inputs, scores: dict) -> Source:
     for one in captured:
         if one.note:
             print(one.note)
+    return source_of(captured)
+
+
+def source_of(captured: Sequence[Capture]) -> Source:
+    """The person that photos show; the first comes to life."""
     first = captured[0]
     params = jax.tree.map(lambda *x: jnp.stack(x), *[one.params for one in captured])
     return Source(first.crop, first.matte[..., None], first.params, [one.crop for one in captured], params)
