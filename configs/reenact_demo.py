@@ -1,4 +1,7 @@
-"""Trains the weights that the package ships: 256² portraits of streamed OpenHeads, 66 minutes, two cores."""
+"""Trains the weights that the package ships: 256² portraits of streamed OpenHeads, 66 minutes, two cores.
+
+A second run went on from them: docs/reconstructor.md, "The demo weights".
+"""
 
 from ml_collections import ConfigDict
 

@@ -449,6 +449,7 @@ def build_export(config: ConfigDict, psi: Psi) -> Callable[[TrainState, Path], N
     def export(state: TrainState, path: Path) -> None:
         about = {
             "command": f"python -m p4d_jax.main --config=configs/{config.name}.py",
+            "start": config.start or "random weights",
             "steps": int(state.step),
             "samples": int(state.step) * config.batch,
             "hours": round(float(state.seconds) / 3600, 3),
