@@ -6,8 +6,8 @@ Runs twenty steps of the smallest GenHead (tests/genhead_case.py) or Psi (tests/
 one device, on eight forced devices, and on two processes of four; then kills one process, and two, with
 SIGKILL in the middle and starts them again.
 Prints, against the run on one device, the largest relative difference of each logged loss (of logits, which
-cross zero, and of the density regulariser, a difference of nearly equal numbers, the largest absolute), and
-whether the killed runs' losses and weights are those of the uninterrupted ones to the bit.
+cross zero, the largest absolute one), and whether the killed runs' losses and weights are those of the
+uninterrupted ones to the bit.
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ def compare(one: dict, other: dict) -> dict[str, float]:
     for step, values in one.items():
         for name, value in values.items():
             if name not in NOT_COMPARED:
-                scale = 1.0 if name.endswith("logit") or name == "density" else max(abs(value), 1e-12)
+                scale = 1.0 if name.endswith("logit") else max(abs(value), 1e-12)
                 worst[name] = max(worst.get(name, 0.0), abs(other[step][name] - value) / scale)
     return worst
 
