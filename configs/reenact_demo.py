@@ -25,8 +25,8 @@ def get_config() -> ConfigDict:
             "background": (0.3,),
             "features": (0.0,),
             "triplane": (0.0,),
-            "depth": (1.0,),
-            "opacity": (0.3,),
+            "depth": (4.0,),
+            "opacity": (1.0,),
             "identity": (0.0,),
             "adversarial": (0.0,),
             "density": (0.0,),
@@ -69,6 +69,8 @@ def get_config() -> ConfigDict:
             "deformation": "expression",
             "refinement_features": (24, 24),
             "refinement_scale": 2,
+            "photo_features": 16,
+            "photo_widths": (16, 32, 48, 64),
         }
     )
     config.adam = (0.9, 0.99, 1e-8)
@@ -78,7 +80,7 @@ def get_config() -> ConfigDict:
             "stages": ((0, 64),),
             "crop": 32,
             "samples": (8, 8),
-            "face_weight": 2.0,
+            "face_weight": 1.0,
             "average_half_life": 2000.0,
             "rematerialize": False,
             "views_at_once": 0,

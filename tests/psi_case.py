@@ -22,7 +22,7 @@ def tiny_config(batch: int = 4):
         plane_convs_after=(4,), plane_channels=4, plane_stride=2, plane_upsample=1,
         background_widths=(4, 4, 4, 4), background_size=16, decoder_hidden=8, feature_channels=4,
         superresolution_channels=(4,), style_dim=4, source_lifting=False, lifted_size=32, deformation="neck",
-        refinement_features=(), refinement_scale=1,
+        refinement_features=(), refinement_scale=1, photo_features=0,
     )  # fmt: skip
     config.terms.update(upscaled=(0.0,), density=(0.25,))
     config.step.update(

@@ -59,7 +59,7 @@ def test_turning_the_neck_changes_the_picture_and_a_little_turn_changes_it_littl
 
 
 def test_the_turned_head_shows_at_its_surface_what_the_straight_head_shows_there(avatar):
-    head, model, variables, _ = avatar
+    head, model, variables, source = avatar
     params = frame_params(0.3)
     posed, straight = driven_meshes(head, params.shape, params)
     frame = canonical_frame(head, TINY.lifted_size)
@@ -70,7 +70,7 @@ def test_the_turned_head_shows_at_its_surface_what_the_straight_head_shows_there
     @jax.jit
     def features(points, observed):
         field = build_field(TINY, frame, observed, straight, params.camera)
-        return radiance_field(model, variables, planes, field)(points)[1]
+        return radiance_field(model, variables, planes, field, source.guide)(points)[1]
 
     wanted = features(straight, straight)
     moved, unmoved = features(posed, posed), features(posed, straight)

@@ -13,7 +13,7 @@ from p4d_jax.geometry import look_at_camera
 from p4d_jax.head.skinning import head_vertices
 from p4d_jax.models.reconstructor import Reconstructor, ReconstructorConfig, SourceFeatures
 from p4d_jax.nn.fusion import PhotoAttention, mix_photos, trust_logits
-from p4d_jax.render.avatar import encode_source, encode_sources, render_frame
+from p4d_jax.render.avatar import encode_source, encode_sources, radiance_field, render_frame
 from p4d_jax.render.fusion import SourceGuides, look_up_sources, trust_photo
 from p4d_jax.render.lifting import build_canonical_frame, build_source_guide, look_up_source
 from p4d_jax.types import FrameParams
@@ -26,6 +26,7 @@ TINY = ReconstructorConfig(
     background_widths=(4, 4, 8, 8), background_size=32, decoder_hidden=8, feature_channels=4,
     superresolution_size=0, superresolution_channels=(4,), style_dim=8, source_lifting=True, lifted_size=32,
     deformation="expression", refinement_features=(4,), refinement_scale=1,
+    photo_features=4, photo_widths=(4, 4, 8, 8),
 )  # fmt: skip
 SIZE = 32
 
@@ -87,6 +88,11 @@ def test_copies_of_a_photo_are_that_photo(person, head):
     model, variables, _, params, encode = person
     one, copies = encode([0]), encode([0, 0, 0])
     assert_same(one.features, copies.features, rtol=1e-5, atol=1e-5)
+    points = jax.random.uniform(jax.random.key(2), (64, 3), minval=-0.5, maxval=0.5)
+    planes = jnp.zeros((3, 16, 16, 4))
+    ask = jax.jit(lambda guide: radiance_field(model, variables, planes, None, guide)(points))
+    assert_same(ask(one.guide), ask(copies.guide), rtol=1e-5, atol=1e-5)
+    assert np.abs(ask(one.guide)[0] - ask(encode([1]).guide)[0]).max() > 1e-2
     source = jax.tree.map(lambda x: x[0], params)
     show = functools.partial(render_frame, model, variables, resolution=16, samples=(4, 4))
     shown = jax.eval_shape(lambda avatar: show(avatar, head, source, source), copies)

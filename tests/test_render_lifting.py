@@ -9,7 +9,12 @@ from p4d_jax import assets
 from p4d_jax.geometry import look_at_camera, project
 from p4d_jax.head.skinning import head_vertices
 from p4d_jax.models.reconstructor import GUIDE_CHANNELS, GuidedRefinement, ReconstructorConfig
-from p4d_jax.render.lifting import build_canonical_frame, build_source_guide, look_up_source
+from p4d_jax.render.lifting import (
+    build_canonical_frame,
+    build_source_guide,
+    look_up_features,
+    look_up_source,
+)
 
 SIZE = 64
 
@@ -17,7 +22,7 @@ SIZE = 64
 @pytest.fixture(scope="module")
 def looked_up():
     """An open-mouthed head, turned by 0.4 rad before a photo whose colour is the place in it: its front
-    vertices' places, and what `look_up_source` finds at their canonical points."""
+    vertices' places, and what `look_up_source` and `look_up_features` find at their canonical points."""
     head = assets.head_model("openhead")
     frame = build_canonical_frame(head, 256)
     expression = jnp.zeros(100).at[head.expression_names.index("mouthSmileLeft")].set(0.8)
@@ -29,11 +34,12 @@ def looked_up():
     guide = jax.jit(build_source_guide)(image, frame, posed, camera)
     front = np.asarray(head.regions["front"])
     uv = np.asarray(project(camera, posed[front])[0])
-    return uv, np.asarray(jax.jit(look_up_source)(guide, frame.vertices[front]))
+    features = jax.jit(look_up_features)(guide.with_features(image[::2, ::2]), frame.vertices[front])
+    return uv, np.asarray(jax.jit(look_up_source)(guide, frame.vertices[front])), np.asarray(features)
 
 
 def test_front_vertices_are_found_where_the_photo_shows_them(looked_up):
-    uv, found = looked_up
+    uv, found, _ = looked_up
     seen = found[:, 3] > 0.9
     assert seen.mean() > 0.4
     error = np.abs(found[seen, :2] - uv[seen]).max(1)
@@ -47,6 +53,16 @@ def test_a_turned_photo_hides_one_side_and_the_other_side_stands_in(looked_up):
     hidden = found[:, 3] < 0.1
     assert 0.02 < hidden.mean() < 0.5
     assert (found[hidden, 11] > 0.9).mean() > 0.3
+
+
+def test_points_see_the_features_of_their_pixel(looked_up):
+    uv, _, features = looked_up
+    inside = features[:, 3] == 1
+    assert inside.mean() > 0.5 and np.all(features[~inside, :4] == 0)
+    # Half as many pixels: those that were kept lie half a pixel further left and up.
+    error = np.abs(features[inside, :2] + 0.5 / SIZE - uv[inside]).max(1)
+    assert np.quantile(error, 0.95) < 0.04
+    assert np.all(np.abs(features[:, 4:]) < 1)
 
 
 def test_refinement_keeps_what_the_photo_does_not_show_and_mixes_only_what_it_does(key):

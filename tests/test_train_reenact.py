@@ -19,12 +19,13 @@ from p4d_jax.errors import UserError
 from p4d_jax.geometry import look_at_camera
 from p4d_jax.jobs import train_reenact as job
 from p4d_jax.main import load_config
+from p4d_jax.models.checkpoint import save_reconstructor
 from p4d_jax.models.converted import save_converted
 from p4d_jax.models.discriminator import Discriminator, DiscriminatorConfig, DiscriminatorInput
 from p4d_jax.models.identity import IResNet
 from p4d_jax.models.motion import MotionEncoder
 from p4d_jax.models.perceptual import LPIPS, vgg16
-from p4d_jax.models.reconstructor import Reconstructor
+from p4d_jax.models.reconstructor import PLACE_CHANNELS, Reconstructor
 from p4d_jax.render.lifting import ExpressionField, apply_expression_field, sample_image
 from p4d_jax.render.part_fusion import build_head_parts
 from p4d_jax.train import losses, multiview
@@ -303,6 +304,34 @@ def test_a_training_that_cannot_be_is_refused_with_what_to_do(change, message):
     with config.unlocked():
         config.update(change)
     with pytest.raises(UserError, match=message):
+        job.build_psi(config)
+
+
+def test_photo_features_begin_where_weights_without_them_stand(tmp_path):
+    config = tiny_config()
+    config.model.update(deformation="expression")
+    psi, _, state, _ = job.build_psi(config)
+    reconstructor = psi.reconstructor
+    variables = {"params": state.params, "buffers": state.buffers}
+    save_reconstructor(tmp_path / "without.npz", reconstructor.config, variables, {})
+    config.start = str(tmp_path / "without.npz")
+    config.model.update(photo_features=3, photo_widths=(4, 4, 4, 4))
+    psi, _, state, _ = job.build_psi(config)
+    grown = psi.reconstructor
+    old, new = variables["params"]["decoder"], state.params["decoder"]
+    at, shown = jnp.ones((3, 5, 4)), jnp.ones((5, 3 + PLACE_CHANNELS))
+
+    def decode(model: Reconstructor, decoder: dict, *x: jax.Array):
+        return model.apply({"params": {"decoder": decoder}, "buffers": state.buffers}, *x, method="decode")
+
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-3, atol=1e-3),  # stored as float16
+        decode(reconstructor, old, at), decode(grown, new, at, shown),
+    )  # fmt: skip
+    with pytest.raises(ValueError, match="shown: this model has 3 features"):
+        decode(grown, new, at)
+    config.model.token_dim = 16
+    with pytest.raises(UserError, match="other sizes"):
         job.build_psi(config)
 
 

@@ -42,9 +42,8 @@ from p4d_jax.head.retarget import transfer_motion
 from p4d_jax.jobs import _pictures as pictures
 from p4d_jax.models.checkpoint import load_reconstructor
 from p4d_jax.models.reconstructor import Reconstructor
-from p4d_jax.render.avatar import Avatar, Frame, animate_avatar, encode_sources, render_frame
+from p4d_jax.render.avatar import Avatar, Frame, animate_avatar, encode_sources, radiance_field, render_frame
 from p4d_jax.render.surface import extract_mesh, write_ply
-from p4d_jax.render.triplane import sample_planes
 from p4d_jax.train.losses import psnr
 from p4d_jax.train.personalise import orbit, personalise
 from p4d_jax.types import MOTION_SIZE, Array, FrameParams
@@ -436,12 +435,9 @@ def write_depth_and_mesh(folder: Path, puppet: Puppet, config: ConfigDict) -> in
     frame = puppet.render(puppet.source)
     colors = pictures.color_depth(np.asarray(frame.depth), np.asarray(frame.opacity))
     pictures.save_picture(folder / "depth.png", pictures.resize(colors, config.panel))
-    planes = puppet.rest_planes()
-
-    def field(points: Array) -> tuple[Array, Array]:
-        features = sample_planes(planes, points)
-        return puppet.reconstructor.apply(puppet.variables, features, method="decode")
-
+    field = radiance_field(
+        puppet.reconstructor, puppet.variables, puppet.rest_planes(), None, puppet.avatar.guide
+    )
     mesh = extract_mesh(field, config.mesh_resolution)
     write_ply(folder / "mesh.ply", mesh)
     return len(mesh.vertices)

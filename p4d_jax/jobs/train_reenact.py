@@ -17,6 +17,7 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import traverse_util
 from ml_collections import ConfigDict
 
 from p4d_jax import assets
@@ -123,12 +124,23 @@ def build_psi(config: ConfigDict) -> tuple[Psi, Given, TrainState, LoopConfig]:
     key = jax.random.key(config.seed)
     variables = initial_variables(reconstructor, key)
     if config.start:
-        started, variables = load_reconstructor(assets.weights(config.start))
-        if started.config != model:
-            raise UserError(f"config.start={config.start!r} holds a model of other sizes than config.model")
+        variables = start_from(config.start, model, variables)
     state = create_state(variables, optimizer, jax.random.key_data(key), judged)
     psi = Psi(reconstructor, step_config, mesh, optimizer, encoder, discriminator)
     return psi, given, state, loop_config
+
+
+def start_from(start: str, model: ReconstructorConfig, variables: dict) -> dict:
+    """The weights of a file as a model's variables; a file without photo features leaves those new.
+
+    As their layer of the decoder begins at zero, such a model begins where the file's stands.
+    """
+    started, loaded = load_reconstructor(assets.weights(start))
+    without = dataclasses.replace(model, photo_features=0, photo_widths=started.config.photo_widths)
+    if started.config not in (model, without):
+        raise UserError(f"config.start={start!r} holds a model of other sizes than config.model")
+    new, old = (traverse_util.flatten_dict(x) for x in (variables, loaded))
+    return traverse_util.unflatten_dict(new | old)
 
 
 def nested_tuple(value):

@@ -8,6 +8,7 @@ SPEC section 7. All sizes come from `ReconstructorConfig`; its defaults are the 
                       Φ_de(source motion)     │
                       Φ_re(driving motion) ──G_T──> tri-plane (3, P T, P T, C)
     image ──background U-Net──> background features
+    image ──photo U-Net──> features of the photo's pixels, seen by the points that lie behind them (optional)
 
 Everything before Φ_re does not know the driving motion, so `encode` is called once for a source and
 `animate` once a frame. Beyond the paper, off by default: see `ReconstructorConfig.source_lifting`. Several
@@ -33,6 +34,7 @@ from p4d_jax.nn.transformer import CrossBlock, OverlapPatchEmbed, SelfBlock, den
 from p4d_jax.types import Array
 
 GUIDE_CHANNELS = 15  # `render.lifting.look_up_source`, and the photo at the same pixel
+PLACE_CHANNELS = 4  # of `render.lifting.look_up_features` beside the photo's
 conv_init = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 
 
@@ -70,6 +72,11 @@ class ReconstructorConfig:
         seen at the rendered surface (`GuidedRefinement`); empty: none. Needs source_lifting and
         deformation 'expression'. Not in the paper.
       refinement_scale: by which the picture is enlarged before that; the source is then given as large.
+      photo_features, photo_widths: channels of the photo's pixel features and widths of the U-Net that makes
+        them. Each point of the field also sees those of the pixel that it projects to in the photo
+        (`render.lifting.look_up_features`; pixelNeRF, arXiv 2012.02190), so that outlines of hair and
+        shoulders need not pass through the tri-plane. 0: none. Needs deformation 'expression'; not in the
+        paper.
       fusion_heads: heads of the attention by which several photos become one source (`nn.fusion`); 0: they
         are mixed by how well each shows a place, which needs no training. Not in the paper.
       dtype: of the layers, 'float32' or 'bfloat16'. Parameters, transformer tokens between blocks, planes,
@@ -111,6 +118,8 @@ class ReconstructorConfig:
     deformation: str = "neck"
     refinement_features: tuple[int, ...] = ()
     refinement_scale: int = 1
+    photo_features: int = 0
+    photo_widths: tuple[int, ...] = (64, 128, 256, 512)
     fusion_heads: int = 0
     dtype: str = "float32"
 
@@ -128,6 +137,8 @@ class ReconstructorConfig:
 
         if self.refinement_features and not (self.source_lifting and self.deformation == "expression"):
             raise ValueError("refinement_features need source_lifting=True and deformation='expression'")
+        if self.photo_features and self.deformation != "expression":
+            raise ValueError("photo_features need deformation='expression'")
         if self.fusion_heads and (
             self.token_dim % self.fusion_heads or self.detail_width % self.fusion_heads
         ):
@@ -174,12 +185,15 @@ class SourceFeatures:
       detail: (B, T, T, d) E_detail's output.
       lifted: (B, T, T, k) the lifted image folded to the plane's grid, k = 0 without source lifting.
       background: (B, b, b, F) background features in [0, 1].
+      photo: (B, S, S, photo_features) of the photo's pixels, or None; of K photos that were fused
+        (B, K, S, S, photo_features).
     """
 
     tokens: Array
     detail: Array
     lifted: Array
     background: Array
+    photo: Array | None = None
 
 
 def add_coordinates(image: Array) -> Array:
@@ -368,15 +382,21 @@ class TriplaneGenerator(nn.Module):
         return planes.reshape(batch, height, width, 3, c.plane_channels).transpose(0, 3, 1, 2, 4)
 
 
-class BackgroundEncoder(nn.Module):
-    """Shallow U-Net: (B, b, b, 3) -> (B, b, b, F) features before the sigmoid."""
+class UNet(nn.Module):
+    """Shallow U-Net: (B, b, b, 3) -> (B, b, b, features), of the background before its sigmoid.
 
-    config: ReconstructorConfig
+    Attributes:
+      widths: four. features: of the output. dtype: of the layers.
+    """
+
+    widths: tuple[int, ...]
+    features: int
+    dtype: str
 
     @nn.compact
     def __call__(self, image: Array) -> Array:
-        w = self.config.background_widths
-        conv = functools.partial(conv3, dtype=self.config.dtype)
+        w = self.widths
+        conv = functools.partial(conv3, dtype=self.dtype)
         grow = lambda x: jnp.repeat(jnp.repeat(x, 2, axis=1), 2, axis=2)  # noqa: E731
         h1 = leaky(conv(w[0], 2, name="input")(add_coordinates(image)))
         skips = [h1]
@@ -387,7 +407,7 @@ class BackgroundEncoder(nn.Module):
         for index, features in enumerate((w[2], w[1], w[0], w[0])):
             x = leaky(conv(features, name=f"up{index}")(jnp.concatenate([x, skips.pop()], axis=-1)))
             x = conv(features, name=f"up{index}_conv")(grow(x))
-        return conv(self.config.feature_channels, name="out")(x)
+        return conv(self.features, name="out")(x)
 
 
 class GuidedRefinement(nn.Module):
@@ -443,7 +463,8 @@ class Reconstructor(nn.Module):
         self.canonicalizer = Canonicalizer(c)
         self.reenactor = Reenactor(c)
         self.generator_triplane = TriplaneGenerator(c)
-        self.background = BackgroundEncoder(c)
+        self.background = UNet(c.background_widths, c.feature_channels, c.dtype)
+        self.photo = UNet(c.photo_widths, c.photo_features, c.dtype) if c.photo_features else None
         self.decoder = FieldDecoder(features=c.feature_channels, hidden=c.decoder_hidden)
         self.superresolution = SuperResolution(
             channels=c.superresolution_channels,
@@ -489,10 +510,13 @@ class Reconstructor(nn.Module):
             folded = pixel_unshuffle(lifted, c.lifted_size // side)
         size = (image.shape[0], c.background_size, c.background_size, 3)
         background = self.background(jax.image.resize(image, size, "bilinear")).astype(jnp.float32)
-        return SourceFeatures(tokens, detail, folded, nn.sigmoid(background))
+        photo = None if self.photo is None else self.photo(image).astype(jnp.float32)
+        return SourceFeatures(tokens, detail, folded, nn.sigmoid(background), photo)
 
     def fuse(self, photos: SourceFeatures, trust: Array) -> SourceFeatures:
         """K photos of one person as one source, of batch axis 1. The background is the first photo's.
+
+        Features of pixels stay the photos' own: points look them up in each.
 
         Detail is mixed where it lies on the canonical frame, with source lifting; else the first photo's own.
 
@@ -504,21 +528,30 @@ class Reconstructor(nn.Module):
         side, half = c.image_size // 16, c.image_size // 2
         grid_trust = resize_trust(trust, side)
         tokens = self.fuse_tokens(photos.tokens, grid_trust.reshape(len(trust), -1))[None]
+        photo = None if photos.photo is None else photos.photo[None]
         if not c.source_lifting:
-            return SourceFeatures(tokens, photos.detail[:1], photos.lifted[:1], photos.background[:1])
+            return SourceFeatures(tokens, photos.detail[:1], photos.lifted[:1], photos.background[:1], photo)
         detail = self.fuse_detail(photos.detail, resize_trust(trust, half))[None]
         factor = c.lifted_size // half
         lifted = mix_by_trust(pixel_shuffle(photos.lifted, factor), trust)[None]
-        return SourceFeatures(tokens, detail, pixel_unshuffle(lifted, factor), photos.background[:1])
+        return SourceFeatures(tokens, detail, pixel_unshuffle(lifted, factor), photos.background[:1], photo)
 
     def animate(self, source: SourceFeatures, motion_driving: Array, scale: Array) -> Array:
         """(B, M) driving motion -> tri-planes (B, 3, PT, PT, C)."""
         canonical = self.reenactor(source.tokens, motion_driving, scale)
         return self.generator_triplane(canonical, source.detail, source.lifted)
 
-    def decode(self, plane_features: Array) -> tuple[Array, Array]:
-        """(3, P, C) -> density (P, 1), features (P, F) in [0, 1]."""
-        return self.decoder(plane_features)
+    def decode(self, plane_features: Array, shown: Array | None = None) -> tuple[Array, Array]:
+        """(3, P, C) -> density (P, 1), features (P, F) in [0, 1].
+
+        shown: (P, photo_features + 4) of `render.lifting.look_up_features`, for a model that has them.
+        """
+        if (shown is None) != (self.photo is None):
+            raise ValueError(
+                f"shown: this model has {self.config.photo_features} features of the photo's pixels, got"
+                f" {'None' if shown is None else shown.shape}"
+            )
+        return self.decoder(plane_features, shown)
 
     def upscale(self, features: Array) -> Array:
         """(B, R, R, F) features in [-1, 1] -> (B, kR, kR, 3) image, k = 2 a synthesis block."""
@@ -537,7 +570,9 @@ class Reconstructor(nn.Module):
             size = self.config.lifted_size
             self.fuse(source, jnp.ones((image.shape[0], size, size)))
         planes = self.animate(source, motion_driving, one)
-        self.decode(planes[0, :, 0])
+        at = planes[0, :, 0]
+        width = self.config.photo_features
+        self.decode(at, jnp.zeros((at.shape[1], width + PLACE_CHANNELS)) if width else None)
         self.upscale(jnp.zeros((image.shape[0], 8, 8, self.config.feature_channels)))
         self.refine(*(jnp.zeros((1, 8, 8, channels)) for channels in (3, GUIDE_CHANNELS, 1)))
         return planes

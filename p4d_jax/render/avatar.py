@@ -22,13 +22,19 @@ from p4d_jax.head.skinning import head_vertices
 from p4d_jax.models.reconstructor import Reconstructor, SourceFeatures
 from p4d_jax.nn.resample import resize_antialiased, resize_bilinear
 from p4d_jax.render.deformation import DEPTH_EXTENT, Deformation, apply_field, build_field
-from p4d_jax.render.fusion import SourceGuides, build_source_guides, look_up_sources
+from p4d_jax.render.fusion import (
+    SourceGuides,
+    build_source_guides,
+    look_up_features_of_sources,
+    look_up_sources,
+)
 from p4d_jax.render.lifting import (
     CanonicalFrame,
     SourceGuide,
     build_canonical_frame,
     build_source_guide,
     lift_image,
+    look_up_features,
     look_up_source,
     sample_image,
     snap_to_surface,
@@ -135,7 +141,8 @@ def _encode(
     features = reconstructor.apply(
         variables, inputs[0], motion[None], inputs[1], jnp.ones(1), method="encode"
     )
-    return features, guide
+    photo = None if features.photo is None else features.photo[0]
+    return features.replace(photo=None), guide.with_features(photo)
 
 
 def motion_of(reconstructor: Reconstructor, params: FrameParams, motion: Array | None) -> Array:
@@ -178,11 +185,12 @@ def encode_source(
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _fuse(reconstructor, variables, features, images, params, head, frame):
+def _fuse(reconstructor, variables, features, seen, images, params, head, frame):
     posed = jax.vmap(lambda one: posed_vertices(head, one.shape, one))(params)
     guides = build_source_guides(images, frame, posed, params.camera)
     features = jax.tree.map(lambda *x: jnp.concatenate(x), *features)
-    return reconstructor.apply(variables, features, guides.trust, method="fuse"), guides
+    fused = reconstructor.apply(variables, features, guides.trust, method="fuse")
+    return fused, guides.with_features(seen)
 
 
 def encode_sources(
@@ -215,7 +223,8 @@ def encode_sources(
     if count == 1:
         return avatars[0]
     frame, features = avatars[0].frame, [avatar.features for avatar in avatars]
-    features, guides = _fuse(reconstructor, variables, features, images, params, head, frame)
+    seen = jax.tree.map(lambda *x: jnp.stack(x), *(avatar.guide.features for avatar in avatars))
+    features, guides = _fuse(reconstructor, variables, features, seen, images, params, head, frame)
     return Avatar(features, frame, guides)
 
 
@@ -230,18 +239,25 @@ def radiance_field(
     variables: dict,
     planes: Array,
     deformation: Deformation | None,
+    guide: SourceGuide | SourceGuides,
     box_scale: Array | float = 1.0,
 ) -> Field:
     """Observed points -> densities and features, from one tri-plane (3, H, W, C).
 
     Args:
       deformation: observed -> canonical, or None where observed and canonical space are the same.
+      guide: of the source, with its features where the model has `photo_features`.
       box_scale: by which the planes' box is larger than they were made for.
     """
 
     def density_and_features(points: Array) -> tuple[Array, Array]:
         canonical = points if deformation is None else apply_field(deformation, points)
-        return reconstructor.apply(variables, sample_planes(planes, canonical / box_scale), method="decode")
+        shown = None
+        if reconstructor.config.photo_features:
+            look_up = look_up_features_of_sources if isinstance(guide, SourceGuides) else look_up_features
+            shown = look_up(guide, canonical)
+        at_planes = sample_planes(planes, canonical / box_scale)
+        return reconstructor.apply(variables, at_planes, shown, method="decode")
 
     return density_and_features
 
@@ -251,6 +267,7 @@ def shade_rays(
     variables: dict,
     planes: Array,
     field: Deformation | None,
+    guide: SourceGuide | SourceGuides,
     origins: Array,
     directions: Array,
     camera: Camera,
@@ -263,6 +280,7 @@ def shade_rays(
     Args:
       planes: (3, H, W, C).
       field: observed -> canonical, or None where observed and canonical space are the same.
+      guide: see `radiance_field`.
       origins, directions: (N, 3).
       camera: of the view, for the depth range.
       samples: coarse and fine samples a ray.
@@ -271,7 +289,7 @@ def shade_rays(
     """
     near, far = depth_range(camera, DEPTH_EXTENT[reconstructor.config.deformation])
     out = render_rays(
-        radiance_field(reconstructor, variables, planes, field, box_scale),
+        radiance_field(reconstructor, variables, planes, field, guide, box_scale),
         origins,
         directions,
         near=near,
@@ -347,7 +365,7 @@ def render_planes(
     """
     field = build_field(reconstructor.config, frame, posed, straight, camera)
     origins, directions = generate_rays(camera, resolution)
-    shaded = shade_rays(reconstructor, variables, planes, field, origins, directions, camera, samples)
+    shaded = shade_rays(reconstructor, variables, planes, field, guide, origins, directions, camera, samples)
     square = lambda x: x.reshape(resolution, resolution, -1)  # noqa: E731
     if not with_background:
         background = jnp.zeros_like(background)

@@ -16,6 +16,7 @@ from p4d_jax.render.lifting import (
     CanonicalFrame,
     SourceGuide,
     build_source_guide,
+    look_up_features,
     look_up_source,
     sample_image,
 )
@@ -45,6 +46,10 @@ class SourceGuides:
     def image(self) -> Array:
         """(..., S, S, 3) the first photo: what is behind the head is taken from it."""
         return self.guides.image[..., 0, :, :, :]
+
+    def with_features(self, features: Array | None) -> SourceGuides:
+        """The guides with features (K, s, s, k) of their photos' pixels."""
+        return self.replace(guides=self.guides.with_features(features))
 
 
 def build_source_guides(images: Array, frame: CanonicalFrame, posed: Array, cameras: Camera) -> SourceGuides:
@@ -113,6 +118,13 @@ def look_up_sources(sources: SourceGuides, points: Array, camera: Camera) -> Arr
     return jnp.concatenate(
         [mix_seen(part, weight) for part, weight in zip(parts, said, strict=True)], axis=-1
     )
+
+
+def look_up_features_of_sources(sources: SourceGuides, points: Array) -> Array:
+    """`look_up_features` of K photos as one (P, k + 4): the mean of those that reach as far as the point."""
+    found = jax.vmap(look_up_features, in_axes=(0, None))(sources.guides, points)
+    inside = found[..., -4]
+    return mix_photos(found, trust_logits(inside + HIDDEN_SHARE)[..., None])
 
 
 def mix_seen(found: Array, weight: Array) -> Array:

@@ -95,6 +95,7 @@ class SourceGuide:
       places: (L, L, 4) from `lift_places`.
       anchors: (n, 3) candidates on the canonical mesh.
       anchor_offset: (n, 3) the photo's posed mesh - canonical mesh.
+      features: (s, s, k) of the photo's pixels, which a reconstructor with `photo_features` has made.
     """
 
     image: Array
@@ -103,6 +104,11 @@ class SourceGuide:
     places: Array
     anchors: Array
     anchor_offset: Array
+    features: Array | None = None
+
+    def with_features(self, features: Array | None) -> SourceGuide:
+        """The guide with features of its photo's pixels."""
+        return self.replace(features=features)
 
 
 def spread_candidates(head: HeadModel, vertices: np.ndarray, count: int) -> np.ndarray:
@@ -246,12 +252,28 @@ def look_up_source(guide: SourceGuide, points: Array) -> Array:
         visibility = jnp.where(place[:, 2:3] > 0, same, 1.0) * place[:, 2:3]
         return jnp.concatenate([sample_image(guide.image, place[:, :2]), visibility], axis=-1)
 
-    observed = points + nearest_average(guide.anchors, guide.anchor_offset, points)
-    uv, seen = seen_by(guide.camera, observed, guide.depth)
+    uv, seen = seen_by(guide.camera, in_the_photo(guide, points), guide.depth)
     by_point = [sample_image(guide.image, uv), seen[:, None].astype(jnp.float32)]
     return jnp.concatenate(
         [by_mesh(points), *by_point, by_mesh(points * jnp.array([-1.0, 1.0, 1.0]))], axis=-1
     )
+
+
+def in_the_photo(guide: SourceGuide, points: Array) -> Array:
+    """Canonical points (P, 3) moved to the photo's expression and pose by its anchors: (P, 3)."""
+    return points + nearest_average(guide.anchors, guide.anchor_offset, points)
+
+
+def look_up_features(guide: SourceGuide, points: Array) -> Array:
+    """What a reconstructor's field sees of the photo at canonical points (P, 3): (P, k + 4).
+
+    The features of the pixel behind which the point lies, 0 outside the photo; 1 inside, 0 outside; and the
+    point itself in shares of half the box, which tells points behind one pixel apart.
+    """
+    uv, _ = project(guide.camera, in_the_photo(guide, points))
+    inside = jnp.all((uv > 0) & (uv < 1), axis=-1, keepdims=True).astype(jnp.float32)
+    at_pixel = sample_image(guide.features, uv) * inside
+    return jnp.concatenate([at_pixel, inside, points / (0.5 * BOX_WARP)], axis=-1)
 
 
 def build_expression_field(

@@ -171,10 +171,10 @@ def _build_views(
     )
 
 
-def _render(reconstructor, variables, planes, background, view: View, samples, key):
+def _render(reconstructor, variables, planes, background, guide, view: View, samples, key):
     resolution = view.target.shape[-2]
     rays = generate_rays(view.camera, resolution)
-    shaded = shade_rays(reconstructor, variables, planes, view.field, *rays, view.camera, samples, key)
+    shaded = shade_rays(reconstructor, variables, planes, view.field, guide, *rays, view.camera, samples, key)
     square = lambda x: x.reshape(resolution, resolution, -1)  # noqa: E731
     behind = jax.image.resize(
         background, (resolution, resolution, background.shape[-1]), "bilinear", antialias=False
@@ -184,20 +184,19 @@ def _render(reconstructor, variables, planes, background, view: View, samples, k
 
 
 def _objective(trained: _Trained, fixed, reconstructor, samples, rates: PersonaliseRates, index, key):
-    variables, planes, image, weights, views = fixed
+    variables, planes, guide, image, weights, views = fixed
     tuned = {**variables, "params": {**variables["params"], **trained.networks}}
     planes = planes + trained.offset
     photo, nearby = (jax.tree.map(lambda x, i=i: x[i], views) for i in (0, index))
     keys = jax.random.split(key)
     features, transmittance = _render(
-        reconstructor, tuned, planes, trained.background, photo, samples, keys[0]
+        reconstructor, tuned, planes, trained.background, guide, photo, samples, keys[0]
     )
     result = reconstructor.apply(tuned, features[None], method="upscale")[0]
     own = losses.reconstruction(result, image, weights) + 0.5 * losses.l1(features[..., :3], photo.target)
     # What the network gets from the background of the photo says nothing about a nearby view's.
-    other, clear = _render(
-        reconstructor, tuned, planes, jax.lax.stop_gradient(trained.background), nearby, samples, keys[1]
-    )
+    still = jax.lax.stop_gradient(trained.background)
+    other, clear = _render(reconstructor, tuned, planes, still, guide, nearby, samples, keys[1])
     around = losses.l1(other[..., :3], nearby.target, nearby.weight)
     opacity = losses.l1(1 - transmittance, photo.covered) + losses.l1(
         1 - clear, nearby.covered, nearby.covered_weight
@@ -287,7 +286,7 @@ def personalise(
     )  # fmt: skip
     image, matte = (resize_antialiased(x, reconstructor.config.image_size) for x in (image, matte))
     weights = 0.5 + matte + jax.image.resize(views.weight[1:].max(0), matte.shape, "linear")
-    fixed = (variables, planes, image, weights, views)
+    fixed = (variables, planes, avatar.guide, image, weights, views)
     moments = optax.scale_by_adam().init(trained)
     curve = []
     for step in range(steps):

@@ -37,6 +37,7 @@ from p4d_jax.render.avatar import (
     compose,
     network_inputs,
     posed_vertices,
+    radiance_field,
     refine_image,
     shade_rays,
     straightened_vertices,
@@ -364,10 +365,12 @@ class Identities:
 
     Attributes:
       planes: (B, 3, P, P, C). background: (B, b, b, F) in [0, 1].
+      photo: `SourceFeatures.photo`, (B, ...) or None.
     """
 
     planes: Array
     background: Array
+    photo: Array | None
 
 
 def encode_photo(reconstructor: Reconstructor, variables: dict, samples: Sample) -> SourceFeatures:
@@ -400,7 +403,7 @@ def make_planes(psi: Psi, variables: dict, samples: Sample) -> Identities:
         encode = encode_photos if isinstance(samples.guide, SourceGuides) else encode_photo
         source = encode(reconstructor, variables, samples)
         planes = apply(source, samples.motion_driving, samples.scale, method="animate")
-        return Identities(planes, source.background)
+        return Identities(planes, source.background, source.photo)
 
     def one(variables: dict, sample: Sample) -> Identities:
         made = networks(variables, jax.tree.map(lambda x: x[None], sample))
@@ -423,8 +426,9 @@ def render_samples(psi: Psi, variables: dict, samples: Sample, keys: Array | Non
     def view(variables: dict, one: tuple) -> Rendered:
         identity, sample, key = one
         key = None if key is None else jax.random.wrap_key_data(key)
+        guide = sample.guide.with_features(identity.photo)
         flat = shade_rays(
-            reconstructor, variables, identity.planes, sample.field, *sample.rays, sample.camera,
+            reconstructor, variables, identity.planes, sample.field, guide, *sample.rays, sample.camera,
             config.samples, key, sample.box_scale,
         )  # fmt: skip
         shaded = jax.tree.map(lambda x: x.reshape(side, side, x.shape[-1]), flat)
@@ -433,9 +437,7 @@ def render_samples(psi: Psi, variables: dict, samples: Sample, keys: Array | Non
         behind = crop_image(behind, sample.corner, side)
         features = compose(shaded.features, shaded.transmittance, behind)
         upscaled = reconstructor.apply(variables, features[None], method="upscale")[0]
-        image = refine_image(
-            reconstructor, variables, upscaled, flat, sample.field, sample.guide, sample.pixel_rays
-        )
+        image = refine_image(reconstructor, variables, upscaled, flat, sample.field, guide, sample.pixel_rays)
         at_points = None
         if sample.points is not None:
             at_points = sample_planes(identity.planes, apply_field(sample.field, sample.points)).mean(0)
@@ -521,18 +523,18 @@ def density_loss(psi: Psi, state: TrainState, params: dict, samples: Sample) -> 
     keys = step_keys(state, 2, samples.scale.shape[0])
 
     def one(decoder: dict, batch: tuple) -> Array:
-        planes, field, key = batch
+        identity, field, guide, key = batch
         at_key, moved_key = jax.random.split(jax.random.wrap_key_data(key))
         points = jax.random.uniform(at_key, (config.density_points, 3), minval=-1.0, maxval=1.0)
         reach = config.density_distance * adversarial.BOX_WARP
         moved = points + reach * jax.random.normal(moved_key, points.shape)
-        places = apply_field(field, jnp.concatenate([points, moved]))
-        densities = reconstructor.apply(decoder, sample_planes(planes, places), method="decode")[0]
-        return adversarial.density_difference(*jnp.split(densities, 2))
+        guide = guide.with_features(identity.photo)
+        ask = radiance_field(reconstructor, decoder, identity.planes, field, guide)
+        return adversarial.density_difference(*jnp.split(ask(jnp.concatenate([points, moved]))[0], 2))
 
-    planes = make_planes(psi, {"params": params, "buffers": state.buffers}, samples).planes
+    made = make_planes(psi, {"params": params, "buffers": state.buffers}, samples)
     decoder = {"params": {"decoder": params["decoder"]}, "buffers": state.buffers}
-    return on_devices(psi.mesh, one, decoder)((planes, samples.field, keys)).mean()
+    return on_devices(psi.mesh, one, decoder)((made, samples.field, samples.guide, keys)).mean()
 
 
 def density_step(

@@ -120,7 +120,8 @@ def triplane_decoder(case: Case) -> Outputs:
 
 
 def background_encoder(case: Case) -> Outputs:
-    module = models.BackgroundEncoder(tables.CONFIG)
+    config = tables.CONFIG
+    module = models.UNet(config.background_widths, config.feature_channels, config.dtype)
     features = run(case, module, tables.BACKGROUND, channels_last(case.inputs["image"]))
     return {"features": channels_first(features)}
 
