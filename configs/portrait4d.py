@@ -44,6 +44,8 @@ def get_config() -> ConfigDict:
     config.arcface = "arcface"
     config.discriminator = "discriminator"  # of that GenHead
     # The loss table: weight, first image, last image
+    # Images of which a model with photo features learns the relief alone: what it says is a density
+    config.relief_alone = 0.0
     config.terms = ConfigDict(
         {
             "image": (1.0,),
@@ -55,6 +57,8 @@ def get_config() -> ConfigDict:
             "triplane": (0.1, 0.0, 400_000.0),
             "depth": (1.0, 0.0, 400_000.0),
             "opacity": (0.3,),
+            "photo_depth": (0.0,),
+            "photo_opacity": (0.0,),
             "identity": (1.0, 400_000.0, FOREVER),
             "adversarial": (0.01, 1_000_000.0, FOREVER),
             "density": (0.25,),

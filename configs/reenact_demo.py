@@ -16,6 +16,7 @@ def get_config() -> ConfigDict:
     config.evaluate_people = 8
     config.motion = "flame_motion"
     config.perceptual = "structure"
+    config.relief_alone = 2400.0
     config.terms = ConfigDict(
         {
             "image": (1.0,),
@@ -27,6 +28,8 @@ def get_config() -> ConfigDict:
             "triplane": (0.0,),
             "depth": (4.0,),
             "opacity": (1.0,),
+            "photo_depth": (2.0,),
+            "photo_opacity": (0.5,),
             "identity": (0.0,),
             "adversarial": (0.0,),
             "density": (0.0,),
@@ -69,8 +72,8 @@ def get_config() -> ConfigDict:
             "deformation": "expression",
             "refinement_features": (24, 24),
             "refinement_scale": 2,
-            "photo_features": 16,
-            "photo_widths": (16, 32, 48, 64),
+            "photo_features": 8,
+            "photo_widths": (16, 32, 64, 96),
         }
     )
     config.adam = (0.9, 0.99, 1e-8)

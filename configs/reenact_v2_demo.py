@@ -17,6 +17,7 @@ def get_config() -> ConfigDict:
     config.static_share = 0.0
     config.start = "reenact_static_demo.npz"  # weights of the static model
     config.static = config.start
-    config.terms.depth = (0.0,)  # a film does not know it
+    config.terms.update(depth=(0.0,), photo_depth=(0.0,))  # a film does not know it
+    config.relief_alone = 0.0
     config.step.motion_rate = 2.5
     return config

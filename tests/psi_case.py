@@ -15,6 +15,7 @@ def tiny_config(batch: int = 4):
     config.batch = batch
     config.data.openheads = batch
     config.evaluate_people = 0
+    config.relief_alone = 0.0
     config.model.update(
         image_size=32, global_widths=(4, 4, 4, 4), pyramid_features=4, pyramid_rates=(1, 2, 3),
         detail_features=(4, 4), motion_hidden=8, motion_grid=2, token_dim=8, token_heads=2, blocks_de=1,
@@ -24,7 +25,7 @@ def tiny_config(batch: int = 4):
         superresolution_channels=(4,), style_dim=4, source_lifting=False, lifted_size=32, deformation="neck",
         refinement_features=(), refinement_scale=1, photo_features=0,
     )  # fmt: skip
-    config.terms.update(upscaled=(0.0,), density=(0.25,))
+    config.terms.update(upscaled=(0.0,), density=(0.25,), photo_depth=(0.0,), photo_opacity=(0.0,))
     config.step.update(
         stages=((0, 16),), crop=0, samples=(4, 4), density_every=2, density_points=16, average_half_life=40.0
     )

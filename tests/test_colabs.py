@@ -124,7 +124,8 @@ def test_train_small_trains_and_measures(tmp_path, monkeypatch):
         "reenact_demo": {
             "evaluate_people": 0, "loop.best": "",
             "batch": 2, "data.openheads": 2, "step.stages": ((0, 32),), "step.crop": 16,
-            "step.samples": (4, 4),
+            "step.samples": (4, 4), "terms.photo_depth": (0.0,), "terms.photo_opacity": (0.0,),
+            "relief_alone": 0.0,
         } | changes("reenact_demo", tiny_psi) | short,
         "evaluate": {"resolution": 32, "samples": 4, "film_frames": 0, "photos": ""},
     }  # fmt: skip

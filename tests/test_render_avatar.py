@@ -69,7 +69,7 @@ def test_the_turned_head_shows_at_its_surface_what_the_straight_head_shows_there
 
     @jax.jit
     def features(points, observed):
-        field = build_field(TINY, frame, observed, straight, params.camera)
+        field = build_field(TINY, frame, observed, straight, params.neck, params.camera)
         return radiance_field(model, variables, planes, field, source.guide)(points)[1]
 
     wanted = features(straight, straight)

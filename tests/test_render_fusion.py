@@ -164,7 +164,7 @@ def views(head):
     @jax.jit
     def see(colour, camera, expression):
         posed = head_vertices(head, jnp.zeros(300), expression, jnp.zeros(6), jnp.zeros(6))
-        guide = build_source_guide(jnp.full((32, 32, 3), colour), frame, posed, camera)
+        guide = build_source_guide(jnp.full((32, 32, 3), colour), frame, posed, jnp.zeros(3), camera)
         return SourceGuides(guide, trust_photo(frame, guide, posed))
 
     lids = [head.expression_names.index(f"eyeBlink{side}") for side in ("Left", "Right")]

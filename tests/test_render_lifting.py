@@ -6,14 +6,19 @@ import numpy as np
 import pytest
 
 from p4d_jax import assets
-from p4d_jax.geometry import look_at_camera, project
-from p4d_jax.head.skinning import head_vertices
+from p4d_jax.geometry import axis_angle_to_matrix, look_at_camera, project
+from p4d_jax.head.model import NECK
+from p4d_jax.head.skinning import head_joints, head_vertices
 from p4d_jax.models.reconstructor import GUIDE_CHANNELS, GuidedRefinement, ReconstructorConfig
 from p4d_jax.render.lifting import (
+    apply_expression_field,
     build_canonical_frame,
+    build_expression_field,
     build_source_guide,
+    in_the_photo,
     look_up_features,
     look_up_source,
+    mesh_relief,
 )
 
 SIZE = 64
@@ -22,7 +27,8 @@ SIZE = 64
 @pytest.fixture(scope="module")
 def looked_up():
     """An open-mouthed head, turned by 0.4 rad before a photo whose colour is the place in it: its front
-    vertices' places, and what `look_up_source` and `look_up_features` find at their canonical points."""
+    vertices' places, and what `look_up_source` and `look_up_features` find at their canonical points. The
+    features are the colour and the mesh's own relief."""
     head = assets.head_model("openhead")
     frame = build_canonical_frame(head, 256)
     expression = jnp.zeros(100).at[head.expression_names.index("mouthSmileLeft")].set(0.8)
@@ -31,10 +37,11 @@ def looked_up():
     camera = look_at_camera(0.4, 0.0, 4.0)
     centres = (np.arange(SIZE) + 0.5) / SIZE
     image = jnp.stack([*np.meshgrid(centres, centres), np.full((SIZE, SIZE), 0.5)], -1).astype(jnp.float32)
-    guide = jax.jit(build_source_guide)(image, frame, posed, camera)
+    guide = jax.jit(build_source_guide)(image, frame, posed, pose[:3], camera)
     front = np.asarray(head.regions["front"])
     uv = np.asarray(project(camera, posed[front])[0])
-    features = jax.jit(look_up_features)(guide.with_features(image[::2, ::2]), frame.vertices[front])
+    pixels = jnp.concatenate([image[::2, ::2], mesh_relief(guide, SIZE // 2)], axis=-1)
+    features = jax.jit(look_up_features)(guide.with_features(pixels), frame.vertices[front])
     return uv, np.asarray(jax.jit(look_up_source)(guide, frame.vertices[front])), np.asarray(features)
 
 
@@ -56,13 +63,48 @@ def test_a_turned_photo_hides_one_side_and_the_other_side_stands_in(looked_up):
 
 
 def test_points_see_the_features_of_their_pixel(looked_up):
-    uv, _, features = looked_up
-    inside = features[:, 3] == 1
-    assert inside.mean() > 0.5 and np.all(features[~inside, :4] == 0)
+    uv, shown, features = looked_up
+    inside = features[:, 7] == 1
+    assert inside.mean() > 0.5 and np.all(features[~inside, :7] == 0)
     # Half as many pixels: those that were kept lie half a pixel further left and up.
     error = np.abs(features[inside, :2] + 0.5 / SIZE - uv[inside]).max(1)
     assert np.quantile(error, 0.95) < 0.04
-    assert np.all(np.abs(features[:, 4:]) < 1)
+    assert np.all(np.abs(features[:, 8:]) < 1)
+    # At the photo's surface there is no gap, and what the photo hides lies behind it.
+    opaque, gap = features[:, 3] > 0.99, features[:, 6]
+    seen = shown[:, 3] > 0.9
+    assert np.median(np.abs(gap[opaque & seen])) < 0.1
+    assert gap[opaque & (shown[:, 3] < 0.1)].mean() > 0.15
+
+
+def test_what_stands_off_the_mesh_turns_with_the_neck():
+    head = assets.head_model("openhead")
+    frame = build_canonical_frame(head, 64)
+    camera, neck = look_at_camera(0.0, 0.0, 4.0), jnp.array([0.1, 0.3, -0.05])
+    pose = jnp.zeros(6).at[:3].set(neck)
+    still = (jnp.zeros(300), jnp.zeros(100))
+
+    @jax.jit
+    def found(pose, points):
+        posed = head_vertices(head, *still, pose, jnp.zeros(6))
+        field = build_expression_field(frame, posed, pose[:3], camera, 64)
+        guide = build_source_guide(jnp.zeros((8, 8, 3)), frame, posed, pose[:3], camera)
+        canonical = apply_expression_field(field, points)
+        return canonical, in_the_photo(guide, canonical)
+
+    # A shell of hair, 0.1 outside the back and the sides of the head.
+    up = np.asarray(head_vertices(head, *still, jnp.zeros(6), jnp.zeros(6)))
+    middle = up[np.asarray(head.regions["face"])].mean(0) * np.array([1, 1, 0])
+    hair = up[(up[:, 1] > middle[1]) & (up[:, 2] < 0.05)]
+    hair = hair + 0.1 * (hair - middle) / np.linalg.norm(hair - middle, axis=1, keepdims=True)
+    joint = head_joints(head, *still, pose, jnp.zeros(6))[NECK]
+    turned = (hair - joint) @ axis_angle_to_matrix(neck).T + joint
+    assert np.quantile(np.linalg.norm(turned - hair, axis=1), 0.5) > 0.08
+    straight, there = found(jnp.zeros(6), hair)
+    canonical, back = found(pose, turned)
+    assert np.quantile(np.linalg.norm(canonical - straight, axis=1), 0.9) < 0.02
+    for points, image in ((hair, there), (turned, back)):
+        assert np.quantile(np.linalg.norm(points - image, axis=1), 0.9) < 0.02
 
 
 def test_refinement_keeps_what_the_photo_does_not_show_and_mixes_only_what_it_does(key):

@@ -22,6 +22,7 @@ from p4d_jax.main import load_config
 from p4d_jax.models.checkpoint import save_reconstructor
 from p4d_jax.models.converted import save_converted
 from p4d_jax.models.discriminator import Discriminator, DiscriminatorConfig, DiscriminatorInput
+from p4d_jax.models.field_decoder import SHOWN_DENSITY
 from p4d_jax.models.identity import IResNet
 from p4d_jax.models.motion import MotionEncoder
 from p4d_jax.models.perceptual import LPIPS, vgg16
@@ -80,13 +81,13 @@ def test_image_is_read_bilinearly_at_pixel_centres():
     np.testing.assert_allclose(between[0], (image[0, 1] + image[0, 2]) / 2, atol=1e-5)
 
 
-def test_field_takes_the_surface_offset_at_the_surface_and_the_nearest_candidates_far_away():
+def test_field_takes_the_surface_motion_at_the_surface_and_the_nearest_candidates_far_away():
     camera = look_at_camera(0.0, 0.0, 4.0)
     surface, near = jnp.array([0.01, 0.02, 0.03]), jnp.array([0.0, -0.2, 0.0])
     observed = jnp.array([[0.0, 0.0, -0.6], [0.0, 0.5, 0.0]])
     field = ExpressionField(
-        camera, jnp.full((16, 16), 4.0), jnp.broadcast_to(surface, (16, 16, 3)), observed,
-        jnp.stack([near, jnp.zeros(3)]),
+        camera, jnp.full((16, 16), 4.0), jnp.broadcast_to(jnp.append(surface, 0.0), (16, 16, 4)), observed,
+        jnp.pad(jnp.stack([near, jnp.zeros(3)]), ((0, 0), (0, 1))), jnp.eye(3),
     )  # fmt: skip
     points = jnp.array([[0.0, 0.0, 0.0], [0.0, 0.0, -0.55]])
     moved = apply_expression_field(field, points) - points
@@ -201,7 +202,7 @@ def test_motion_layers_have_their_own_rate(training):
 
 def all_terms():
     """The paper's table, all of it from the first picture on."""
-    return tuple((name, Term(0.5)) for name in TERMS if name != "upscaled")
+    return tuple((name, Term(0.5)) for name, entry in TERMS.items() if name != "upscaled" and not entry.photo)
 
 
 @pytest.mark.parametrize("rays", [16, 20])
@@ -297,6 +298,7 @@ def test_networks_are_read_from_converted_folders(tmp_path):
         ({"terms": {"identity": (1.0,)}}, "config.arcface"),
         ({"terms": {"adversarial": (1.0,)}}, "config.discriminator"),
         ({"terms": {"beauty": (1.0,)}}, "beauty"),
+        ({"terms": {"photo_depth": (1.0,)}}, "config.model.photo_features"),
     ],
 )
 def test_a_training_that_cannot_be_is_refused_with_what_to_do(change, message):
@@ -319,7 +321,7 @@ def test_photo_features_begin_where_weights_without_them_stand(tmp_path):
     psi, _, state, _ = job.build_psi(config)
     grown = psi.reconstructor
     old, new = variables["params"]["decoder"], state.params["decoder"]
-    at, shown = jnp.ones((3, 5, 4)), jnp.ones((5, 3 + PLACE_CHANNELS))
+    at, shown = jnp.ones((3, 5, 4)), jnp.ones((5, 3 + PLACE_CHANNELS)).at[:, -1].set(0.0)
 
     def decode(model: Reconstructor, decoder: dict, *x: jax.Array):
         return model.apply({"params": {"decoder": decoder}, "buffers": state.buffers}, *x, method="decode")
@@ -328,6 +330,8 @@ def test_photo_features_begin_where_weights_without_them_stand(tmp_path):
         lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-3, atol=1e-3),  # stored as float16
         decode(reconstructor, old, at), decode(grown, new, at, shown),
     )  # fmt: skip
+    solid = decode(grown, new, at, shown.at[:, -1].set(1.0))[0] - decode(grown, new, at, shown)[0]
+    np.testing.assert_allclose(solid, SHOWN_DENSITY, rtol=1e-4)  # where the relief has the person
     with pytest.raises(ValueError, match="shown: this model has 3 features"):
         decode(grown, new, at)
     config.model.token_dim = 16

@@ -43,9 +43,10 @@ def join_pairs(parts: list[HeadPair]) -> HeadPair:
         for name in HeadPair.__dataclass_fields__
         if all(getattr(part, name) is not None for part in parts)
     }
-    if "depth" in known:  # the nearest: between two depths there may be nothing
-        size = max(depth.shape[1] for depth in known["depth"])
-        known["depth"] = [jax.image.resize(x, (len(x), size, size, 1), "nearest") for x in known["depth"]]
+    for name in {"depth", "source_depth"} & set(known):
+        # The nearest: between two depths there may be nothing.
+        size = max(depth.shape[1] for depth in known[name])
+        known[name] = [jax.image.resize(x, (len(x), size, size, 1), "nearest") for x in known[name]]
     for name, values in known.items():
         shapes = {tuple(leaf.shape[1:] for leaf in jax.tree.leaves(value)) for value in values}
         if len(shapes) > 1:
@@ -65,6 +66,7 @@ def pair_of_clip(clip: HeadClip, static: Array) -> HeadPair:
     return HeadPair(
         first.image, first.params, last.image, last.params, last.mask, 1.0 - static.astype(jnp.float32),
         face_mask=last.face_mask, depth=last.depth, background=clip.background,
+        source_mask=first.mask, source_depth=first.depth,
         photos=photos, photos_params=photos_params,
     )  # fmt: skip
 

@@ -63,6 +63,7 @@ class HeadPair:
       face_mask: (..., S, S, 1) in [0, 1], how much is the parametric head itself.
       depth: (..., d, d, 1) distance along the target's rays, world units.
       background: (..., S, S, 3) what is behind the person.
+      source_mask, source_depth: (..., S, S, 1) and (..., d, d, 1) the same of the source.
       features: (..., R, R, F) in [-1, 1], GenHead's feature image of the target.
       background_features: (..., R, R, F) in [-1, 1].
       points, plane_features: (..., N, 3) world points of the target, and (..., N, C) GenHead's tri-plane
@@ -82,6 +83,8 @@ class HeadPair:
     face_mask: Array | None = None
     depth: Array | None = None
     background: Array | None = None
+    source_mask: Array | None = None
+    source_depth: Array | None = None
     features: Array | None = None
     background_features: Array | None = None
     points: Array | None = None

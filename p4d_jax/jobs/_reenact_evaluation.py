@@ -137,7 +137,7 @@ def render_views(
         posed, straight = driven_meshes(head, shape, frame)
         return render_planes(
             reconstructor, variables, planes, avatar.features.background[0], avatar.frame, avatar.guide,
-            posed, straight, frame.camera, resolution=resolution, samples=samples,
+            posed, straight, frame.neck, frame.camera, resolution=resolution, samples=samples,
         ).image  # fmt: skip
 
     # One after another keeps a CPU's caches warm; accelerators want several side by side.

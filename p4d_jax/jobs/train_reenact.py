@@ -52,7 +52,7 @@ from p4d_jax.train.loop import LoopConfig, train
 from p4d_jax.train.multiview import PseudoViews, pseudo_view_programs
 from p4d_jax.train.numbered_stream import NumberedStream
 from p4d_jax.train.processes import is_primary
-from p4d_jax.train.reenact_losses import Judges, Term
+from p4d_jax.train.reenact_losses import TERMS, Judges, Term
 from p4d_jax.train.reenact_step import (
     Extra,
     Given,
@@ -100,12 +100,15 @@ def build_psi(config: ConfigDict) -> tuple[Psi, Given, TrainState, LoopConfig]:
     try:
         model = ReconstructorConfig.from_dict(config.model.to_dict())
         step_config = StepConfig(
-            terms=tuple((name, Term(*value)) for name, value in sorted(config.terms.to_dict().items())),
+            terms=loss_table(config),
             **{name: nested_tuple(value) for name, value in config.step.to_dict().items()},
         )
         loop_config = LoopConfig(**config.loop.to_dict())
     except (TypeError, ValueError) as error:
         raise UserError(str(error)) from None
+    for name, term in step_config.terms:
+        if term.weight and TERMS[name].photo and not model.photo_features:
+            raise UserError(f"config.terms.{name} needs config.model.photo_features; set its weight to 0")
     mesh = build_mesh()
     if config.batch % mesh.size:
         raise UserError(f"config.batch={config.batch} must be a multiple of the {mesh.size} devices")
@@ -130,10 +133,20 @@ def build_psi(config: ConfigDict) -> tuple[Psi, Given, TrainState, LoopConfig]:
     return psi, given, state, loop_config
 
 
+def loss_table(config: ConfigDict) -> tuple[tuple[str, Term], ...]:
+    """The terms of a config; all but those of the relief begin after `relief_alone` images."""
+    table = {name: Term(*value) for name, value in sorted(config.terms.to_dict().items())}
+    for name, term in table.items():
+        if name in TERMS and not TERMS[name].photo:
+            table[name] = dataclasses.replace(term, first=max(term.first, config.relief_alone))
+    return tuple(table.items())
+
+
 def start_from(start: str, model: ReconstructorConfig, variables: dict) -> dict:
     """The weights of a file as a model's variables; a file without photo features leaves those new.
 
-    As their layer of the decoder begins at zero, such a model begins where the file's stands.
+    As their layers of the decoder begin at zero, such a model begins where the file's stands, and with the
+    density that the relief adds.
     """
     started, loaded = load_reconstructor(assets.weights(start))
     without = dataclasses.replace(model, photo_features=0, photo_widths=started.config.photo_widths)

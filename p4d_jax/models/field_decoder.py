@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
@@ -9,11 +11,15 @@ from flax import linen as nn
 from p4d_jax.nn.stylegan2 import EqualizedDense
 from p4d_jax.types import Array
 
+SHOWN_DENSITY = 60.0
+
 
 class FieldDecoder(nn.Module):
     """Mean of the planes' features -> hidden layer of softplus -> density and features.
 
-    What else is shown of a point enters the hidden layer through a layer of its own, which begins at zero.
+    What else is shown of a point enters the hidden layer and the density through layers of its own, which
+    begin at zero; and its last channel, how surely something is there, is itself a density. An opaque surface
+    takes densities of a hundred, hence `SHOWN_DENSITY`.
 
     Attributes:
       features: C' output features, of which the first three are RGB.
@@ -29,19 +35,22 @@ class FieldDecoder(nn.Module):
     def __call__(self, plane_features: Array, shown: Array | None = None) -> tuple[Array, Array]:
         """Features of the three planes (3, ..., C) -> raw density (..., 1), features (..., C') in [0, 1].
 
-        shown: (..., k) more that is known of the points, or None.
+        shown: (..., k) more that is known of the points, the last in [0, 1], or None.
 
         The features' sigmoid is stretched by 0.001 on both sides, so that 0 and 1 can be reached.
         """
         at_planes = plane_features.mean(0)
         x = EqualizedDense(self.hidden, dtype=self.dtype, name="hidden_layer")(at_planes)
+        more = 0.0
         if shown is not None:
             y = jnp.concatenate([at_planes, shown], axis=-1)
             y = jax.nn.softplus(EqualizedDense(self.hidden, dtype=self.dtype, name="shown_hidden")(y))
-            zeros = nn.initializers.zeros
-            x += nn.Dense(self.hidden, False, kernel_init=zeros, dtype=self.dtype, name="shown_layer")(y)
+            begin = functools.partial(nn.Dense, kernel_init=nn.initializers.zeros, dtype=self.dtype)
+            x += begin(self.hidden, False, name="shown_layer")(y)
+            solid = shown[..., -1:].astype(self.dtype)
+            more = SHOWN_DENSITY * (solid + begin(1, name="shown_density")(y))
         x = jax.nn.softplus(x)
-        density = EqualizedDense(1, dtype=self.dtype, name="density")(x)
+        density = EqualizedDense(1, dtype=self.dtype, name="density")(x) + more
         features = EqualizedDense(self.features, dtype=self.dtype, name="features_layer")(x)
         features = jax.nn.sigmoid(features.astype(jnp.float32)) * 1.002 - 0.001
         return density.astype(jnp.float32), features

@@ -34,7 +34,7 @@ from p4d_jax.nn.transformer import CrossBlock, OverlapPatchEmbed, SelfBlock, den
 from p4d_jax.types import Array
 
 GUIDE_CHANNELS = 15  # `render.lifting.look_up_source`, and the photo at the same pixel
-PLACE_CHANNELS = 4  # of `render.lifting.look_up_features` beside the photo's
+PLACE_CHANNELS = 9  # of `render.lifting.look_up_features` beside the photo's
 conv_init = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 
 
@@ -73,10 +73,11 @@ class ReconstructorConfig:
         deformation 'expression'. Not in the paper.
       refinement_scale: by which the picture is enlarged before that; the source is then given as large.
       photo_features, photo_widths: channels of the photo's pixel features and widths of the U-Net that makes
-        them. Each point of the field also sees those of the pixel that it projects to in the photo
-        (`render.lifting.look_up_features`; pixelNeRF, arXiv 2012.02190), so that outlines of hair and
-        shoulders need not pass through the tri-plane. 0: none. Needs deformation 'expression'; not in the
-        paper.
+        them, with a relief of the whole person (depth and opacity of each pixel), from photo and fitted mesh.
+        Each point of the field also sees those of the pixel that it projects to in the photo, and how far
+        behind the relief it lies (`render.lifting.look_up_features`; pixelNeRF, arXiv 2012.02190), so that
+        shapes of hair and shoulders need not pass through the tri-plane. 0: none. Needs deformation
+        'expression'; not in the paper.
       fusion_heads: heads of the attention by which several photos become one source (`nn.fusion`); 0: they
         are mixed by how well each shows a place, which needs no training. Not in the paper.
       dtype: of the layers, 'float32' or 'bfloat16'. Parameters, transformer tokens between blocks, planes,
@@ -185,8 +186,8 @@ class SourceFeatures:
       detail: (B, T, T, d) E_detail's output.
       lifted: (B, T, T, k) the lifted image folded to the plane's grid, k = 0 without source lifting.
       background: (B, b, b, F) background features in [0, 1].
-      photo: (B, S, S, photo_features) of the photo's pixels, or None; of K photos that were fused
-        (B, K, S, S, photo_features).
+      photo: (B, S, S, photo_features + 2) of the photo's pixels, relief last (`render.lifting.mesh_relief`),
+        or None; of K photos that were fused (B, K, S, S, photo_features + 2).
     """
 
     tokens: Array
@@ -422,10 +423,11 @@ class GuidedRefinement(nn.Module):
     features: tuple[int, ...]
 
     @nn.compact
-    def __call__(self, image: Array, guide: Array, opacity: Array) -> Array:
+    def __call__(self, image: Array, guide: Array, opacity: Array, bare: Array | None = None) -> Array:
         """image (B, S, S, 3) in [-1, 1], guide (B, S, S, 15), opacity (B, S, S, 1) -> (B, S, S, 3).
 
-        The guide is `look_up_source` (12) and the photo's colour at the same pixel (3).
+        The guide is `look_up_source` (12) and the photo's colour at the same pixel (3). bare: (B, S, S, 1)
+        how surely the photo shows the background there; None: surely.
         """
         x = jnp.concatenate([image, guide, 2.0 * opacity - 1.0], axis=-1)
         for index, features in enumerate(self.features):
@@ -438,7 +440,7 @@ class GuidedRefinement(nn.Module):
             nn.relu(by_mesh[..., 3]),
             opacity * by_point[..., 3],
             nn.relu(by_other_side[..., 3]),
-            1.0 - opacity,
+            1.0 - opacity if bare is None else (1.0 - opacity) * bare[..., 0],
         ]
         shares = nn.softmax(x[..., :5], axis=-1) * jnp.stack(shown, axis=-1)
         shares = shares / (shares.sum(-1, keepdims=True) + 1e-6)
@@ -464,7 +466,7 @@ class Reconstructor(nn.Module):
         self.reenactor = Reenactor(c)
         self.generator_triplane = TriplaneGenerator(c)
         self.background = UNet(c.background_widths, c.feature_channels, c.dtype)
-        self.photo = UNet(c.photo_widths, c.photo_features, c.dtype) if c.photo_features else None
+        self.photo = UNet(c.photo_widths, c.photo_features + 2, c.dtype) if c.photo_features else None
         self.decoder = FieldDecoder(features=c.feature_channels, hidden=c.decoder_hidden)
         self.superresolution = SuperResolution(
             channels=c.superresolution_channels,
@@ -481,7 +483,12 @@ class Reconstructor(nn.Module):
         self.w_avg = self.variable("buffers", "w_avg", jnp.ones, (c.style_dim,))
 
     def encode(
-        self, image: Array, motion_source: Array, lifted: Array | None, scale: Array
+        self,
+        image: Array,
+        motion_source: Array,
+        lifted: Array | None,
+        scale: Array,
+        mesh: Array | None = None,
     ) -> SourceFeatures:
         """The part that knows only the source.
 
@@ -490,6 +497,7 @@ class Reconstructor(nn.Module):
           motion_source: (B, M).
           lifted: (B, L, L, 4) lifted image and visibility, or None without source lifting.
           scale: (B,) multiplies every cross-attention's output; 0 for static samples.
+          mesh: (B, S, S, 2) `render.lifting.mesh_relief`, or None without photo features.
         """
         c = self.config
         if image.shape[1:] != (c.image_size, c.image_size, 3):
@@ -510,8 +518,17 @@ class Reconstructor(nn.Module):
             folded = pixel_unshuffle(lifted, c.lifted_size // side)
         size = (image.shape[0], c.background_size, c.background_size, 3)
         background = self.background(jax.image.resize(image, size, "bilinear")).astype(jnp.float32)
-        photo = None if self.photo is None else self.photo(image).astype(jnp.float32)
+        photo = None if self.photo is None else self.see_photo(image, mesh)
         return SourceFeatures(tokens, detail, folded, nn.sigmoid(background), photo)
+
+    def see_photo(self, image: Array, mesh: Array | None) -> Array:
+        """`SourceFeatures.photo`. The relief's depth is a correction of the mesh's."""
+        if mesh is None:
+            raise ValueError("mesh: photo_features need the fitted mesh's relief, got None")
+        seen = self.photo(jnp.concatenate([image, mesh], axis=-1)).astype(jnp.float32)
+        k = self.config.photo_features
+        features, depth, opacity = jnp.split(seen, (k, k + 1), axis=-1)
+        return jnp.concatenate([features, mesh[..., :1] + depth, nn.sigmoid(opacity)], axis=-1)
 
     def fuse(self, photos: SourceFeatures, trust: Array) -> SourceFeatures:
         """K photos of one person as one source, of batch axis 1. The background is the first photo's.
@@ -544,7 +561,7 @@ class Reconstructor(nn.Module):
     def decode(self, plane_features: Array, shown: Array | None = None) -> tuple[Array, Array]:
         """(3, P, C) -> density (P, 1), features (P, F) in [0, 1].
 
-        shown: (P, photo_features + 4) of `render.lifting.look_up_features`, for a model that has them.
+        shown: (P, photo_features + 9) of `render.lifting.look_up_features`, for a model that has them.
         """
         if (shown is None) != (self.photo is None):
             raise ValueError(
@@ -558,14 +575,15 @@ class Reconstructor(nn.Module):
         style = jnp.broadcast_to(self.w_avg.value, (features.shape[0], self.config.style_dim))
         return self.superresolution(features, style)
 
-    def refine(self, image: Array, guide: Array, opacity: Array) -> Array:
+    def refine(self, image: Array, guide: Array, opacity: Array, bare: Array | None = None) -> Array:
         """`GuidedRefinement` where the config has one; else the image as it is."""
-        return image if self.refinement is None else self.refinement(image, guide, opacity)
+        return image if self.refinement is None else self.refinement(image, guide, opacity, bare)
 
     def __call__(self, image: Array, motion_source: Array, motion_driving: Array, lifted: Array | None):
         """Touches every part once, for initialisation; returns the tri-planes."""
         one = jnp.ones(image.shape[0])
-        source = self.encode(image, motion_source, lifted, one)
+        mesh = jnp.zeros((*image.shape[:3], 2)) if self.config.photo_features else None
+        source = self.encode(image, motion_source, lifted, one, mesh)
         if self.config.fusion_heads:
             size = self.config.lifted_size
             self.fuse(source, jnp.ones((image.shape[0], size, size)))

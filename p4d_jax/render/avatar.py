@@ -36,6 +36,7 @@ from p4d_jax.render.lifting import (
     lift_image,
     look_up_features,
     look_up_source,
+    mesh_relief,
     sample_image,
     snap_to_surface,
 )
@@ -125,21 +126,30 @@ def straightened_vertices(head: HeadModel, shape: Array, driving: FrameParams) -
     return posed_vertices(head, shape, driving.replace(pose=driving.pose.at[..., :3].set(0.0)))
 
 
-def network_inputs(reconstructor: Reconstructor, guide: SourceGuide) -> tuple[Array, Array | None]:
-    """What the encoders see of a source: (S, S, 3), and the lifted image (L, L, 4) or None."""
-    image = resize_antialiased(guide.image, reconstructor.config.image_size)
-    lifted = lift_image(image, guide.places) if reconstructor.config.source_lifting else None
-    return image, lifted
+def network_inputs(
+    reconstructor: Reconstructor, guide: SourceGuide
+) -> tuple[Array, Array | None, Array | None]:
+    """What the encoders see of a source.
+
+    Returns:
+      the photo (S, S, 3); it lifted (L, L, 4), or None; the mesh's relief (S, S, 2), or None.
+    """
+    config = reconstructor.config
+    image = resize_antialiased(guide.image, config.image_size)
+    lifted = lift_image(image, guide.places) if config.source_lifting else None
+    mesh = mesh_relief(guide, config.image_size) if config.photo_features else None
+    return image, lifted, mesh
 
 
 @functools.partial(jax.jit, static_argnums=0)
 def _encode(
     reconstructor, variables, image, params, motion, head, frame
 ) -> tuple[SourceFeatures, SourceGuide]:
-    guide = build_source_guide(image, frame, posed_vertices(head, params.shape, params), params.camera)
+    posed = posed_vertices(head, params.shape, params)
+    guide = build_source_guide(image, frame, posed, params.neck, params.camera)
     inputs = jax.tree.map(lambda x: x[None], network_inputs(reconstructor, guide))
     features = reconstructor.apply(
-        variables, inputs[0], motion[None], inputs[1], jnp.ones(1), method="encode"
+        variables, inputs[0], motion[None], inputs[1], jnp.ones(1), inputs[2], method="encode"
     )
     photo = None if features.photo is None else features.photo[0]
     return features.replace(photo=None), guide.with_features(photo)
@@ -187,7 +197,7 @@ def encode_source(
 @functools.partial(jax.jit, static_argnums=0)
 def _fuse(reconstructor, variables, features, seen, images, params, head, frame):
     posed = jax.vmap(lambda one: posed_vertices(head, one.shape, one))(params)
-    guides = build_source_guides(images, frame, posed, params.camera)
+    guides = build_source_guides(images, frame, posed, params.neck, params.camera)
     features = jax.tree.map(lambda *x: jnp.concatenate(x), *features)
     fused = reconstructor.apply(variables, features, guides.trust, method="fuse")
     return fused, guides.with_features(seen)
@@ -329,9 +339,15 @@ def refine_image(
     size, coarse = image.shape[0] * reconstructor.config.refinement_scale, math.isqrt(len(shaded.depth))
     fill = lambda x: resize_bilinear(x.reshape(coarse, coarse, 1), size)  # noqa: E731
     origins, directions = rays
-    points = origins + jax.lax.stop_gradient(fill(shaded.depth)).reshape(-1, 1) * directions
+    # A pixel at an outline has the depth of the rays that hit, not a mean with those that miss.
+    weight = 1.0 - shaded.transmittance + 1e-3
+    depth = jax.lax.stop_gradient(fill(shaded.depth * weight) / fill(weight))
+    points = origins + depth.reshape(-1, 1) * directions
     canonical = apply_field(field, snap_to_surface(field, points, directions))
-    behind = sample_image(guide.image, project(field.camera, points)[0])
+    pixels = project(field.camera, points)[0]
+    behind, bare = sample_image(guide.image, pixels), None
+    if guide.relief is not None:
+        bare = 1.0 - sample_image(guide.relief[..., 1:], pixels).reshape(1, size, size, 1)
     if isinstance(guide, SourceGuides):
         shown = look_up_sources(guide, canonical, field.camera)
     else:
@@ -339,7 +355,7 @@ def refine_image(
     seen = jnp.concatenate([shown, behind], axis=-1).reshape(1, size, size, -1)
     opacity = 1.0 - fill(shaded.transmittance)[None]
     image = resize_bilinear(image, size)[None]
-    return reconstructor.apply(variables, image, seen, opacity, method="refine")[0]
+    return reconstructor.apply(variables, image, seen, opacity, bare, method="refine")[0]
 
 
 @functools.partial(jax.jit, static_argnames=("reconstructor", "resolution", "samples", "with_background"))
@@ -352,18 +368,19 @@ def render_planes(
     guide: SourceGuide | SourceGuides,
     posed: Array,
     straight: Array,
+    neck: Array,
     camera: Camera,
     *,
     resolution: int,
     samples: tuple[int, int],
     with_background: bool = True,
 ) -> Frame:
-    """One view of a tri-plane whose observed mesh is `posed`, and `straight` without the neck's rotation.
+    """One view of a tri-plane whose observed mesh is `posed`, and `straight` without the rotation `neck`.
 
     The picture has 2 R pixels a side for each synthesis block of the super-resolution, times
     `refinement_scale`. Without background the head stands before black.
     """
-    field = build_field(reconstructor.config, frame, posed, straight, camera)
+    field = build_field(reconstructor.config, frame, posed, straight, neck, camera)
     origins, directions = generate_rays(camera, resolution)
     shaded = shade_rays(reconstructor, variables, planes, field, guide, origins, directions, camera, samples)
     square = lambda x: x.reshape(resolution, resolution, -1)  # noqa: E731
@@ -427,6 +444,7 @@ def render_frame(
         avatar.guide,
         posed,
         straight,
+        driving.neck,
         driving.camera,
         resolution=resolution,
         samples=samples,

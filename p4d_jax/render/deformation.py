@@ -32,6 +32,7 @@ def build_field(
     frame: CanonicalFrame,
     posed: Array,
     straight: Array,
+    neck: Array,
     camera: Camera,
 ) -> Deformation:
     """The field of one frame that a model's config asks for.
@@ -41,6 +42,7 @@ def build_field(
       frame: constants of the head model.
       posed: (V, 3) mesh with the frame's expression, pose and gaze, world.
       straight: (V, 3) the same without the neck's rotation.
+      neck: (3,) that rotation, axis-angle.
       camera: of the rays that will be marched ('expression' sees the mesh along them).
     """
     if config.deformation == "neck":
@@ -49,7 +51,7 @@ def build_field(
             for mesh in (posed, straight)
         ]
         return build_neck_field(*small, frame.decimated_faces, BOX_WARP)
-    return build_expression_field(frame, posed, camera, FIELD_SIZE)
+    return build_expression_field(frame, posed, neck, camera, FIELD_SIZE)
 
 
 def apply_field(field: Deformation, points: Array) -> Array:

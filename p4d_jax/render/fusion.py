@@ -47,19 +47,30 @@ class SourceGuides:
         """(..., S, S, 3) the first photo: what is behind the head is taken from it."""
         return self.guides.image[..., 0, :, :, :]
 
+    @property
+    def relief(self) -> Array | None:
+        """(..., s, s, 2) `SourceGuide.relief` of the first photo."""
+        relief = self.guides.relief
+        return None if relief is None else relief[..., 0, :, :, :]
+
     def with_features(self, features: Array | None) -> SourceGuides:
         """The guides with features (K, s, s, k) of their photos' pixels."""
         return self.replace(guides=self.guides.with_features(features))
 
 
-def build_source_guides(images: Array, frame: CanonicalFrame, posed: Array, cameras: Camera) -> SourceGuides:
-    """Guides of K photos (K, S, S, 3) whose fitted meshes are `posed` (K, V, 3), seen by cameras (K,)."""
+def build_source_guides(
+    images: Array, frame: CanonicalFrame, posed: Array, necks: Array, cameras: Camera
+) -> SourceGuides:
+    """Guides of K photos (K, S, S, 3) whose fitted meshes are `posed` (K, V, 3), seen by cameras (K,).
 
-    def one(image: Array, mesh: Array, camera: Camera) -> tuple[SourceGuide, Array]:
-        guide = build_source_guide(image, frame, mesh, camera)
+    necks: (K, 3) rotations of the necks in these meshes.
+    """
+
+    def one(image: Array, mesh: Array, neck: Array, camera: Camera) -> tuple[SourceGuide, Array]:
+        guide = build_source_guide(image, frame, mesh, neck, camera)
         return guide, trust_photo(frame, guide, mesh)
 
-    return SourceGuides(*jax.vmap(one)(images, posed, cameras))
+    return SourceGuides(*jax.vmap(one)(images, posed, necks, cameras))
 
 
 def trust_photo(frame: CanonicalFrame, guide: SourceGuide, posed: Array) -> Array:
@@ -121,9 +132,9 @@ def look_up_sources(sources: SourceGuides, points: Array, camera: Camera) -> Arr
 
 
 def look_up_features_of_sources(sources: SourceGuides, points: Array) -> Array:
-    """`look_up_features` of K photos as one (P, k + 4): the mean of those that reach as far as the point."""
+    """`look_up_features` of K photos as one (P, k + 9): the mean of those that reach as far as the point."""
     found = jax.vmap(look_up_features, in_axes=(0, None))(sources.guides, points)
-    inside = found[..., -4]
+    inside = found[..., -5]
     return mix_photos(found, trust_logits(inside + HIDDEN_SHARE)[..., None])
 
 

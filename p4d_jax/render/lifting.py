@@ -6,10 +6,11 @@ Four objects, all without gradient:
   surface on the texels of the xy-plane, and a few hundred candidates spread over it.
 - `lift_image`: the photo resampled onto that surface: one texel of the xy-plane, one place in the photo.
 - `ExpressionField`: observed point -> canonical point, by the surface that a ray meets where the point is
-  close to it, elsewhere by a smooth average of the offsets of the nearest candidates. It stands where
+  close to it, elsewhere by a smooth average of the motions of the nearest candidates. It stands where
   SPEC section 3 has the part-wise field and needs no nearest-neighbour search.
 - `SourceGuide`: canonical point -> what the photo shows of it, for the refinement of the rendered picture.
 
+A vertex's motion is rigid and turns with the neck, so that hair, which stands off the mesh, turns too.
 World units and axes of docs/conventions.md. L texels a side, row 0 at y = -box_warp/2 (tri-plane order:
 rows grow with y), so a lifted image looks upside down when shown as it is.
 """
@@ -23,7 +24,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
-from p4d_jax.geometry import project
+from p4d_jax.geometry import axis_angle_to_matrix, project
 from p4d_jax.head.model import HeadModel
 from p4d_jax.head.skinning import canonical_vertices
 from p4d_jax.render.raster import interpolate, rasterize
@@ -33,7 +34,14 @@ BOX_WARP = 1.3
 FAR_CAMERA = 60.0  # so far away that its rays are parallel to within half a percent
 SURFACE_REACH = 0.04  # world units around a visible surface where its own offset holds
 BLEND_WIDTH = 0.03  # world units: Gaussian width of the candidates' average
+BLEND_SHARE = 0.5  # of the distance to the nearest candidate: by which it grows
 VISIBLE_MARGIN = 0.02  # world units of depth that count as the same surface
+# World units behind the surface that the photo shows: scales at which a point's gap to it is told; softness
+# of the surface; how thick the person is guessed to be there, and how softly that ends; what is still seen.
+GAP_WIDTHS = (0.02, 0.06, 0.2)
+SURFACE_WIDTH = 0.02
+THICKNESS, THICKNESS_WIDTH = 0.2, 0.03
+HIDDEN_MARGIN, HIDDEN_WIDTH = 0.04, 0.04
 PROXY_DEPTH = 0.0  # z of the texels that the mesh does not cover: the head's middle
 
 
@@ -49,6 +57,7 @@ class CanonicalFrame:
       triangles: (L, L, 3) int32 vertices of the triangle at each texel.
       barycentric: (L, L, 3).
       points: (L, L, 3) surface points; uncovered texels lie on the plane z = PROXY_DEPTH.
+      turning: (V,) in [0, 1], how much of the neck's rotation each vertex follows.
       decimated_faces: (f, 3) triangles of the decimated mesh.
       decimated_triangles, decimated_barycentric: (v, 3) each decimated vertex on the full mesh.
     """
@@ -60,6 +69,7 @@ class CanonicalFrame:
     triangles: Array
     barycentric: Array
     points: Array
+    turning: Array
     decimated_faces: Array
     decimated_triangles: Array
     decimated_barycentric: Array
@@ -67,21 +77,23 @@ class CanonicalFrame:
 
 @struct.dataclass
 class ExpressionField:
-    """Observed -> canonical offsets of one frame.
+    """Observed -> canonical motions of one frame.
 
     Attributes:
       camera: of the frame.
       depth: (R, R) distance along the ray to the posed mesh, 0 where there is none.
-      offset: (R, R, 3) canonical - observed at the surface seen there.
+      surface: (R, R, 4) rows of `rigid_motions` of the surface seen there.
       observed: (n, 3) candidates on the posed mesh.
-      candidate_offset: (n, 3) canonical - observed.
+      candidates: (n, 4) theirs.
+      turn: (3, 3) the neck's rotation, undone.
     """
 
     camera: Camera
     depth: Array
-    offset: Array
+    surface: Array
     observed: Array
-    candidate_offset: Array
+    candidates: Array
+    turn: Array
 
 
 @struct.dataclass
@@ -94,8 +106,10 @@ class SourceGuide:
       depth: (r, r) rasterised distance of the posed mesh in the photo's view, 0 where empty.
       places: (L, L, 4) from `lift_places`.
       anchors: (n, 3) candidates on the canonical mesh.
-      anchor_offset: (n, 3) the photo's posed mesh - canonical mesh.
-      features: (s, s, k) of the photo's pixels, which a reconstructor with `photo_features` has made.
+      anchor_motions: (n, 4) rows of `rigid_motions` to the photo's posed mesh.
+      turn: (3, 3) the rotation of the photo's neck.
+      features: (s, s, k + 2) of the photo's pixels, which a reconstructor with `photo_features` has made:
+        the last two are its relief, see `mesh_relief`, of the whole person.
     """
 
     image: Array
@@ -103,8 +117,14 @@ class SourceGuide:
     depth: Array
     places: Array
     anchors: Array
-    anchor_offset: Array
+    anchor_motions: Array
+    turn: Array
     features: Array | None = None
+
+    @property
+    def relief(self) -> Array | None:
+        """(s, s, 2) depth and opacity of the person in the photo, without gradient; None without features."""
+        return None if self.features is None else jax.lax.stop_gradient(self.features[..., -2:])
 
     def with_features(self, features: Array | None) -> SourceGuide:
         """The guide with features of its photo's pixels."""
@@ -160,6 +180,7 @@ def _rasterize_canonical(head: HeadModel, lifted_size: int, box_warp: float) -> 
         triangles[::-1],
         raster.barycentric[::-1],
         points[::-1],
+        1.0 - head.skinning_weights[:, 0],
         head.decimated_faces,
         head.decimated_triangles,
         head.decimated_barycentric,
@@ -222,18 +243,20 @@ def seen_by(camera: Camera, points: Array, depth: Array) -> tuple[Array, Array]:
 
 
 def build_source_guide(
-    image: Array, frame: CanonicalFrame, posed: Array, camera: Camera, visible_size: int = 128
+    image: Array, frame: CanonicalFrame, posed: Array, neck: Array, camera: Camera, visible_size: int = 128
 ) -> SourceGuide:
-    """The guide of one photo (S, S, 3) whose fitted mesh is `posed` (V, 3)."""
+    """The guide of one photo (S, S, 3) whose fitted mesh is `posed` (V, 3), neck turned by `neck` (3,)."""
     depth = rasterize(posed, frame.faces, camera, visible_size, False).depth
-    anchors = frame.vertices[frame.candidates]
+    turn, chosen = axis_angle_to_matrix(neck), frame.candidates
+    anchors = frame.vertices[chosen]
     return SourceGuide(
         image,
         camera,
         depth,
         lift_places(frame, posed, camera, depth),
         anchors,
-        posed[frame.candidates] - anchors,
+        rigid_motions(anchors, posed[chosen], frame.turning[chosen], turn),
+        turn,
     )
 
 
@@ -243,6 +266,7 @@ def look_up_source(guide: SourceGuide, points: Array) -> Array:
     By the fitted mesh, which is exact on the face; by the point itself, moved to the photo's expression by
     its anchors, for hair and shoulders, which have a depth of their own; and by the mesh on the other side of
     the face, since what one side hides the other often shows. Visibility is in [0, 1], or -1 off the mesh.
+    With a relief, a point is seen as far as its pixel shows the person, and not far behind the surface.
     """
 
     def by_mesh(points: Array) -> Array:
@@ -252,8 +276,14 @@ def look_up_source(guide: SourceGuide, points: Array) -> Array:
         visibility = jnp.where(place[:, 2:3] > 0, same, 1.0) * place[:, 2:3]
         return jnp.concatenate([sample_image(guide.image, place[:, :2]), visibility], axis=-1)
 
-    uv, seen = seen_by(guide.camera, in_the_photo(guide, points), guide.depth)
-    by_point = [sample_image(guide.image, uv), seen[:, None].astype(jnp.float32)]
+    moved = in_the_photo(guide, points)
+    uv, seen = seen_by(guide.camera, moved, guide.depth)
+    seen = seen[:, None].astype(jnp.float32)
+    if guide.relief is not None:
+        relief = sample_image(guide.relief, uv)
+        hidden = jnp.maximum(gap_to_relief(guide.camera, moved, relief) - HIDDEN_MARGIN, 0.0)
+        seen *= relief[:, 1:] * jnp.exp(-((hidden / HIDDEN_WIDTH) ** 2))
+    by_point = [sample_image(guide.image, uv), seen]
     return jnp.concatenate(
         [by_mesh(points), *by_point, by_mesh(points * jnp.array([-1.0, 1.0, 1.0]))], axis=-1
     )
@@ -261,40 +291,92 @@ def look_up_source(guide: SourceGuide, points: Array) -> Array:
 
 def in_the_photo(guide: SourceGuide, points: Array) -> Array:
     """Canonical points (P, 3) moved to the photo's expression and pose by its anchors: (P, 3)."""
-    return points + nearest_average(guide.anchors, guide.anchor_offset, points)
+    return move(points, nearest_average(guide.anchors, guide.anchor_motions, points), guide.turn)
 
 
 def look_up_features(guide: SourceGuide, points: Array) -> Array:
-    """What a reconstructor's field sees of the photo at canonical points (P, 3): (P, k + 4).
+    """What a reconstructor's field sees of the photo at canonical points (P, 3): (P, k + 9).
 
-    The features of the pixel behind which the point lies, 0 outside the photo; 1 inside, 0 outside; and the
-    point itself in shares of half the box, which tells points behind one pixel apart.
+    Of the pixel behind which the point lies, and 0 outside the photo: its k features, its opacity, and, times
+    that, how far the point lies behind the surface seen there, at three scales. Then 1 inside, 0 outside; the
+    point itself in shares of half the box; and how surely, in [0, 1], the relief has the person there: behind
+    its surface, and not too far. The relief has no gradient from here: it learns from the photo's own depth.
     """
-    uv, _ = project(guide.camera, in_the_photo(guide, points))
+    moved = in_the_photo(guide, points)
+    uv, _ = project(guide.camera, moved)
     inside = jnp.all((uv > 0) & (uv < 1), axis=-1, keepdims=True).astype(jnp.float32)
-    at_pixel = sample_image(guide.features, uv) * inside
-    return jnp.concatenate([at_pixel, inside, points / (0.5 * BOX_WARP)], axis=-1)
+    at_pixel = sample_image(guide.features[..., :-2], uv)
+    relief = sample_image(guide.relief, uv)
+    opacity, gap = relief[:, 1:], gap_to_relief(guide.camera, moved, relief)
+    gaps = jnp.tanh(gap / jnp.array(GAP_WIDTHS))
+    solid = jax.nn.sigmoid(gap / SURFACE_WIDTH) * jax.nn.sigmoid((THICKNESS - gap) / THICKNESS_WIDTH)
+    of_pixel = jnp.concatenate([at_pixel, opacity, opacity * gaps], axis=-1)
+    place = points / (0.5 * BOX_WARP)
+    return jnp.concatenate([of_pixel * inside, inside, place, opacity * solid * inside], axis=-1)
+
+
+def relief_of_depth(camera: Camera, depth: Array) -> Array:
+    """Distance along rays (...) as relief: from the world's origin on, in shares of half the box."""
+    return (depth - jnp.linalg.norm(camera.cam2world[:3, 3])) / (0.5 * BOX_WARP)
+
+
+def gap_to_relief(camera: Camera, points: Array, relief: Array) -> Array:
+    """World units (P, 1) by which points (P, 3) lie behind the surface of a relief (P, 2) on their rays."""
+    distance = jnp.linalg.norm(points - camera.cam2world[:3, 3], axis=-1, keepdims=True)
+    return (relief_of_depth(camera, distance) - relief[:, :1]) * (0.5 * BOX_WARP)
+
+
+def mesh_relief(guide: SourceGuide, size: int) -> Array:
+    """The fitted mesh in the photo (size, size, 2): `relief_of_depth`, 0 where it is not, and its opacity."""
+    depth = jax.image.resize(guide.depth, (size, size), "nearest")
+    there = (depth > 0).astype(jnp.float32)
+    return jnp.stack([relief_of_depth(guide.camera, depth) * there, there], axis=-1)
+
+
+def rigid_motions(places: Array, images: Array, turning: Array, turn: Array) -> Array:
+    """Motions of places (n, 3) to images (n, 3), with shares `turning` (n,) of a rotation (3, 3): (n, 4).
+
+    The motion of a place p with image q and share w takes any point x to q + (I + w (R - I)) (x - p). A row
+    is that motion's constant part and w, so that motions can be averaged; `move` applies them.
+    """
+    share = turning[:, None]
+    turned = places + share * (places @ turn.T - places)
+    return jnp.concatenate([images - turned, share], axis=-1)
+
+
+def move(points: Array, motions: Array, turn: Array) -> Array:
+    """Points (P, 3) under rows (P, 4) of `rigid_motions` about the rotation `turn` (3, 3): (P, 3)."""
+    return points + motions[:, :3] + motions[:, 3:] * (points @ turn.T - points)
 
 
 def build_expression_field(
-    frame: CanonicalFrame, posed: Array, camera: Camera, resolution: int
+    frame: CanonicalFrame, posed: Array, neck: Array, camera: Camera, resolution: int
 ) -> ExpressionField:
-    """The field of one frame whose posed mesh is `posed` (V, 3), for points on rays of `camera`."""
+    """The field of one frame whose posed mesh is `posed` (V, 3), for points on rays of `camera`.
+
+    neck: (3,) the neck's rotation in `posed`, axis-angle.
+    """
     raster = rasterize(posed, frame.faces, camera, resolution, False)
-    offsets = frame.vertices - posed
+    back = axis_angle_to_matrix(neck).T
+    motions = rigid_motions(posed, frame.vertices, frame.turning, back)
     return ExpressionField(
         camera,
         raster.depth,
-        interpolate(raster, frame.faces, offsets),
+        interpolate(raster, frame.faces, motions),
         posed[frame.candidates],
-        offsets[frame.candidates],
+        motions[frame.candidates],
+        back,
     )
 
 
 def nearest_average(places: Array, values: Array, points: Array) -> Array:
-    """Values (n, 3) at places (n, 3), averaged at points (P, 3) by exp(-d²/width²)."""
+    """Values (n, c) at places (n, 3), averaged at points (P, 3) by exp(-d²/width²): (P, c).
+
+    The width grows with the distance to the nearest place, so that values change slowly far from all.
+    """
     squared = jnp.sum(points**2, axis=-1, keepdims=True) - 2 * points @ places.T + jnp.sum(places**2, axis=-1)
-    return jax.nn.softmax(-squared / BLEND_WIDTH**2, axis=-1) @ values
+    nearest = jnp.maximum(squared.min(axis=-1, keepdims=True), 0.0)
+    return jax.nn.softmax(-squared / (BLEND_WIDTH**2 + BLEND_SHARE**2 * nearest), axis=-1) @ values
 
 
 def surface_seen(field: ExpressionField, points: Array) -> tuple[Array, Array, Array]:
@@ -302,25 +384,25 @@ def surface_seen(field: ExpressionField, points: Array) -> tuple[Array, Array, A
 
     Returns:
       distance - depth of the mesh (P,); how near that is (P,), 1 on the mesh, 0 where there is none; the
-      surface's offset (P, 3).
+      surface's motion (P, 4).
     """
     uv, _ = project(field.camera, points)
     size = field.depth.shape[0]
     column, row = jnp.moveaxis(jnp.clip((uv * size).astype(jnp.int32), 0, size - 1), -1, 0)
-    seen = jnp.concatenate([field.offset, field.depth[..., None]], axis=-1).reshape(-1, 4)[
+    seen = jnp.concatenate([field.surface, field.depth[..., None]], axis=-1).reshape(-1, 5)[
         row * size + column
     ]
-    gap = jnp.linalg.norm(points - field.camera.cam2world[:3, 3], axis=-1) - seen[:, 3]
-    near = jnp.where(seen[:, 3] > 0, jnp.exp(-((gap / SURFACE_REACH) ** 2)), 0.0)
-    return gap, near, seen[:, :3]
+    gap = jnp.linalg.norm(points - field.camera.cam2world[:3, 3], axis=-1) - seen[:, 4]
+    near = jnp.where(seen[:, 4] > 0, jnp.exp(-((gap / SURFACE_REACH) ** 2)), 0.0)
+    return gap, near, seen[:, :4]
 
 
 def apply_expression_field(field: ExpressionField, points: Array) -> Array:
     """Observed points (P, 3) -> canonical points (P, 3). No gradient."""
     _, near, surface = surface_seen(field, points)
-    average = nearest_average(field.observed, field.candidate_offset, points)
-    offset = near[:, None] * surface + (1 - near[:, None]) * average
-    return jax.lax.stop_gradient(points + offset)
+    average = nearest_average(field.observed, field.candidates, points)
+    motions = near[:, None] * surface + (1 - near[:, None]) * average
+    return jax.lax.stop_gradient(move(points, motions, field.turn))
 
 
 def snap_to_surface(field: ExpressionField, points: Array, directions: Array) -> Array:

@@ -151,12 +151,12 @@ def textured_view(
 
 @functools.partial(jax.jit, static_argnames=("config", "resolution"))
 def _build_views(
-    config: ReconstructorConfig, frame, posed, straight, image, matte, camera, yaws, *, resolution: int
+    config: ReconstructorConfig, frame, posed, straight, neck, image, matte, camera, yaws, *, resolution: int
 ) -> View:
     def nearby(yaw: Array) -> View:
         turned = orbit(camera, yaw)
         colours, weight, mask = textured_view(image, posed, frame.faces, camera, turned, resolution)
-        field = build_field(config, frame, posed, straight, turned)
+        field = build_field(config, frame, posed, straight, neck, turned)
         # Hair lies outside the mesh: only what the mesh covers is known to be opaque.
         return View(turned, field, colours, weight, mask, mask)
 
@@ -281,8 +281,8 @@ def personalise(
     )
     posed, straight = driven_meshes(head, params.shape, params)
     views = _build_views(
-        reconstructor.config, avatar.frame, posed, straight, image, matte, params.camera, jnp.asarray(yaws),
-        resolution=resolution,
+        reconstructor.config, avatar.frame, posed, straight, params.neck, image, matte, params.camera,
+        jnp.asarray(yaws), resolution=resolution,
     )  # fmt: skip
     image, matte = (resize_antialiased(x, reconstructor.config.image_size) for x in (image, matte))
     weights = 0.5 + matte + jax.image.resize(views.weight[1:].max(0), matte.shape, "linear")

@@ -86,6 +86,7 @@ class Wanted:
       plane_features: (B, N, C).
       landmarks: (B, 70, 2) in pixels of the image; for whole views.
       correspondence: (B, S, S, 3) for whole views.
+      relief: (B, S, S, 2) of the source (`render.lifting.mesh_relief`), S the network's input size.
     """
 
     image: Array
@@ -100,6 +101,7 @@ class Wanted:
     plane_features: Array | None = None
     landmarks: Array | None = None
     correspondence: Array | None = None
+    relief: Array | None = None
 
 
 @struct.dataclass
@@ -114,6 +116,7 @@ class Rendered:
       background: (B, c, c, F) in [-1, 1].
       opacity, depth: (B, c, c, 1).
       plane_features: (B, N, C) at the pair's points, or None.
+      relief: (B, S, S, 2) of the source as Psi sees it, or None.
     """
 
     image: Array
@@ -124,6 +127,7 @@ class Rendered:
     opacity: Array
     depth: Array
     plane_features: Array | None
+    relief: Array | None = None
 
 
 def discriminator_input(wanted: Wanted, out: Rendered) -> DiscriminatorInput:
@@ -200,6 +204,18 @@ def opacity_loss(judges: Judges, wanted: Wanted, out: Rendered) -> Array:
     return jnp.abs(out.opacity - wanted.mask).mean()
 
 
+def photo_depth_loss(judges: Judges, wanted: Wanted, out: Rendered) -> Array:
+    """The relief's depth (ours): L1 inside the source's mask, in shares of half the box."""
+    depth, mask = jnp.split(wanted.relief, 2, axis=-1)
+    return jax.vmap(losses.depth_error)(out.relief[..., :1], depth, mask).mean()
+
+
+def photo_opacity_loss(judges: Judges, wanted: Wanted, out: Rendered) -> Array:
+    """The relief's opacity (ours): cross-entropy with the source's mask."""
+    opacity, mask = jnp.clip(out.relief[..., 1], 1e-4, 1 - 1e-4), wanted.relief[..., 1]
+    return -(mask * jnp.log(opacity) + (1 - mask) * jnp.log1p(-opacity)).mean()
+
+
 def identity_loss(judges: Judges, wanted: Wanted, out: Rendered) -> Array:
     """L_id: 1 - cosine of ArcFace's features."""
     align = jax.vmap(align_for_identity)
@@ -216,11 +232,13 @@ class Entry:
       loss: see the module's docstring; None where the step itself computes it.
       of_pair: fields of `data.samples.HeadPair`.
       whole: it needs whole views, not crops.
+      photo: it needs a model with photo features.
     """
 
     loss: Callable[[Judges, Wanted, Rendered], Array] | None
     of_pair: tuple[str, ...] = ()
     whole: bool = False
+    photo: bool = False
 
 
 TERMS = {
@@ -233,6 +251,8 @@ TERMS = {
     "triplane": Entry(triplane_loss, ("points", "plane_features")),
     "depth": Entry(depth_loss, ("depth",)),
     "opacity": Entry(opacity_loss),
+    "photo_depth": Entry(photo_depth_loss, ("source_depth",), photo=True),
+    "photo_opacity": Entry(photo_opacity_loss, ("source_mask",), photo=True),
     "identity": Entry(identity_loss, whole=True),
     "adversarial": Entry(None, whole=True),
     "density": Entry(None),

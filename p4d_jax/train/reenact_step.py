@@ -44,7 +44,7 @@ from p4d_jax.render.avatar import (
 )
 from p4d_jax.render.deformation import Deformation, apply_field, build_field
 from p4d_jax.render.fusion import SourceGuides, build_source_guides
-from p4d_jax.render.lifting import CanonicalFrame, SourceGuide, build_source_guide
+from p4d_jax.render.lifting import CanonicalFrame, SourceGuide, build_source_guide, relief_of_depth
 from p4d_jax.render.part_fusion import HeadParts, correspondence_map, pose_parts
 from p4d_jax.render.rays import generate_rays
 from p4d_jax.render.triplane import sample_planes
@@ -266,13 +266,14 @@ def build_sample(psi: Psi, resolution: int, whole: bool, given: Given, pair: Hea
         if given.parts is not None:
             posed = pose_parts(head, shape, params)
             wanted = wanted.replace(correspondence=correspondence_map(given.parts, posed, camera, size))
-    guide = build_source_guide(pair.source, frame, source, pair.source_params.camera)
+    wanted = wanted.replace(relief=wanted_relief(model.image_size, pair))
+    guide = build_source_guide(pair.source, frame, source, pair.source_params.neck, pair.source_params.camera)
     if pair.photos is not None:
         guide, motions = add_photos(psi, given, pair, source, motions)
     return Sample(
         guide,
         *motions,
-        build_field(model, frame, target, straightened_vertices(head, shape, params), camera),
+        build_field(model, frame, target, straightened_vertices(head, shape, params), params.neck, camera),
         camera,
         label,
         cropped_rays(camera, resolution, corner, side),
@@ -298,7 +299,7 @@ def add_photos(
         one = jax.tree.map(lambda x, place=place: x[place], params)
         meshes.append(posed_vertices(head, shape, one))
         vectors.append(motion_of_picture(psi, given, images[place], one, meshes[-1]))
-    guides = build_source_guides(images, given.frame, jnp.stack(meshes), params.camera)
+    guides = build_source_guides(images, given.frame, jnp.stack(meshes), params.neck, params.camera)
     return guides, (jnp.stack(vectors), motions[1])
 
 
@@ -331,6 +332,15 @@ def cut_wanted(config: StepConfig, pair: HeadPair, resolution: int, corner: Arra
         background, None if features is None else over_black(features, mask), behind, pair.plane_features,
     )  # fmt: skip
     return wanted, fine(pair.mask)
+
+
+def wanted_relief(size: int, pair: HeadPair) -> Array | None:
+    """(size, size, 2) the relief of a pair's source, or None."""
+    if pair.source_depth is None:
+        return None
+    depth = jax.image.resize(pair.source_depth, (size, size, 1), "nearest")
+    relief = relief_of_depth(pair.source_params.camera, depth)
+    return jnp.concatenate([relief, resize_to(pair.source_mask, size)], axis=-1)
 
 
 def pixels_of_crop(config: StepConfig, size: int, resolution: int, corner: Array) -> tuple[Array, int]:
@@ -375,9 +385,9 @@ class Identities:
 
 def encode_photo(reconstructor: Reconstructor, variables: dict, samples: Sample) -> SourceFeatures:
     """Sources (B,) of one photo each."""
-    image, lifted = jax.vmap(functools.partial(network_inputs, reconstructor))(samples.guide)
+    image, lifted, mesh = jax.vmap(functools.partial(network_inputs, reconstructor))(samples.guide)
     return reconstructor.apply(
-        variables, image, samples.motion_source, lifted, samples.scale, method="encode"
+        variables, image, samples.motion_source, lifted, samples.scale, mesh, method="encode"
     )
 
 
@@ -448,7 +458,11 @@ def render_samples(psi: Psi, variables: dict, samples: Sample, keys: Array | Non
 
     one = jax.checkpoint(view) if config.rematerialize else view
     used = samples.replace(wanted=None, face=None)
-    return on_devices(psi.mesh, one, variables, at_once=config.views_at_once)((made, used, keys))
+    out = on_devices(psi.mesh, one, variables, at_once=config.views_at_once)((made, used, keys))
+    if made.photo is None:
+        return out
+    several = made.photo.ndim == 5  # the first of K photos is the pair's source
+    return out.replace(relief=(made.photo[:, 0] if several else made.photo)[..., -2:])
 
 
 # Programs ---------------------------------------------------------------------------------------------------
@@ -488,7 +502,6 @@ def reenact_step(
         return sum(parts.values()), (parts, out)
 
     gradients, (parts, out) = jax.grad(objective, has_aux=True)(state.params)
-    measured = jax.vmap(losses.psnr)(out.image, samples.wanted.image, samples.face).mean()
     new = move_psi(psi, state, rate, gradients)
     batch = samples.scale.shape[0]
     decay = average_decay((state.step + 1) * batch, batch, psi.config.average_half_life)
@@ -496,7 +509,9 @@ def reenact_step(
     fake = None
     if "adversarial" in active:
         fake = jax.lax.stop_gradient(discriminator_input(samples.wanted, out))
-    metrics = {**parts, "psnr": measured, "gradient_norm": optax.tree.norm(gradients)}
+    metrics = {**parts, "gradient_norm": optax.tree.norm(gradients)}
+    if "image" in active:  # else nothing need be rendered
+        metrics["psnr"] = jax.vmap(losses.psnr)(out.image, samples.wanted.image, samples.face).mean()
     return new.replace(average=average), metrics, fake
 
 
