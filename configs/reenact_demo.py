@@ -1,6 +1,6 @@
-"""Trains the weights that the package ships: 256² portraits of streamed OpenHeads, 66 minutes, two cores.
+"""Trains Psi at the size that ships: 256² portraits of streamed OpenHeads, on two cores.
 
-A second run went on from them: docs/reconstructor.md, "The demo weights".
+The shipped weights come of several runs, one after another: docs/reconstructor.md, "The demo weights".
 """
 
 from ml_collections import ConfigDict

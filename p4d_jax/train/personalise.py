@@ -212,7 +212,7 @@ def _objective(trained: _Trained, fixed, reconstructor, samples, rates: Personal
 
 
 @functools.partial(jax.jit, static_argnames=("reconstructor", "samples"), donate_argnums=(0, 1))
-def _step(trained, moments, fixed, rates, progress, index, key, *, reconstructor, samples):
+def _step(trained, moments, fixed, bare, rates, progress, index, key, *, reconstructor, samples):
     gradients, own = jax.grad(_objective, has_aux=True)(
         trained, fixed, reconstructor, samples, rates, index, key
     )
@@ -225,7 +225,8 @@ def _step(trained, moments, fixed, rates, progress, index, key, *, reconstructor
     trained = _Trained(
         moved(trained.offset, updates.offset, rates.offset),
         moved(trained.networks, updates.networks, rates.networks),
-        jnp.clip(moved(trained.background, updates.background, rates.background), 0.0, 1.0),
+        # Behind the head the photo says nothing, and Adam would make large steps of what leaks through.
+        jnp.clip(moved(trained.background, bare * updates.background, rates.background), 0.0, 1.0),
     )
     return trained, moments, own
 
@@ -285,13 +286,14 @@ def personalise(
         jnp.asarray(yaws), resolution=resolution,
     )  # fmt: skip
     image, matte = (resize_antialiased(x, reconstructor.config.image_size) for x in (image, matte))
+    bare = (resize_antialiased(matte, trained.background.shape[0]) < 0.05).astype(jnp.float32)
     weights = 0.5 + matte + jax.image.resize(views.weight[1:].max(0), matte.shape, "linear")
     fixed = (variables, planes, avatar.guide, image, weights, views)
     moments = optax.scale_by_adam().init(trained)
     curve = []
     for step in range(steps):
         trained, moments, loss = _step(
-            trained, moments, fixed, rates, step / max(1, steps - 1), 1 + step % len(yaws),
+            trained, moments, fixed, bare, rates, step / max(1, steps - 1), 1 + step % len(yaws),
             jax.random.fold_in(key, step), reconstructor=reconstructor, samples=samples,
         )  # fmt: skip
         curve.append(loss)
