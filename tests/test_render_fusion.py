@@ -14,8 +14,14 @@ from p4d_jax.head.skinning import head_vertices
 from p4d_jax.models.reconstructor import Reconstructor, ReconstructorConfig, SourceFeatures
 from p4d_jax.nn.fusion import PhotoAttention, mix_photos, trust_logits
 from p4d_jax.render.avatar import encode_source, encode_sources, radiance_field, render_frame
-from p4d_jax.render.fusion import SourceGuides, look_up_sources, trust_photo
-from p4d_jax.render.lifting import build_canonical_frame, build_source_guide, look_up_source
+from p4d_jax.render.fusion import SourceGuides, look_up_nearby_of_sources, look_up_sources, trust_photo
+from p4d_jax.render.lifting import (
+    build_canonical_frame,
+    build_source_guide,
+    look_up_nearby,
+    look_up_source,
+    mesh_relief,
+)
 from p4d_jax.types import FrameParams
 
 TINY = ReconstructorConfig(
@@ -212,3 +218,23 @@ def test_points_are_looked_up_in_the_photo_that_shows_them(views, head):
     assert (both[alone[:, 3] < 0.1][:, 0] > 0.9)[seen[alone[:, 3] < 0.1] > 0.9].mean() > 0.95
     assert both[:, 4].mean() < 0.1  # by the point itself: the photo taken from where the camera is
     assert (both[:, 3] > 0.8).mean() > (alone[:, 3] > 0.8).mean() + 0.05
+
+
+def test_what_no_photo_shows_is_guessed_from_the_photo_that_shows_the_nearest_place(views, head):
+    frame, (left, right, _, _) = views
+    points = frame.vertices[np.asarray(head.regions["front"])]
+
+    def with_mesh(sources: SourceGuides) -> SourceGuides:
+        return sources.replace(guides=sources.guides.with_features(mesh_relief(sources.guides, 64)))
+
+    left, right = with_mesh(left), with_mesh(right)
+    skin = jnp.ones(len(points))
+    guess = jax.jit(look_up_nearby_of_sources)
+    alone, other = (np.asarray(jax.jit(look_up_nearby)(x.guides, points, skin)) for x in (left, right))
+    np.testing.assert_allclose(guess(join(left, left), points, skin), alone, atol=1e-5)
+    both = np.asarray(guess(join(left, right), points, skin))
+    assert both[:, 3].mean() > alone[:, 3].mean()
+    nearer = other[:, 3] - alone[:, 3]
+    assert min((nearer > 0.1).sum(), (nearer < -0.1).sum()) > 20
+    assert np.all(both[nearer > 0.1, 0] > 0.5)  # the right photo has colour 1, the left 0
+    assert np.all(both[nearer < -0.1, 0] < 0.5)

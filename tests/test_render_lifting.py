@@ -9,7 +9,12 @@ from p4d_jax import assets
 from p4d_jax.geometry import axis_angle_to_matrix, look_at_camera, project
 from p4d_jax.head.model import NECK
 from p4d_jax.head.skinning import head_joints, head_vertices
-from p4d_jax.models.reconstructor import GUIDE_CHANNELS, GuidedRefinement, ReconstructorConfig
+from p4d_jax.models.reconstructor import (
+    GUIDE_CHANNELS,
+    NEARBY_CHANNELS,
+    GuidedRefinement,
+    ReconstructorConfig,
+)
 from p4d_jax.render.lifting import (
     apply_expression_field,
     build_canonical_frame,
@@ -17,6 +22,7 @@ from p4d_jax.render.lifting import (
     build_source_guide,
     in_the_photo,
     look_up_features,
+    look_up_nearby,
     look_up_source,
     mesh_relief,
 )
@@ -27,7 +33,8 @@ SIZE = 64
 @pytest.fixture(scope="module")
 def looked_up():
     """An open-mouthed head, turned by 0.4 rad before a photo whose colour is the place in it: its front
-    vertices' places, and what `look_up_source` and `look_up_features` find at their canonical points. The
+    vertices' places, and what `look_up_source`, `look_up_features` and `look_up_nearby` find at their
+    canonical points; of the last also at their mirror images, and off the mesh, and without a person. The
     features are the colour and the mesh's own relief."""
     head = assets.head_model("openhead")
     frame = build_canonical_frame(head, 256)
@@ -41,12 +48,24 @@ def looked_up():
     front = np.asarray(head.regions["front"])
     uv = np.asarray(project(camera, posed[front])[0])
     pixels = jnp.concatenate([image[::2, ::2], mesh_relief(guide, SIZE // 2)], axis=-1)
-    features = jax.jit(look_up_features)(guide.with_features(pixels), frame.vertices[front])
-    return uv, np.asarray(jax.jit(look_up_source)(guide, frame.vertices[front])), np.asarray(features)
+    points = frame.vertices[front]
+    features = jax.jit(look_up_features)(guide.with_features(pixels), points)
+    shown, empty, near = guide.with_features(pixels), guide.with_features(0 * pixels), jax.jit(look_up_nearby)
+    skin, flip = jnp.ones(len(front)), jnp.array([-1.0, 1.0, 1.0])
+    nearby = {
+        "here": near(shown, points, skin),
+        "mirrored": near(shown, points * flip, skin),
+        "off": near(shown, points, 0 * skin),
+        "empty": near(empty, points, skin),
+    }
+    return (
+        uv, np.asarray(jax.jit(look_up_source)(guide, points)), np.asarray(features),
+        {name: np.asarray(value) for name, value in nearby.items()},
+    )  # fmt: skip
 
 
 def test_front_vertices_are_found_where_the_photo_shows_them(looked_up):
-    uv, found, _ = looked_up
+    uv, found = looked_up[:2]
     seen = found[:, 3] > 0.9
     assert seen.mean() > 0.4
     error = np.abs(found[seen, :2] - uv[seen]).max(1)
@@ -63,7 +82,7 @@ def test_a_turned_photo_hides_one_side_and_the_other_side_stands_in(looked_up):
 
 
 def test_points_see_the_features_of_their_pixel(looked_up):
-    uv, shown, features = looked_up
+    uv, shown, features, _ = looked_up
     inside = features[:, 7] == 1
     assert inside.mean() > 0.5 and np.all(features[~inside, :7] == 0)
     # Half as many pixels: those that were kept lie half a pixel further left and up.
@@ -75,6 +94,23 @@ def test_points_see_the_features_of_their_pixel(looked_up):
     seen = shown[:, 3] > 0.9
     assert np.median(np.abs(gap[opaque & seen])) < 0.1
     assert gap[opaque & (shown[:, 3] < 0.1)].mean() > 0.15
+
+
+def test_what_the_photo_hides_is_guessed_from_the_nearest_place_that_it_shows(looked_up):
+    uv, found, _, nearby = looked_up
+    seen, hidden = found[:, 3] > 0.9, found[:, 3] < 0.1
+    # The colour is the place in the photo: a point that it shows gets its own, to within two places of 32.
+    here, mirrored = nearby["here"], nearby["mirrored"]
+    assert np.quantile(np.abs(here[seen, :2] - uv[seen]).max(1), 0.9) < 2 / 32
+    assert np.median(here[seen, 3]) > 0.9
+    # A hidden point gets what its mirror image gets, if the photo shows that.
+    other = hidden & (mirrored[:, 3] > 0.9)
+    assert other.sum() > 20
+    assert np.median(np.abs(here[other, :2] - mirrored[other, :2]).max(1)) < 2 / 32
+    # All the photo shows here is skin: nothing of the kind is near a point off the mesh, and nothing is near
+    # at all where the photo shows nobody.
+    assert np.all(nearby["off"][:, 3] < np.exp(-0.9)) and np.all(nearby["empty"][:, 3] == 0)
+    assert all(np.isfinite(value).all() for value in nearby.values())
 
 
 def test_what_stands_off_the_mesh_turns_with_the_neck():
@@ -119,6 +155,14 @@ def test_refinement_keeps_what_the_photo_does_not_show_and_mixes_only_what_it_do
     shown = blind.at[..., 3].set(1.0)
     np.testing.assert_allclose(refine(variables, image, shown, ones), (image + 0.7) / 2, atol=1e-5)
     np.testing.assert_allclose(refine(variables, image, blind, 0 * ones), (image + 0.7) / 2, atol=1e-5)
+    # With a relief: no background where the photo shows the person, and what is nearby where the person is.
+    nearby = jnp.full((1, 8, 8, NEARBY_CHANNELS), -0.5)
+    variables = jax.jit(module.init)(key, image, blind, ones, ones, nearby)
+    variables["params"]["mix"] = jax.tree.map(jnp.zeros_like, variables["params"]["mix"])
+    np.testing.assert_allclose(refine(variables, image, blind, 0 * ones, 0 * ones, nearby), image, atol=1e-5)
+    np.testing.assert_allclose(
+        refine(variables, image, blind, ones, 0 * ones, nearby), (image - 0.5) / 2, atol=1e-5
+    )
 
 
 def test_refinement_says_what_it_needs():

@@ -145,14 +145,17 @@ def loss_table(config: ConfigDict) -> tuple[tuple[str, Term], ...]:
 def start_from(start: str, model: ReconstructorConfig, variables: dict) -> dict:
     """The weights of a file as a model's variables; a file without photo features leaves those new.
 
-    As their layers of the decoder begin at zero, such a model begins where the file's stands, and with the
-    density that the relief adds.
+    As their layers of the decoder begin at zero, such a model's field begins where the file's stands, with
+    the density that the relief adds. Its refinement sees more than the file's, whose first and last layers
+    do not fit and are left out.
     """
     started, loaded = load_reconstructor(assets.weights(start))
     without = dataclasses.replace(model, photo_features=0, photo_widths=started.config.photo_widths)
     if started.config not in (model, without):
         raise UserError(f"config.start={start!r} holds a model of other sizes than config.model")
     new, old = (traverse_util.flatten_dict(x) for x in (variables, loaded))
+    if not started.config.photo_features:
+        old = {path: value for path, value in old.items() if value.shape == new[path].shape}
     return traverse_util.unflatten_dict(new | old)
 
 

@@ -34,6 +34,7 @@ from p4d_jax.nn.transformer import CrossBlock, OverlapPatchEmbed, SelfBlock, den
 from p4d_jax.types import Array
 
 GUIDE_CHANNELS = 15  # `render.lifting.look_up_source`, and the photo at the same pixel
+NEARBY_CHANNELS = 4  # `render.lifting.look_up_nearby`
 PLACE_CHANNELS = 9  # of `render.lifting.look_up_features` beside the photo's
 conv_init = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 
@@ -415,26 +416,35 @@ class GuidedRefinement(nn.Module):
     """The rendered picture, and the photo seen at the rendered surface, mixed pixel by pixel.
 
     A 3D-anchored stand-in for detail that a small super-resolution would have to invent: each pixel is a
-    convex mixture of the rendered colour, the three of `look_up_source` and, for the background, which stands
-    still, the photo's at the same pixel; and a small correction. What the photo does not show keeps the
-    rendered colour.
+    convex mixture of the rendered colour; the three of `look_up_source`; for the background, which stands
+    still, the photo's at the same pixel; and, where a relief is known, the colour of what the photo shows
+    nearby. And a small correction.
     """
 
     features: tuple[int, ...]
 
     @nn.compact
-    def __call__(self, image: Array, guide: Array, opacity: Array, bare: Array | None = None) -> Array:
+    def __call__(
+        self,
+        image: Array,
+        guide: Array,
+        opacity: Array,
+        bare: Array | None = None,
+        nearby: Array | None = None,
+    ) -> Array:
         """image (B, S, S, 3) in [-1, 1], guide (B, S, S, 15), opacity (B, S, S, 1) -> (B, S, S, 3).
 
-        The guide is `look_up_source` (12) and the photo's colour at the same pixel (3). bare: (B, S, S, 1)
-        how surely the photo shows the background there; None: surely.
+        The guide is `look_up_source` (12) and the photo's colour at the same pixel (3). Of a model with a
+        relief, bare: (B, S, S, 1) how surely the photo shows the background there; nearby: (B, S, S, 4)
+        `look_up_nearby`. Without them the photo shows it surely, and nothing is nearby.
         """
-        x = jnp.concatenate([image, guide, 2.0 * opacity - 1.0], axis=-1)
+        more = [] if nearby is None else [nearby]
+        x = jnp.concatenate([image, guide, 2.0 * opacity - 1.0, *more], axis=-1)
         for index, features in enumerate(self.features):
             x = leaky(conv3(features, name=f"conv{index}")(x))
-        x = conv3(8, name="mix", init=nn.initializers.normal(0.01))(x)
         by_mesh, by_point, by_other_side, behind = jnp.split(guide, (4, 8, 12), axis=-1)
         opacity = opacity[..., 0]
+        colours = [image, by_mesh[..., :3], by_point[..., :3], by_other_side[..., :3], behind]
         shown = [
             jnp.ones_like(opacity),
             nn.relu(by_mesh[..., 3]),
@@ -442,10 +452,14 @@ class GuidedRefinement(nn.Module):
             nn.relu(by_other_side[..., 3]),
             1.0 - opacity if bare is None else (1.0 - opacity) * bare[..., 0],
         ]
-        shares = nn.softmax(x[..., :5], axis=-1) * jnp.stack(shown, axis=-1)
+        if nearby is not None:
+            colours.append(nearby[..., :3])
+            shown.append(opacity)
+        count = len(shown)
+        x = conv3(count + 3, name="mix", init=nn.initializers.normal(0.01))(x)
+        shares = nn.softmax(x[..., :count], axis=-1) * jnp.stack(shown, axis=-1)
         shares = shares / (shares.sum(-1, keepdims=True) + 1e-6)
-        colours = [image, by_mesh[..., :3], by_point[..., :3], by_other_side[..., :3], behind]
-        return jnp.sum(shares[..., None, :] * jnp.stack(colours, axis=-1), axis=-1) + x[..., 5:]
+        return jnp.sum(shares[..., None, :] * jnp.stack(colours, axis=-1), axis=-1) + x[..., count:]
 
 
 def mix_by_trust(values: Array, trust: Array) -> Array:
@@ -575,9 +589,16 @@ class Reconstructor(nn.Module):
         style = jnp.broadcast_to(self.w_avg.value, (features.shape[0], self.config.style_dim))
         return self.superresolution(features, style)
 
-    def refine(self, image: Array, guide: Array, opacity: Array, bare: Array | None = None) -> Array:
+    def refine(
+        self,
+        image: Array,
+        guide: Array,
+        opacity: Array,
+        bare: Array | None = None,
+        nearby: Array | None = None,
+    ) -> Array:
         """`GuidedRefinement` where the config has one; else the image as it is."""
-        return image if self.refinement is None else self.refinement(image, guide, opacity, bare)
+        return image if self.refinement is None else self.refinement(image, guide, opacity, bare, nearby)
 
     def __call__(self, image: Array, motion_source: Array, motion_driving: Array, lifted: Array | None):
         """Touches every part once, for initialisation; returns the tri-planes."""
@@ -592,5 +613,6 @@ class Reconstructor(nn.Module):
         width = self.config.photo_features
         self.decode(at, jnp.zeros((at.shape[1], width + PLACE_CHANNELS)) if width else None)
         self.upscale(jnp.zeros((image.shape[0], 8, 8, self.config.feature_channels)))
-        self.refine(*(jnp.zeros((1, 8, 8, channels)) for channels in (3, GUIDE_CHANNELS, 1)))
+        of_relief = (1, NEARBY_CHANNELS) if width else ()
+        self.refine(*(jnp.zeros((1, 8, 8, channels)) for channels in (3, GUIDE_CHANNELS, 1, *of_relief)))
         return planes

@@ -26,6 +26,7 @@ from p4d_jax.render.fusion import (
     SourceGuides,
     build_source_guides,
     look_up_features_of_sources,
+    look_up_nearby_of_sources,
     look_up_sources,
 )
 from p4d_jax.render.lifting import (
@@ -35,10 +36,12 @@ from p4d_jax.render.lifting import (
     build_source_guide,
     lift_image,
     look_up_features,
+    look_up_nearby,
     look_up_source,
     mesh_relief,
     sample_image,
     snap_to_surface,
+    surface_seen,
 )
 from p4d_jax.render.rays import generate_rays
 from p4d_jax.render.triplane import sample_planes
@@ -337,25 +340,33 @@ def refine_image(
     if not reconstructor.config.refinement_features:
         return image
     size, coarse = image.shape[0] * reconstructor.config.refinement_scale, math.isqrt(len(shaded.depth))
-    fill = lambda x: resize_bilinear(x.reshape(coarse, coarse, 1), size)  # noqa: E731
+    fill = lambda x: resize_bilinear(x.reshape(coarse, coarse, -1), size)  # noqa: E731
     origins, directions = rays
     # A pixel at an outline has the depth of the rays that hit, not a mean with those that miss.
     weight = 1.0 - shaded.transmittance + 1e-3
-    depth = jax.lax.stop_gradient(fill(shaded.depth * weight) / fill(weight))
+    fill_hits = lambda x: fill(x * weight) / fill(weight)  # noqa: E731
+    depth = jax.lax.stop_gradient(fill_hits(shaded.depth))
     points = origins + depth.reshape(-1, 1) * directions
     canonical = apply_field(field, snap_to_surface(field, points, directions))
     pixels = project(field.camera, points)[0]
-    behind, bare = sample_image(guide.image, pixels), None
+    several = isinstance(guide, SourceGuides)
+    look_up = functools.partial(look_up_sources, camera=field.camera) if several else look_up_source
+    shown = look_up(guide, canonical)
+    seen = jnp.concatenate([shown, sample_image(guide.image, pixels)], axis=-1)
+    of_relief = ()
     if guide.relief is not None:
-        bare = 1.0 - sample_image(guide.relief[..., 1:], pixels).reshape(1, size, size, 1)
-    if isinstance(guide, SourceGuides):
-        shown = look_up_sources(guide, canonical, field.camera)
-    else:
-        shown = look_up_source(guide, canonical)
-    seen = jnp.concatenate([shown, behind], axis=-1).reshape(1, size, size, -1)
+        bare = 1.0 - sample_image(guide.relief[..., 1:], pixels)
+        # One pixel a ray is enough for a colour that varies slowly.
+        step = size // coarse
+        thin = lambda x: x.reshape(size, size, -1)[step // 2 :: step, step // 2 :: step]  # noqa: E731
+        thin_points, thin_canonical = (thin(x).reshape(coarse**2, 3) for x in (points, canonical))
+        on_mesh = surface_seen(field, thin_points)[1]
+        guess = look_up_nearby_of_sources if several else look_up_nearby
+        nearby = jax.lax.stop_gradient(fill_hits(guess(guide, thin_canonical, on_mesh)))
+        of_relief = (bare.reshape(1, size, size, 1), nearby[None])
     opacity = 1.0 - fill(shaded.transmittance)[None]
-    image = resize_bilinear(image, size)[None]
-    return reconstructor.apply(variables, image, seen, opacity, bare, method="refine")[0]
+    image, seen = resize_bilinear(image, size)[None], seen.reshape(1, size, size, -1)
+    return reconstructor.apply(variables, image, seen, opacity, *of_relief, method="refine")[0]
 
 
 @functools.partial(jax.jit, static_argnames=("reconstructor", "resolution", "samples", "with_background"))

@@ -17,6 +17,7 @@ from p4d_jax.render.lifting import (
     SourceGuide,
     build_source_guide,
     look_up_features,
+    look_up_nearby,
     look_up_source,
     sample_image,
 )
@@ -27,6 +28,7 @@ SQUARENESS_POWER = 4.0  # of the cosine: a photo that sees a place at 45° has a
 HIDDEN_SHARE = 1e-3  # of its mean trust elsewhere: what a photo has to say of a place that it does not see
 LID_THICKNESS = 0.006  # world units: so far behind what the camera sees, a surface is hidden (eyes by lids)
 DEPTH_SIZE = 256  # pixels a side of the depth map that tells them apart
+NEARNESS_POWER = 8.0  # of a guess's nearness: which photo's nearest place counts
 ANGLE_SHARPNESS = 30.0  # of the cosine between two photos' directions, for hair, whose surface is not known
 
 
@@ -136,6 +138,12 @@ def look_up_features_of_sources(sources: SourceGuides, points: Array) -> Array:
     found = jax.vmap(look_up_features, in_axes=(0, None))(sources.guides, points)
     inside = found[..., -5]
     return mix_photos(found, trust_logits(inside + HIDDEN_SHARE)[..., None])
+
+
+def look_up_nearby_of_sources(sources: SourceGuides, points: Array, on_mesh: Array) -> Array:
+    """`look_up_nearby` of K photos as one (P, 4), of those that show the nearest places."""
+    found = jax.vmap(look_up_nearby, in_axes=(0, None, None))(sources.guides, points, on_mesh)
+    return mix_photos(found, trust_logits(found[..., 3] ** NEARNESS_POWER + HIDDEN_SHARE)[..., None])
 
 
 def mix_seen(found: Array, weight: Array) -> Array:

@@ -27,7 +27,9 @@ from flax import struct
 from p4d_jax.geometry import axis_angle_to_matrix, project
 from p4d_jax.head.model import HeadModel
 from p4d_jax.head.skinning import canonical_vertices
+from p4d_jax.nn.resample import resize_antialiased
 from p4d_jax.render.raster import interpolate, rasterize
+from p4d_jax.render.rays import pixel_centres, rays_through
 from p4d_jax.types import Array, Camera
 
 BOX_WARP = 1.3
@@ -42,6 +44,14 @@ GAP_WIDTHS = (0.02, 0.06, 0.2)
 SURFACE_WIDTH = 0.02
 THICKNESS, THICKNESS_WIDTH = 0.2, 0.03
 HIDDEN_MARGIN, HIDDEN_WIDTH = 0.04, 0.04
+# What the photo does not show is guessed from the nearest places that it does: places a side; world units by
+# which skin is farther from hair and clothes than it is, and a place's mirror image than the place; Gaussian
+# width of the average, and by what share of the distance to the nearest it grows; where it is no longer near,
+# and how far off (squared) a pixel is that shows no person.
+NEARBY_SIDE = 32
+OFF_MESH, OTHER_SIDE = 0.1, 0.05
+NEARBY_WIDTH, NEARBY_SHARE = 0.03, 0.5
+NEARBY_REACH, EMPTY = 0.1, 10.0
 PROXY_DEPTH = 0.0  # z of the texels that the mesh does not cover: the head's middle
 
 
@@ -202,6 +212,13 @@ def sample_image(image: Array, uv: Array) -> Array:
     return top * (1 - fy) + bottom * fy
 
 
+def nearest_pixel(image: Array, uv: Array) -> Array:
+    """Pixels (..., C) of an image (s, s, C) at uv (..., 2), outside of [0, 1] those of the edge."""
+    size = image.shape[0]
+    column, row = jnp.moveaxis(jnp.clip((uv * size).astype(jnp.int32), 0, size - 1), -1, 0)
+    return image.reshape(size * size, -1)[row * size + column]
+
+
 def lift_places(frame: CanonicalFrame, posed: Array, camera: Camera, visible_depth: Array) -> Array:
     """Where the texels of the xy-plane are in a photo: (L, L, 4), uv in [0, 1], visibility and canonical z.
 
@@ -235,9 +252,7 @@ def seen_by(camera: Camera, points: Array, depth: Array) -> tuple[Array, Array]:
     """
     uv, _ = project(camera, points)
     inside = jnp.all((uv > 0) & (uv < 1), axis=-1)
-    size = depth.shape[0]
-    column, row = jnp.moveaxis(jnp.clip((uv * size).astype(jnp.int32), 0, size - 1), -1, 0)
-    front = depth.reshape(-1)[row * size + column]
+    front = nearest_pixel(depth[..., None], uv)[..., 0]
     distance = jnp.linalg.norm(points - camera.cam2world[:3, 3], axis=-1)
     return uv, inside & ((distance < front + VISIBLE_MARGIN) | (front == 0))
 
@@ -289,6 +304,39 @@ def look_up_source(guide: SourceGuide, points: Array) -> Array:
     )
 
 
+def look_up_nearby(guide: SourceGuide, points: Array, on_mesh: Array) -> Array:
+    """Colours guessed for canonical points (P, 3) from the nearest places that the photo shows: (P, 4).
+
+    The places are the surface of the guide's relief. Those near a point's mirror image count too, as if they
+    were farther. on_mesh: (P,) in [0, 1], how near the points are to the mesh; skin is guessed from skin, and
+    hair and clothes from hair and clothes. The last channel is 1 where the photo shows such a place just
+    there, 0 where the nearest is far. No gradient.
+    """
+    pixels = pixel_centres(NEARBY_SIDE)
+    relief = nearest_pixel(guide.relief, pixels)
+    small = lambda x: resize_antialiased(x, NEARBY_SIDE).reshape(len(pixels), -1)  # noqa: E731
+    opacity = resize_antialiased(guide.relief[..., 1:], guide.image.shape[0])
+    colours = small(guide.image * opacity) / (small(opacity) + 1e-3)
+    origins, directions = rays_through(guide.camera, pixels)
+    distance = depth_of_relief(guide.camera, relief[:, :1])
+    mesh = nearest_pixel(guide.depth[..., None], pixels)
+    off = 1.0 - jnp.where(mesh > 0, jnp.exp(-(((distance - mesh) / SURFACE_REACH) ** 2)), 0.0)
+    places = jnp.concatenate([origins + distance * directions, OFF_MESH * off], axis=-1)
+
+    def squared_distances(points: Array) -> Array:
+        moved = jnp.concatenate([in_the_photo(guide, points), OFF_MESH * (1.0 - on_mesh[:, None])], axis=-1)
+        squared = jnp.sum(moved**2, -1, keepdims=True) - 2 * moved @ places.T + jnp.sum(places**2, -1)
+        return squared + EMPTY * (relief[:, 1] < 0.5)
+
+    here = squared_distances(points)
+    there = squared_distances(points * jnp.array([-1.0, 1.0, 1.0])) + OTHER_SIDE**2
+    squared = jnp.concatenate([here, there], axis=-1)
+    nearest = jnp.maximum(squared.min(axis=-1, keepdims=True), 0.0)
+    shares = jax.nn.softmax(-squared / (NEARBY_WIDTH**2 + NEARBY_SHARE**2 * nearest), axis=-1)
+    colour, near = shares @ jnp.tile(colours, (2, 1)), jnp.exp(-nearest / NEARBY_REACH**2)
+    return jax.lax.stop_gradient(jnp.concatenate([colour, near], axis=-1))
+
+
 def in_the_photo(guide: SourceGuide, points: Array) -> Array:
     """Canonical points (P, 3) moved to the photo's expression and pose by its anchors: (P, 3)."""
     return move(points, nearest_average(guide.anchors, guide.anchor_motions, points), guide.turn)
@@ -318,6 +366,11 @@ def look_up_features(guide: SourceGuide, points: Array) -> Array:
 def relief_of_depth(camera: Camera, depth: Array) -> Array:
     """Distance along rays (...) as relief: from the world's origin on, in shares of half the box."""
     return (depth - jnp.linalg.norm(camera.cam2world[:3, 3])) / (0.5 * BOX_WARP)
+
+
+def depth_of_relief(camera: Camera, relief: Array) -> Array:
+    """The inverse of `relief_of_depth`."""
+    return relief * (0.5 * BOX_WARP) + jnp.linalg.norm(camera.cam2world[:3, 3])
 
 
 def gap_to_relief(camera: Camera, points: Array, relief: Array) -> Array:
@@ -387,11 +440,7 @@ def surface_seen(field: ExpressionField, points: Array) -> tuple[Array, Array, A
       surface's motion (P, 4).
     """
     uv, _ = project(field.camera, points)
-    size = field.depth.shape[0]
-    column, row = jnp.moveaxis(jnp.clip((uv * size).astype(jnp.int32), 0, size - 1), -1, 0)
-    seen = jnp.concatenate([field.surface, field.depth[..., None]], axis=-1).reshape(-1, 5)[
-        row * size + column
-    ]
+    seen = nearest_pixel(jnp.concatenate([field.surface, field.depth[..., None]], axis=-1), uv)
     gap = jnp.linalg.norm(points - field.camera.cam2world[:3, 3], axis=-1) - seen[:, 4]
     near = jnp.where(seen[:, 4] > 0, jnp.exp(-((gap / SURFACE_REACH) ** 2)), 0.0)
     return gap, near, seen[:, :4]
