@@ -16,6 +16,7 @@ from p4d_jax.models.reconstructor import (
     ReconstructorConfig,
 )
 from p4d_jax.render.lifting import (
+    ExpressionField,
     apply_expression_field,
     build_canonical_frame,
     build_expression_field,
@@ -25,7 +26,9 @@ from p4d_jax.render.lifting import (
     look_up_nearby,
     look_up_source,
     mesh_relief,
+    surface_seen,
 )
+from p4d_jax.render.rays import generate_rays, rays_through
 
 SIZE = 64
 
@@ -111,6 +114,34 @@ def test_what_the_photo_hides_is_guessed_from_the_nearest_place_that_it_shows(lo
     # at all where the photo shows nobody.
     assert np.all(nearby["off"][:, 3] < np.exp(-0.9)) and np.all(nearby["empty"][:, 3] == 0)
     assert all(np.isfinite(value).all() for value in nearby.values())
+
+
+def test_the_surface_is_seen_between_its_own_pixels(rng):
+    size, camera = 16, look_at_camera(0.0, 0.0, 4.0)
+    origins, directions = generate_rays(camera, size)
+    plane = (-4.0 / directions[:, 2]).reshape(size, size)  # the depth of z = 0
+    u = jnp.tile((jnp.arange(size) + 0.5) / size, (size, 1))
+    motion = jnp.stack([u, u.T, 0 * u, 0 * u], axis=-1)
+    nothing = jnp.zeros((1, 3)), jnp.zeros((1, 4)), jnp.eye(3)
+    whole = ExpressionField(camera, plane, motion, *nothing)
+    place = rng.uniform(1 / size, 1 - 1 / size, (50, 2)).astype(np.float32)
+    origins, directions = rays_through(camera, jnp.asarray(place))
+    points = origins - 4.0 / directions[:, 2:] * directions
+    gap, near, seen = surface_seen(whole, points)
+    np.testing.assert_allclose(seen[:, :2], place, atol=2e-3)  # varies linearly, so exact between pixels
+    np.testing.assert_allclose(gap, 0.0, atol=1e-3)
+    assert np.all(near > 0.99)
+    # Half of it is missing, or hidden by what is far in front: a point beside the edge sees its own surface.
+    missing = u < 0.5
+    for depth in (0.0, 3.0):
+        half = ExpressionField(
+            camera, jnp.where(missing, depth, plane), jnp.where(missing[..., None], 9.0, motion), *nothing
+        )
+        gap, near, seen = surface_seen(half, points)
+        own, lost = place[:, 0] > 0.5 - 0.4 / size, place[:, 0] < 0.5 - 0.6 / size
+        assert np.all(near[own] > 0.99) and np.all(np.asarray(near)[lost] < 1e-3)
+        assert np.all(np.asarray(seen)[own, 0] < 1.0)
+        np.testing.assert_allclose(gap[own], 0.0, atol=5e-3)
 
 
 def test_what_stands_off_the_mesh_turns_with_the_neck():

@@ -433,17 +433,32 @@ def nearest_average(places: Array, values: Array, points: Array) -> Array:
 
 
 def surface_seen(field: ExpressionField, points: Array) -> tuple[Array, Array, Array]:
-    """The posed mesh on the rays of points (P, 3).
+    """The posed mesh on the rays of points (P, 3), between those of the four pixels around that show it near.
 
     Returns:
       distance - depth of the mesh (P,); how near that is (P,), 1 on the mesh, 0 where there is none; the
       surface's motion (P, 4).
     """
-    uv, _ = project(field.camera, points)
-    seen = nearest_pixel(jnp.concatenate([field.surface, field.depth[..., None]], axis=-1), uv)
-    gap = jnp.linalg.norm(points - field.camera.cam2world[:3, 3], axis=-1) - seen[:, 4]
-    near = jnp.where(seen[:, 4] > 0, jnp.exp(-((gap / SURFACE_REACH) ** 2)), 0.0)
-    return gap, near, seen[:, :4]
+    size = field.depth.shape[0]
+    place = project(field.camera, points)[0] * size - 0.5
+    corner = jnp.floor(place)
+    share = place - corner
+    distance = jnp.linalg.norm(points - field.camera.cam2world[:3, 3], axis=-1)
+    pixels = jnp.concatenate([field.surface, field.depth[..., None]], axis=-1).reshape(size * size, 5)
+
+    def pixel(right: int, down: int) -> tuple[Array, Array]:
+        column = jnp.clip(corner[:, 0].astype(jnp.int32) + right, 0, size - 1)
+        row = jnp.clip(corner[:, 1].astype(jnp.int32) + down, 0, size - 1)
+        seen = pixels[row * size + column]
+        gap = distance - seen[:, 4]
+        near = jnp.where(seen[:, 4] > 0, jnp.exp(-((gap / SURFACE_REACH) ** 2)), 0.0)
+        weight = jnp.abs(1 - right - share[:, 0]) * jnp.abs(1 - down - share[:, 1]) * near
+        return weight, jnp.concatenate([seen[:, :4], gap[:, None], near[:, None]], axis=-1)
+
+    around = [pixel(right, down) for right in (0, 1) for down in (0, 1)]
+    total = sum(weight for weight, _ in around) + 1e-8
+    mean = sum(weight[:, None] * value for weight, value in around) / total[:, None]
+    return mean[:, 4], mean[:, 5], mean[:, :4]
 
 
 def apply_expression_field(field: ExpressionField, points: Array) -> Array:
