@@ -589,16 +589,9 @@ class Reconstructor(nn.Module):
         style = jnp.broadcast_to(self.w_avg.value, (features.shape[0], self.config.style_dim))
         return self.superresolution(features, style)
 
-    def refine(
-        self,
-        image: Array,
-        guide: Array,
-        opacity: Array,
-        bare: Array | None = None,
-        nearby: Array | None = None,
-    ) -> Array:
-        """`GuidedRefinement` where the config has one; else the image as it is."""
-        return image if self.refinement is None else self.refinement(image, guide, opacity, bare, nearby)
+    def refine(self, image: Array, *seen: Array) -> Array:
+        """`GuidedRefinement` of the image and what else that takes; without one, the image as it is."""
+        return image if self.refinement is None else self.refinement(image, *seen)
 
     def __call__(self, image: Array, motion_source: Array, motion_driving: Array, lifted: Array | None):
         """Touches every part once, for initialisation; returns the tri-planes."""

@@ -19,6 +19,7 @@ from p4d_jax.render.lifting import (
     look_up_features,
     look_up_nearby,
     look_up_source,
+    nearest_pixel,
     sample_image,
 )
 from p4d_jax.render.raster import rasterize
@@ -107,9 +108,7 @@ def trust_photo(frame: CanonicalFrame, guide: SourceGuide, posed: Array) -> Arra
 
 def look_up_depth(depth: Array, uv: Array) -> Array:
     """Depth (r, r) of the pixels at uv (..., 2) in [0, 1]; as far as can be where there is none."""
-    size = depth.shape[0]
-    column, row = jnp.moveaxis(jnp.clip((uv * size).astype(jnp.int32), 0, size - 1), -1, 0)
-    found = depth.reshape(-1)[row * size + column]
+    found = nearest_pixel(depth[..., None], uv)[..., 0]
     return jnp.where(found == 0, jnp.inf, found)
 
 
