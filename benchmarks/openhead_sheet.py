@@ -56,7 +56,7 @@ def draw(head, shape, expression, jaw, gaze, view, colours):
     corners = vertices[head.faces]
     normal = jnp.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
     normals = jnp.zeros_like(vertices).at[head.faces.reshape(-1)].add(jnp.repeat(normal, 3, axis=0))
-    seen = interpolate(raster, head.faces, jnp.concatenate([colours, normals], -1))
+    seen = interpolate(raster, jnp.concatenate([colours, normals], -1))
     facing = seen[..., 3:] / (jnp.linalg.norm(seen[..., 3:], axis=-1, keepdims=True) + 1e-9)
     # A key light and a weak fill light that come with the camera.
     lights = camera.cam2world[:3, :3] @ jnp.array([[0.45, -0.7], [0.5, 0.1], [0.74, 0.7]])

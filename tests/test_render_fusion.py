@@ -17,6 +17,7 @@ from p4d_jax.render.avatar import encode_source, encode_sources, radiance_field,
 from p4d_jax.render.fusion import SourceGuides, look_up_nearby_of_sources, look_up_sources, trust_photo
 from p4d_jax.render.lifting import (
     build_canonical_frame,
+    build_expression_field,
     build_source_guide,
     look_up_nearby,
     look_up_source,
@@ -208,15 +209,19 @@ def test_shut_eyes_are_not_asked_what_open_eyes_look_like(views, head):
 
 def test_points_are_looked_up_in_the_photo_that_shows_them(views, head):
     frame, (left, right, _, _) = views
-    points = frame.vertices[np.asarray(head.regions["front"])]
-    camera = look_at_camera(0.7, 0.0, 4.0)
-    both = np.asarray(jax.jit(look_up_sources)(join(left, right), points, camera))
-    alone = np.asarray(jax.jit(look_up_source)(left.guides, points))
-    copies = np.asarray(jax.jit(look_up_sources)(join(left, left), points, camera))
+    front = np.asarray(head.regions["front"])
+    posed = jax.jit(head_vertices)(head, jnp.zeros(300), jnp.zeros(100), jnp.zeros(6), jnp.zeros(6))
+    points, canonical = posed[front], frame.vertices[front]
+    field = build_expression_field(frame, posed, jnp.zeros(3), look_at_camera(0.7, 0.0, 4.0), 64)
+    one, several = jax.jit(look_up_source), jax.jit(look_up_sources)
+    both = np.asarray(several(join(left, right), field, points, canonical))
+    alone = np.asarray(one(left.guides, field, points, canonical))
+    copies = np.asarray(several(join(left, left), field, points, canonical))
     np.testing.assert_allclose(copies, alone, atol=1e-5)
-    seen = np.asarray(jax.jit(look_up_source)(right.guides, points))[:, 3]
+    seen = np.asarray(one(right.guides, field, points, canonical))[:, 3]
     assert (both[alone[:, 3] < 0.1][:, 0] > 0.9)[seen[alone[:, 3] < 0.1] > 0.9].mean() > 0.95
-    assert both[:, 4].mean() < 0.1  # by the point itself: the photo taken from where the camera is
+    # By the point itself: the photo taken from where the camera is, where it shows the point squarely.
+    assert both[alone[:, 7] > 0.9, 4].mean() < 0.1
     assert (both[:, 3] > 0.8).mean() > (alone[:, 3] > 0.8).mean() + 0.05
 
 

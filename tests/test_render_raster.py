@@ -36,7 +36,7 @@ def test_agrees_with_the_reference_off_silhouettes(name, cull):
     mask = case.outputs[f"mask_{name}"][0, 0] > 0.5
     both = mask & np.asarray(raster.mask)
     assert (mask != np.asarray(raster.mask)).mean() < 0.005
-    features = np.asarray(interpolate(raster, faces, case.inputs["features"]))
+    features = np.asarray(interpolate(raster, case.inputs["features"]))
     reference = case.outputs[f"feature_{name}"][0].transpose(1, 2, 0)
     depth = np.asarray(raster.depth) / ray_lengths(64)
     wrong = np.abs(features - reference).max(-1) > 1e-4 * np.abs(reference).max()
@@ -129,7 +129,7 @@ def test_points_on_the_rays_are_points_of_the_mesh(resolution):
     origins, directions = generate_rays(camera, resolution)
     shape = (resolution, resolution, 3)
     along = origins.reshape(shape) + raster.depth[..., None] * directions.reshape(shape)
-    on_mesh = interpolate(raster, faces, vertices)
+    on_mesh = interpolate(raster, vertices)
     mask = np.asarray(raster.mask)
     assert 0.2 < mask.mean() < 0.8
     np.testing.assert_allclose(along[mask], on_mesh[mask], atol=2e-5)
@@ -190,7 +190,7 @@ def test_interpolation_has_gradients_and_visibility_has_none():
     colour = jax.random.normal(jax.random.key(0), vertices.shape)
 
     def total(vertices, colour):
-        return interpolate(rasterize(vertices, faces, camera, 24), faces, colour).sum()
+        return interpolate(rasterize(vertices, faces, camera, 24), colour).sum()
 
     of_vertices, of_colour = jax.jit(jax.grad(total, argnums=(0, 1)))(vertices, colour)
     assert (of_vertices == 0).all()

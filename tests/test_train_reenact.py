@@ -29,6 +29,7 @@ from p4d_jax.models.perceptual import LPIPS, vgg16
 from p4d_jax.models.reconstructor import PLACE_CHANNELS, Reconstructor
 from p4d_jax.render.lifting import ExpressionField, apply_expression_field, sample_image
 from p4d_jax.render.part_fusion import build_head_parts
+from p4d_jax.render.raster import Raster
 from p4d_jax.train import losses, multiview
 from p4d_jax.train import reenact_step as steps
 from p4d_jax.train.reenact_losses import TERMS, Judges, Term
@@ -85,8 +86,9 @@ def test_field_takes_the_surface_motion_at_the_surface_and_the_nearest_candidate
     camera = look_at_camera(0.0, 0.0, 4.0)
     surface, near = jnp.array([0.01, 0.02, 0.03]), jnp.array([0.0, -0.2, 0.0])
     observed = jnp.array([[0.0, 0.0, -0.6], [0.0, 0.5, 0.0]])
+    raster = Raster(*jnp.full((5, 16, 16), 4.0))
     field = ExpressionField(
-        camera, jnp.full((16, 16), 4.0), jnp.broadcast_to(jnp.append(surface, 0.0), (16, 16, 4)), observed,
+        camera, raster, jnp.broadcast_to(jnp.append(surface, 0.0), (16, 16, 4)), observed,
         jnp.pad(jnp.stack([near, jnp.zeros(3)]), ((0, 0), (0, 1))), jnp.eye(3),
     )  # fmt: skip
     points = jnp.array([[0.0, 0.0, 0.0], [0.0, 0.0, -0.55]])

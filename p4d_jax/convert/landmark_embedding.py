@@ -97,7 +97,7 @@ def pictures(world: jax.Array, faces: np.ndarray, colours: np.ndarray):
     shaded = jnp.asarray(colours) * (0.45 + 0.6 * jnp.clip(smooth @ light, 0, 1))[:, None]
     for yaw, pitch in VIEWS:
         raster = rasterize(world, jnp.asarray(faces), look_at_camera(yaw, pitch, 4.0), SIZE, True)
-        image = interpolate(raster, jnp.asarray(faces), shaded)
+        image = interpolate(raster, shaded)
         image = jnp.where(raster.mask[..., None], image, jnp.array([0.55, 0.6, 0.65]))
         yield raster, np.asarray(jnp.clip(image, 0, 1) * 255).astype(np.uint8)
 

@@ -78,6 +78,7 @@ class OpenHeadsSettings:
       yaw_balance: probability that a frame's yaw is drawn evenly from its whole range, largest value to
         largest value, in the place of the cut normal: profiles come as often as fronts. Ours.
       closed_eyes: probability that a frame's eyes are both shut, beside those that the motion shuts. Ours.
+      sharp_backgrounds: probability of a background in focus: edges, stripes, people-coloured shapes. Ours.
     """
 
     supersample: int = 1
@@ -92,9 +93,10 @@ class OpenHeadsSettings:
     domain_shift: float = 0.0
     yaw_balance: float = 0.0
     closed_eyes: float = 0.0
+    sharp_backgrounds: float = 0.0
 
     def __post_init__(self):
-        for name in ("yaw_balance", "closed_eyes"):
+        for name in ("yaw_balance", "closed_eyes", "sharp_backgrounds"):
             if not 0.0 <= getattr(self, name) <= 1.0:
                 raise ValueError(f"{name}: expected a probability in [0, 1], got {getattr(self, name)}")
 
@@ -509,7 +511,7 @@ def shade(stage: Stage, identity: Identity, surface: Surface, camera: Camera, si
     look, light = identity.appearance, identity.scene.light
     raster = rasterize(surface.vertices, stage.faces, camera, size, False)
     packed = jnp.concatenate([surface.coordinates, surface.normals, surface.light, surface.extra], -1)
-    value = interpolate(raster, stage.faces, packed)
+    value = interpolate(raster, packed)
     coordinates, normals, lit, extra = jnp.split(value, (3, 6, 9), axis=-1)
     material = jnp.where(raster.mask, stage.materials[jnp.maximum(raster.face_index, 0)], -1)
     _, rays = generate_rays(camera, size)
@@ -612,6 +614,40 @@ def paint_background(key: Array, size: int) -> Array:
     return color
 
 
+def paint_sharp_background(key: Array, size: int) -> Array:
+    """What stands behind people in photos that are in focus all through: linear colour (size, size, 3).
+
+    Patches with hard edges, stripes, boxes and ellipses, some as dark as hair or of a skin's colour, and fine
+    grain; told apart from a person by their shape alone.
+    """
+    dice = Dice(key, 200)
+    axis = (jnp.arange(size) + 0.5) / size * 2.0 - 1.0
+    y, x = jnp.meshgrid(-axis, axis, indexing="ij")
+    skin = jnp.array([0.5, 0.25, 0.15])
+    tints, grey = dice.uniform(0.0, 1.0, (18, 3)) ** 2, dice.uniform() ** 0.35
+    tints = tints + grey * (tints.mean(-1, keepdims=True) - tints)
+    like_people = dice.uniform(0.0, 1.0, (18, 2))
+    tints = jnp.where(like_people[:, :1] < 0.3, skin * (0.1 + 1.4 * like_people[:, 1:]), tints)
+    place, octaves = dice.uniform(0.0, 32.0, (3,)), jnp.array([1.5, 4.0, 11.0, 30.0])[:, None, None, None]
+    field = sample_noise(jnp.stack([x, y, jnp.zeros_like(x)], -1) * octaves + place)
+    edge = jnp.exp(dice.uniform(0.0, 4.5, (3,)))
+    color = _lerp(tints[0], tints[1], jax.nn.sigmoid(edge[0] * (field[0, ..., 0] + 0.5 * field[1, ..., 0])))
+    angle, bend = dice.uniform(0.0, 3.1), dice.uniform(0.0, 0.3)
+    along = x * jnp.cos(angle) + y * jnp.sin(angle) + bend * field[0, ..., 1]
+    stripes = jax.nn.sigmoid(edge[1] * jnp.sin(along * jnp.exp(dice.uniform(1.0, 3.7))))
+    color = _lerp(color, tints[2], stripes * dice.chance(0.4))
+    shapes = dice.uniform(0.0, 1.0, (12, 6))
+    for index, (shape, tint) in enumerate(zip(shapes, tints[3:15], strict=True)):
+        right, up = (
+            (x - 2.4 * shape[0] + 1.2) / (0.05 + 0.4 * shape[1]),
+            (y - 2.4 * shape[2] + 1.2) / (0.05 + 0.8 * shape[3]),
+        )
+        away = jnp.hypot(right, up) if index % 2 else jnp.maximum(jnp.abs(right), jnp.abs(up))
+        color = _lerp(color, tint, jax.nn.sigmoid(40.0 * shape[4] * (1.0 - away)) * (shape[5] > 0.4))
+    grain = jnp.einsum("o,oyx->yx", dice.uniform(0.0, 0.6, (3,)) ** 3, field[1:, ..., 3])
+    return color * jnp.exp(grain)[..., None]
+
+
 def _lerp(a: Array, b: Array, share: Array) -> Array:
     return a + (b - a) * share[..., None]
 
@@ -665,7 +701,12 @@ def _render(
     stage, identity, params: FrameParams, key, resolution: int, settings: OpenHeadsSettings
 ) -> Portraits:
     scene = identity.scene
-    background = jnp.clip(develop(paint_background(scene.background_key, resolution), scene), 0.0, 1.0)
+    background = paint_background(scene.background_key, resolution)
+    if settings.sharp_backgrounds:
+        key_of_chance, key_of_sharp = jax.random.split(jax.random.fold_in(scene.background_key, 1))
+        is_sharp = jax.random.bernoulli(key_of_chance, settings.sharp_backgrounds)
+        background = jnp.where(is_sharp, paint_sharp_background(key_of_sharp, resolution), background)
+    background = jnp.clip(develop(background, scene), 0.0, 1.0)
     frames = params.expression.shape[0]
 
     def one(frame):

@@ -97,7 +97,7 @@ def shade_head(head: HeadModel, paint: Array, frame: FrameParams, resolution: in
     towards = frame.camera.cam2world[:3, :3] @ jnp.array([0.3, 0.5, 0.8]) / jnp.sqrt(0.98)
     light = 0.35 + 0.65 * jnp.clip(normals @ towards, 0.0, 1.0)
     raster = rasterize(posed, head.faces, frame.camera, resolution, False)
-    colors = interpolate(raster, head.faces, paint * light[:, None])
+    colors = interpolate(raster, paint * light[:, None])
     return jnp.where(raster.mask[..., None], 2.0 * colors - 1.0, -0.75)
 
 

@@ -332,7 +332,10 @@ def openheads_settings(config: ConfigDict) -> OpenHeadsSettings:
     """How views and motions are drawn."""
     try:
         return OpenHeadsSettings(
-            supersample=config.supersample, yaw_balance=config.yaw_balance, closed_eyes=config.closed_eyes
+            supersample=config.supersample,
+            yaw_balance=config.yaw_balance,
+            closed_eyes=config.closed_eyes,
+            sharp_backgrounds=config.sharp_backgrounds,
         )
     except ValueError as error:
         raise UserError(f"config.{error}") from None

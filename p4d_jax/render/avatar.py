@@ -347,11 +347,12 @@ def refine_image(
     fill_hits = lambda x: fill(x * weight) / fill(weight)  # noqa: E731
     depth = jax.lax.stop_gradient(fill_hits(shaded.depth))
     points = origins + depth.reshape(-1, 1) * directions
-    canonical = apply_field(field, snap_to_surface(field, points, directions))
+    snapped = snap_to_surface(field, points, directions)
+    canonical = apply_field(field, snapped)
     pixels = project(field.camera, points)[0]
     several = isinstance(guide, SourceGuides)
-    look_up = functools.partial(look_up_sources, camera=field.camera) if several else look_up_source
-    shown = look_up(guide, canonical)
+    look_up = look_up_sources if several else look_up_source
+    shown = look_up(guide, field, snapped, canonical)
     seen = jnp.concatenate([shown, sample_image(guide.image, pixels)], axis=-1)
     of_relief = ()
     if guide.relief is not None:

@@ -13,7 +13,9 @@ from flax import struct
 from p4d_jax.nn.fusion import mix_photos, trust_logits
 from p4d_jax.render.lifting import (
     BOX_WARP,
+    MIRROR,
     CanonicalFrame,
+    ExpressionField,
     SourceGuide,
     build_source_guide,
     look_up_features,
@@ -112,18 +114,17 @@ def look_up_depth(depth: Array, uv: Array) -> Array:
     return jnp.where(found == 0, jnp.inf, found)
 
 
-def look_up_sources(sources: SourceGuides, points: Array, camera: Camera) -> Array:
-    """What K photos show of canonical points (P, 3) to a camera: (P, 12), as `look_up_source` of one photo.
+def look_up_sources(sources: SourceGuides, field: ExpressionField, points: Array, canonical: Array) -> Array:
+    """What K photos show of observed points (P, 3) of a view: (P, 12), as `look_up_source` of one photo.
 
-    Colours found by the fitted mesh, and on its other side, are taken from the photo that shows the surface
-    most squarely; those found by the point itself from the photo taken from where the camera is.
+    Colours found by the canonical mesh, and by the mirror image, are taken from the photo that shows the
+    surface most squarely; those found by the point itself from the photo taken from where the camera is.
     """
-    found = jax.vmap(look_up_source, in_axes=(0, None))(sources.guides, points)
-    trust = jax.vmap(lambda trust: trust_at(trust, points))(sources.trust)
-    mirrored = points * jnp.array([-1.0, 1.0, 1.0])
-    trust_other = jax.vmap(lambda trust: trust_at(trust, mirrored))(sources.trust)
-    towards = jax.vmap(lambda place: unit(place - points))(sources.guides.camera.cam2world[:, :3, 3])
-    wanted = unit(camera.cam2world[:3, 3] - points)
+    found = jax.vmap(look_up_source, in_axes=(0, None, None, None))(sources.guides, field, points, canonical)
+    trust = jax.vmap(lambda trust: trust_at(trust, canonical))(sources.trust)
+    trust_other = jax.vmap(lambda trust: trust_at(trust, canonical * MIRROR))(sources.trust)
+    towards = jax.vmap(lambda place: unit(place - canonical))(sources.guides.camera.cam2world[:, :3, 3])
+    wanted = unit(field.camera.cam2world[:3, 3] - canonical)
     nearness = jnp.exp(ANGLE_SHARPNESS * (jnp.sum(towards * wanted, axis=-1) - 1.0))
     parts = jnp.split(found, 3, axis=-1)
     said = [trust, nearness, trust_other]

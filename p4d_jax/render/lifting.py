@@ -27,8 +27,8 @@ from flax import struct
 from p4d_jax.geometry import axis_angle_to_matrix, project
 from p4d_jax.head.model import HeadModel
 from p4d_jax.head.skinning import canonical_vertices
-from p4d_jax.nn.resample import resize_antialiased
-from p4d_jax.render.raster import interpolate, rasterize
+from p4d_jax.nn.resample import resize_antialiased, resize_bilinear
+from p4d_jax.render.raster import Raster, interpolate, rasterize
 from p4d_jax.render.rays import pixel_centres, rays_through
 from p4d_jax.types import Array, Camera
 
@@ -37,7 +37,12 @@ FAR_CAMERA = 60.0  # so far away that its rays are parallel to within half a per
 SURFACE_REACH = 0.04  # world units around a visible surface where its own offset holds
 BLEND_WIDTH = 0.03  # world units: Gaussian width of the candidates' average
 BLEND_SHARE = 0.5  # of the distance to the nearest candidate: by which it grows
-VISIBLE_MARGIN = 0.02  # world units of depth that count as the same surface
+# World units of depth that count as the same surface: of points off the mesh, and of the mesh's own, of which
+# lips and teeth, lids and eyes lie close behind each other.
+VISIBLE_MARGIN, SURFACE_MARGIN = 0.02, 0.008
+# Cosine between a surface and the photo's line of sight from which, and from which fully, the photo shows it:
+# at its outline a pixel stands for much of the head, and the fit's error puts background there.
+GRAZING, SQUARE = 0.1, 0.4
 # World units behind the surface that the photo shows: scales at which a point's gap to it is told; softness
 # of the surface; how thick the person is guessed to be there, and how softly that ends; what is still seen.
 GAP_WIDTHS = (0.02, 0.06, 0.2)
@@ -52,6 +57,7 @@ NEARBY_SIDE = 32
 OFF_MESH, OTHER_SIDE = 0.1, 0.05
 NEARBY_WIDTH, NEARBY_SHARE = 0.03, 0.5
 NEARBY_REACH, EMPTY = 0.1, 10.0
+MIRROR = np.array([-1.0, 1.0, 1.0], np.float32)
 PROXY_DEPTH = 0.0  # z of the texels that the mesh does not cover: the head's middle
 
 
@@ -68,6 +74,7 @@ class CanonicalFrame:
       barycentric: (L, L, 3).
       points: (L, L, 3) surface points; uncovered texels lie on the plane z = PROXY_DEPTH.
       turning: (V,) in [0, 1], how much of the neck's rotation each vertex follows.
+      mirror: (V,) int32 the vertex nearest to each one's mirror image.
       decimated_faces: (f, 3) triangles of the decimated mesh.
       decimated_triangles, decimated_barycentric: (v, 3) each decimated vertex on the full mesh.
     """
@@ -80,6 +87,7 @@ class CanonicalFrame:
     barycentric: Array
     points: Array
     turning: Array
+    mirror: Array
     decimated_faces: Array
     decimated_triangles: Array
     decimated_barycentric: Array
@@ -91,7 +99,7 @@ class ExpressionField:
 
     Attributes:
       camera: of the frame.
-      depth: (R, R) distance along the ray to the posed mesh, 0 where there is none.
+      raster: of the posed mesh, R x R.
       surface: (R, R, 4) rows of `rigid_motions` of the surface seen there.
       observed: (n, 3) candidates on the posed mesh.
       candidates: (n, 4) theirs.
@@ -99,7 +107,7 @@ class ExpressionField:
     """
 
     camera: Camera
-    depth: Array
+    raster: Raster
     surface: Array
     observed: Array
     candidates: Array
@@ -115,21 +123,27 @@ class SourceGuide:
       camera: of the photo.
       depth: (r, r) rasterised distance of the posed mesh in the photo's view, 0 where empty.
       places: (L, L, 4) from `lift_places`.
+      surface: (V, 8) of each vertex its place in the photo's posed mesh, world, and how squarely the photo
+        sees it, in [0, 1]; then the same of its mirror image.
       anchors: (n, 3) candidates on the canonical mesh.
       anchor_motions: (n, 4) rows of `rigid_motions` to the photo's posed mesh.
       turn: (3, 3) the rotation of the photo's neck.
       features: (s, s, k + 2) of the photo's pixels, which a reconstructor with `photo_features` has made:
         the last two are its relief, see `mesh_relief`, of the whole person.
+      person: (S, S, 3) the photo with the person's colours spread over its background, or None without
+        features.
     """
 
     image: Array
     camera: Camera
     depth: Array
     places: Array
+    surface: Array
     anchors: Array
     anchor_motions: Array
     turn: Array
     features: Array | None = None
+    person: Array | None = None
 
     @property
     def relief(self) -> Array | None:
@@ -137,8 +151,12 @@ class SourceGuide:
         return None if self.features is None else jax.lax.stop_gradient(self.features[..., -2:])
 
     def with_features(self, features: Array | None) -> SourceGuide:
-        """The guide with features of its photo's pixels."""
-        return self.replace(features=features)
+        """The guide with features (..., s, s, k + 2) of its photo's pixels."""
+        if features is None:
+            return self
+        opacity = resize_bilinear(features[..., -1:], self.image.shape[-2])
+        person = jax.lax.stop_gradient(spread_person(self.image, opacity))
+        return self.replace(features=features, person=person)
 
 
 def spread_candidates(head: HeadModel, vertices: np.ndarray, count: int) -> np.ndarray:
@@ -175,9 +193,11 @@ def build_canonical_frame(
 def _rasterize_canonical(head: HeadModel, lifted_size: int, box_warp: float) -> CanonicalFrame:
     """The frame, with all vertices for candidates."""
     vertices = canonical_vertices(head)
+    mirrored = vertices * MIRROR
+    squared = jnp.sum(vertices**2, axis=-1) - 2 * mirrored @ vertices.T
     raster = rasterize(vertices, head.faces, orthographic_camera(box_warp), lifted_size, True)
     triangles = head.faces[jnp.maximum(raster.face_index, 0)]
-    points = interpolate(raster, head.faces, vertices)
+    points = interpolate(raster, vertices)
     centre = ((jnp.arange(lifted_size) + 0.5) / lifted_size - 0.5) * box_warp
     y, x = jnp.meshgrid(-centre, centre, indexing="ij")
     proxy = jnp.stack([x, y, jnp.full_like(x, PROXY_DEPTH)], -1)
@@ -191,6 +211,7 @@ def _rasterize_canonical(head: HeadModel, lifted_size: int, box_warp: float) -> 
         raster.barycentric[::-1],
         points[::-1],
         1.0 - head.skinning_weights[:, 0],
+        jnp.argmin(squared, axis=-1).astype(jnp.int32),
         head.decimated_faces,
         head.decimated_triangles,
         head.decimated_barycentric,
@@ -219,89 +240,148 @@ def nearest_pixel(image: Array, uv: Array) -> Array:
     return image.reshape(size * size, -1)[row * size + column]
 
 
-def lift_places(frame: CanonicalFrame, posed: Array, camera: Camera, visible_depth: Array) -> Array:
+def lift_places(frame: CanonicalFrame, surface: Array, camera: Camera, visible_depth: Array) -> Array:
     """Where the texels of the xy-plane are in a photo: (L, L, 4), uv in [0, 1], visibility and canonical z.
 
     Args:
       frame: the head model's constants.
-      posed: (V, 3) the source's mesh with its identity, expression and pose, world.
+      surface: (V, 4) the source's mesh with its identity, expression and pose, world, and `squareness`.
       camera: of the source.
       visible_depth: (r, r) rasterised distance of the posed mesh in the source view, 0 where empty.
 
-    Visibility is 1 where the surface point is seen by the source camera, 0 where it is hidden or outside
-    the image, and -1 where the mesh does not reach (hair, background on the proxy plane).
+    Visibility is in [0, 1], how squarely the source camera sees the surface point, 0 where it is hidden or
+    outside the image, and -1 where the mesh does not reach (hair, background on the proxy plane).
     """
-    on_mesh = jnp.einsum("hwk,hwkc->hwc", frame.barycentric, posed[frame.triangles])
-    uv, seen = seen_by(camera, jnp.where(frame.covered[..., None], on_mesh, frame.points), visible_depth)
-    visibility = jnp.where(frame.covered, seen.astype(jnp.float32), -1.0)
+    on_mesh = jnp.einsum("hwk,hwkc->hwc", frame.barycentric, surface[frame.triangles])
+    points = jnp.where(frame.covered[..., None], on_mesh[..., :3], frame.points)
+    uv, seen = seen_by(camera, points, visible_depth, SURFACE_MARGIN)
+    visibility = jnp.where(frame.covered, seen * on_mesh[..., 3], -1.0)
     return jnp.concatenate([uv, visibility[..., None], frame.points[..., 2:]], axis=-1)
 
 
 def lift_image(image: Array, places: Array) -> Array:
-    """A photo (S, S, 3) on the texels of the xy-plane: (L, L, 4), RGB in [-1, 1] and visibility."""
-    uv = places[..., :2]
+    """A photo (S, S, 3) on the texels of the xy-plane: (L, L, 4), RGB in [-1, 1] and visibility.
+
+    Colours fade with the visibility: what is hidden has the colour of what hides it.
+    """
+    uv, visibility = places[..., :2], places[..., 2:3]
     inside = jnp.all((uv > 0) & (uv < 1), axis=-1, keepdims=True)
-    return jnp.concatenate([sample_image(image, uv) * inside, places[..., 2:3]], axis=-1)
+    shown = inside * jnp.where(visibility < 0, 1.0, visibility)
+    return jnp.concatenate([sample_image(image, uv) * shown, visibility], axis=-1)
 
 
-def seen_by(camera: Camera, points: Array, depth: Array) -> tuple[Array, Array]:
-    """Where a camera has points (..., 3), and whether it sees them past a depth buffer (r, r), 0 where empty.
+def seen_by(camera: Camera, points: Array, depth: Array, margin: Array | float) -> tuple[Array, Array]:
+    """Where a camera has points (..., 3), and how much of them it sees past a depth buffer (r, r).
 
     Returns:
-      uv (..., 2) in [0, 1] inside the picture; seen (...) bool.
+      uv (..., 2) in [0, 1] inside the picture; seen (...) in [0, 1], between the four pixels around, of which
+      those with depth 0 are empty.
     """
     uv, _ = project(camera, points)
     inside = jnp.all((uv > 0) & (uv < 1), axis=-1)
-    front = nearest_pixel(depth[..., None], uv)[..., 0]
     distance = jnp.linalg.norm(points - camera.cam2world[:3, 3], axis=-1)
-    return uv, inside & ((distance < front + VISIBLE_MARGIN) | (front == 0))
+    size = depth.shape[0]
+    place = jnp.clip(uv * size - 0.5, 0.0, size - 1.0)
+    corner = jnp.floor(place)
+    share = place - corner
+
+    def behind(right: int, down: int) -> Array:
+        column, row = jnp.moveaxis(
+            jnp.minimum(corner.astype(jnp.int32) + jnp.array([right, down]), size - 1), -1, 0
+        )
+        front = depth.reshape(-1)[row * size + column]
+        weight = jnp.abs(1 - right - share[..., 0]) * jnp.abs(1 - down - share[..., 1])
+        return weight * ((distance < front + margin) | (front == 0))
+
+    return uv, inside * sum(behind(right, down) for right in (0, 1) for down in (0, 1))
+
+
+def squareness(posed: Array, faces: Array, camera: Camera) -> Array:
+    """How squarely a camera sees the vertices of a mesh (V, 3): (V,) in [0, 1]."""
+    corners = posed[faces]
+    of_faces = jnp.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
+    normals = jnp.zeros_like(posed).at[faces.reshape(-1)].add(jnp.repeat(of_faces, 3, axis=0))
+    unit = lambda x: x * jax.lax.rsqrt(jnp.sum(x**2, axis=-1, keepdims=True) + 1e-20)  # noqa: E731
+    cosine = jnp.abs(jnp.sum(unit(normals) * unit(camera.cam2world[:3, 3] - posed), axis=-1))
+    return jnp.clip((cosine - GRAZING) / (SQUARE - GRAZING), 0.0, 1.0)
+
+
+def spread_person(image: Array, opacity: Array) -> Array:
+    """A picture (..., S, S, 3) whose background has the colours of the person near by: (..., S, S, 3).
+
+    opacity: (..., S, S, 1); pixels that are half the person's have none of the say. Averages over ever larger
+    squares fill what smaller ones leave open ("pull-push", Gortler et al. 1996, section 3.5).
+    """
+    size, weight = image.shape[-2], jnp.clip(2.0 * opacity - 1.0, 0.0, 1.0)
+    mean = image
+    if size > 1:
+        half = max(size // 2, 1)
+        smaller = resize_antialiased(weight, half)
+        around = resize_antialiased(image * weight, half) / (smaller + 1e-6)
+        mean = resize_bilinear(spread_person(around, 0.5 + 0.5 * smaller), size)
+    return image * weight + mean * (1.0 - weight)
 
 
 def build_source_guide(
-    image: Array, frame: CanonicalFrame, posed: Array, neck: Array, camera: Camera, visible_size: int = 128
+    image: Array, frame: CanonicalFrame, posed: Array, neck: Array, camera: Camera, visible_size: int = 256
 ) -> SourceGuide:
     """The guide of one photo (S, S, 3) whose fitted mesh is `posed` (V, 3), neck turned by `neck` (3,)."""
     depth = rasterize(posed, frame.faces, camera, visible_size, False).depth
     turn, chosen = axis_angle_to_matrix(neck), frame.candidates
     anchors = frame.vertices[chosen]
+    surface = jnp.concatenate([posed, squareness(posed, frame.faces, camera)[:, None]], axis=-1)
     return SourceGuide(
         image,
         camera,
         depth,
-        lift_places(frame, posed, camera, depth),
+        lift_places(frame, surface, camera, depth),
+        jnp.concatenate([surface, surface[frame.mirror]], axis=-1),
         anchors,
         rigid_motions(anchors, posed[chosen], frame.turning[chosen], turn),
         turn,
     )
 
 
-def look_up_source(guide: SourceGuide, points: Array) -> Array:
-    """What the photo shows of canonical points (P, 3): (P, 12), three times a colour and its visibility.
+def look_up_source(guide: SourceGuide, field: ExpressionField, points: Array, canonical: Array) -> Array:
+    """What the photo shows of observed points (P, 3): (P, 12), three times a colour and its visibility.
 
-    By the fitted mesh, which is exact on the face; by the point itself, moved to the photo's expression by
-    its anchors, for hair and shoulders, which have a depth of their own; and by the mesh on the other side of
-    the face, since what one side hides the other often shows. Visibility is in [0, 1], or -1 off the mesh.
-    With a relief, a point is seen as far as its pixel shows the person, and not far behind the surface.
+    By the front of the canonical mesh; by the point itself, of which the photo's mesh says where it was if it
+    lies on the mesh, and the anchors' motions if it is hair or clothes, which have a depth of their own; and
+    by its mirror image, since what one side hides the other often shows. Visibility is in [0, 1], or -1 off
+    the front. With a relief, a point is seen as far as its pixel shows the person, and not far behind the
+    surface, and colours are the person's.
+
+    Args:
+      field: of the view that shows the points. canonical: (P, 3) they in the canonical frame.
     """
+    colours = guide.image if guide.person is None else guide.person
 
-    def by_mesh(points: Array) -> Array:
-        place = sample_image(guide.places, points[:, :2] / BOX_WARP + 0.5)
+    def by_mesh() -> Array:
+        place = sample_image(guide.places, canonical[:, :2] / BOX_WARP + 0.5)
         # Under chin and nose the front surface is not the one that the point lies on.
-        same = jnp.exp(-(((points[:, 2:] - place[:, 3:]) / SURFACE_REACH) ** 2))
+        same = jnp.exp(-(((canonical[:, 2:] - place[:, 3:]) / SURFACE_REACH) ** 2))
         visibility = jnp.where(place[:, 2:3] > 0, same, 1.0) * place[:, 2:3]
-        return jnp.concatenate([sample_image(guide.image, place[:, :2]), visibility], axis=-1)
+        if guide.relief is not None:
+            there = sample_image(guide.relief[..., 1:], place[:, :2])
+            visibility *= jnp.where(visibility > 0, there, 1.0)
+        return jnp.concatenate([sample_image(colours, place[:, :2]), visibility], axis=-1)
 
-    moved = in_the_photo(guide, points)
-    uv, seen = seen_by(guide.camera, moved, guide.depth)
-    seen = seen[:, None].astype(jnp.float32)
-    if guide.relief is not None:
-        relief = sample_image(guide.relief, uv)
-        hidden = jnp.maximum(gap_to_relief(guide.camera, moved, relief) - HIDDEN_MARGIN, 0.0)
-        seen *= relief[:, 1:] * jnp.exp(-((hidden / HIDDEN_WIDTH) ** 2))
-    by_point = [sample_image(guide.image, uv), seen]
-    return jnp.concatenate(
-        [by_mesh(points), *by_point, by_mesh(points * jnp.array([-1.0, 1.0, 1.0]))], axis=-1
-    )
+    def by_point(place: Array, canonical: Array) -> Array:
+        moved = near * place[:, :3] + (1.0 - near) * in_the_photo(guide, canonical)
+        margin = near[:, 0] * SURFACE_MARGIN + (1.0 - near[:, 0]) * VISIBLE_MARGIN
+        uv, seen = seen_by(guide.camera, moved, guide.depth, margin)
+        seen = seen[:, None] * (near * place[:, 3:] + 1.0 - near)
+        if guide.relief is not None:
+            relief = sample_image(guide.relief, uv)
+            hidden = jnp.maximum(gap_to_relief(guide.camera, moved, relief) - HIDDEN_MARGIN, 0.0)
+            seen *= relief[:, 1:] * jnp.exp(-((hidden / HIDDEN_WIDTH) ** 2))
+        return jnp.concatenate([sample_image(colours, uv), seen], axis=-1)
+
+    in_photo = interpolate(field.raster, guide.surface)
+    _, near, place = surface_seen(field, points, in_photo)
+    near = near[:, None]
+    own, other = by_point(place[:, :4], canonical), by_point(place[:, 4:], canonical * MIRROR)
+    return jnp.concatenate([by_mesh(), own, other], axis=-1)
 
 
 def look_up_nearby(guide: SourceGuide, points: Array, on_mesh: Array) -> Array:
@@ -329,7 +409,7 @@ def look_up_nearby(guide: SourceGuide, points: Array, on_mesh: Array) -> Array:
         return squared + EMPTY * (relief[:, 1] < 0.5)
 
     here = squared_distances(points)
-    there = squared_distances(points * jnp.array([-1.0, 1.0, 1.0])) + OTHER_SIDE**2
+    there = squared_distances(points * MIRROR) + OTHER_SIDE**2
     squared = jnp.concatenate([here, there], axis=-1)
     nearest = jnp.maximum(squared.min(axis=-1, keepdims=True), 0.0)
     shares = jax.nn.softmax(-squared / (NEARBY_WIDTH**2 + NEARBY_SHARE**2 * nearest), axis=-1)
@@ -345,10 +425,11 @@ def in_the_photo(guide: SourceGuide, points: Array) -> Array:
 def look_up_features(guide: SourceGuide, points: Array) -> Array:
     """What a reconstructor's field sees of the photo at canonical points (P, 3): (P, k + 9).
 
-    Of the pixel behind which the point lies, and 0 outside the photo: its k features, its opacity, and, times
-    that, how far the point lies behind the surface seen there, at three scales. Then 1 inside, 0 outside; the
-    point itself in shares of half the box; and how surely, in [0, 1], the relief has the person there: behind
-    its surface, and not too far. The relief has no gradient from here: it learns from the photo's own depth.
+    Of the pixel behind which the point lies, and 0 outside the photo: its k features, its opacity, and how
+    far the point lies behind the surface seen there, at three scales, all but the opacity itself times it:
+    the background says nothing of the head. Then 1 inside, 0 outside; the point itself in shares of half the
+    box; and how surely, in [0, 1], the relief has the person there: behind its surface, and not too far. The
+    relief has no gradient from here: it learns from the photo's own depth.
     """
     moved = in_the_photo(guide, points)
     uv, _ = project(guide.camera, moved)
@@ -358,7 +439,7 @@ def look_up_features(guide: SourceGuide, points: Array) -> Array:
     opacity, gap = relief[:, 1:], gap_to_relief(guide.camera, moved, relief)
     gaps = jnp.tanh(gap / jnp.array(GAP_WIDTHS))
     solid = jax.nn.sigmoid(gap / SURFACE_WIDTH) * jax.nn.sigmoid((THICKNESS - gap) / THICKNESS_WIDTH)
-    of_pixel = jnp.concatenate([at_pixel, opacity, opacity * gaps], axis=-1)
+    of_pixel = opacity * jnp.concatenate([at_pixel, jnp.ones_like(opacity), gaps], axis=-1)
     place = points / (0.5 * BOX_WARP)
     return jnp.concatenate([of_pixel * inside, inside, place, opacity * solid * inside], axis=-1)
 
@@ -414,8 +495,8 @@ def build_expression_field(
     motions = rigid_motions(posed, frame.vertices, frame.turning, back)
     return ExpressionField(
         camera,
-        raster.depth,
-        interpolate(raster, frame.faces, motions),
+        raster,
+        interpolate(raster, motions),
         posed[frame.candidates],
         motions[frame.candidates],
         back,
@@ -432,33 +513,39 @@ def nearest_average(places: Array, values: Array, points: Array) -> Array:
     return jax.nn.softmax(-squared / (BLEND_WIDTH**2 + BLEND_SHARE**2 * nearest), axis=-1) @ values
 
 
-def surface_seen(field: ExpressionField, points: Array) -> tuple[Array, Array, Array]:
+def surface_seen(
+    field: ExpressionField, points: Array, values: Array | None = None
+) -> tuple[Array, Array, Array]:
     """The posed mesh on the rays of points (P, 3), between those of the four pixels around that show it near.
+
+    values: (R, R, c) of the surface seen there; None for its motions.
 
     Returns:
       distance - depth of the mesh (P,); how near that is (P,), 1 on the mesh, 0 where there is none; the
-      surface's motion (P, 4).
+      surface's values (P, c).
     """
-    size = field.depth.shape[0]
+    values = field.surface if values is None else values
+    depth = field.raster.depth
+    size, count = depth.shape[0], values.shape[-1]
     place = project(field.camera, points)[0] * size - 0.5
     corner = jnp.floor(place)
     share = place - corner
     distance = jnp.linalg.norm(points - field.camera.cam2world[:3, 3], axis=-1)
-    pixels = jnp.concatenate([field.surface, field.depth[..., None]], axis=-1).reshape(size * size, 5)
+    pixels = jnp.concatenate([values, depth[..., None]], axis=-1).reshape(size * size, count + 1)
 
     def pixel(right: int, down: int) -> tuple[Array, Array]:
         column = jnp.clip(corner[:, 0].astype(jnp.int32) + right, 0, size - 1)
         row = jnp.clip(corner[:, 1].astype(jnp.int32) + down, 0, size - 1)
         seen = pixels[row * size + column]
-        gap = distance - seen[:, 4]
-        near = jnp.where(seen[:, 4] > 0, jnp.exp(-((gap / SURFACE_REACH) ** 2)), 0.0)
+        gap = distance - seen[:, count]
+        near = jnp.where(seen[:, count] > 0, jnp.exp(-((gap / SURFACE_REACH) ** 2)), 0.0)
         weight = jnp.abs(1 - right - share[:, 0]) * jnp.abs(1 - down - share[:, 1]) * near
-        return weight, jnp.concatenate([seen[:, :4], gap[:, None], near[:, None]], axis=-1)
+        return weight, jnp.concatenate([seen[:, :count], gap[:, None], near[:, None]], axis=-1)
 
     around = [pixel(right, down) for right in (0, 1) for down in (0, 1)]
     total = sum(weight for weight, _ in around) + 1e-8
     mean = sum(weight[:, None] * value for weight, value in around) / total[:, None]
-    return mean[:, 4], mean[:, 5], mean[:, :4]
+    return mean[:, count], mean[:, count + 1], mean[:, :count]
 
 
 def apply_expression_field(field: ExpressionField, points: Array) -> Array:

@@ -209,7 +209,7 @@ def correspondence_map(parts: HeadParts, posed: PosedParts, camera: Camera, size
     """
     triangles = jnp.concatenate([parts.front, parts.eyeballs])
     raster = rasterize(posed.full, triangles, camera, size)
-    return interpolate(raster, triangles, parts.colors)
+    return interpolate(raster, parts.colors)
 
 
 # Fusion ---------------------------------------------------------------------------------------------------

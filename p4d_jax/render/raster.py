@@ -76,12 +76,11 @@ def rasterize(
     return _shade(face_index, faces, corners, camera, resolution)
 
 
-def interpolate(raster: Raster, faces: Array, attributes: Array) -> Array:
+def interpolate(raster: Raster, attributes: Array) -> Array:
     """Vertex attributes (V, A) seen by each pixel: (R, R, A), 0 where empty.
 
-    Differentiable with respect to `attributes`. `faces` (F, 3) must be those that were rasterized.
+    Differentiable with respect to `attributes`.
     """
-    del faces  # the raster carries the corners it saw
     return jnp.einsum("ijk,ijka->ija", raster.barycentric, attributes[raster.vertex_index])
 
 

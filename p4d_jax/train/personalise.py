@@ -131,7 +131,7 @@ def textured_view(
     corners = posed[faces]
     normals = jnp.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
     normals /= jnp.linalg.norm(normals, axis=-1, keepdims=True) + 1e-12
-    points = interpolate(raster, faces, posed)
+    points = interpolate(raster, posed)
     towards = source.cam2world[:3, 3] - points
     distance = jnp.linalg.norm(towards, axis=-1)
     facing = jnp.sum(normals[jnp.maximum(raster.face_index, 0)] * towards, -1) / (distance + 1e-6)

@@ -116,7 +116,7 @@ def rasterizer(case: Case) -> Outputs:
     outputs = {}
     for name, cull in (("cull", True), ("all", False)):
         raster = rasterize(vertices, x["faces"], camera, RASTER_RESOLUTION, cull)
-        features = interpolate(raster, x["faces"], x["features"])
+        features = interpolate(raster, x["features"])
         outputs[f"mask_{name}"] = raster.mask[None, None].astype(jnp.float32)
         outputs[f"depth_{name}"] = (raster.depth / ray_length)[None, None]
         outputs[f"feature_{name}"] = features.transpose(2, 0, 1)[None]
