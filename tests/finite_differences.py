@@ -33,19 +33,24 @@ def direction(tree, key):
 def compare(losses, params, key, epsilon: float = 1e-6) -> dict:
     """Central difference and reverse-mode slope of each loss along one direction."""
     along = direction(params, key)
-    move = lambda step: jax.tree.map(lambda p, d: p + step * d, params, along)  # noqa: E731
-    values = jax.jit(losses)
-    above, below = values(move(epsilon)), values(move(-epsilon))
-    names = sorted(above)
+    names = sorted(jax.eval_shape(losses, params))
 
     @jax.jit
-    def slope(params, chosen):
-        """Of the losses that `chosen` (n,) weighs: one program for all of them."""
-        total = lambda params: sum(w * losses(params)[name] for w, name in zip(chosen, names, strict=True))  # noqa: E731
-        products = jax.tree.map(lambda g, d: jnp.sum(g * d), jax.grad(total)(params), along)
-        return sum(jax.tree.leaves(products))
+    def evaluate(params):
+        """(n,) values and slopes: one program, with one forward pass and all backward passes side by side."""
+        values, pull = jax.vjp(lambda params: [losses(params)[name] for name in names], params)
+        (gradients,) = jax.vmap(pull)(list(jnp.eye(len(names))))
+        products = jax.tree.map(
+            lambda g, d: jnp.sum((g * d).reshape(len(names), -1), axis=1), gradients, along
+        )
+        return jnp.stack(values), sum(jax.tree.leaves(products))
 
+    above, slopes, below = (
+        evaluate(jax.tree.map(lambda p, d, step=step: p + step * d, params, along))
+        for step in (epsilon, 0.0, -epsilon)
+    )
+    differences = (above[0] - below[0]) / (2 * epsilon)
     return {
-        name: [float(above[name] - below[name]) / (2 * epsilon), float(slope(params, chosen))]
-        for name, chosen in zip(names, jnp.eye(len(names)), strict=True)
+        name: [float(difference), float(slope)]
+        for name, difference, slope in zip(names, differences, slopes[1], strict=True)
     }

@@ -1,5 +1,7 @@
 """OpenHeads: clips are functions of their key; image, mask, depth and parameters agree."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -55,6 +57,17 @@ def test_a_clip_is_a_function_of_its_key_whatever_its_place_in_the_batch(head, c
     for one, other in zip(jax.tree.leaves(clips), jax.tree.leaves(turned), strict=True):
         np.testing.assert_allclose(one, other[::-1], atol=1e-5)
     assert np.abs(clips.image[0] - clips.image[1]).mean() > 0.02
+
+
+def test_backgrounds_in_focus_change_nothing_of_the_person(head, clips):
+    sharp = dataclasses.replace(CLEAN, sharp_backgrounds=1.0)
+    changed = make_clips(head, jax.random.split(jax.random.key(3), 2), 2, SIZE, sharp)
+    for name in ("mask", "face_mask", "depth"):
+        np.testing.assert_allclose(getattr(changed, name), getattr(clips, name), atol=1e-5)
+    person = np.asarray(clips.mask[..., 0]) == 1
+    np.testing.assert_allclose(changed.image[person], clips.image[person], atol=1e-5)
+    step = lambda background: np.abs(np.diff(background, axis=2)).max(axis=(1, 2, 3))  # noqa: E731
+    assert np.all(step(changed.background) > step(clips.background))
 
 
 def test_the_background_stands_still_behind_the_frames(clips):
@@ -161,6 +174,8 @@ def test_probabilities_are_in_their_range():
         OpenHeadsSettings(yaw_balance=1.5)
     with pytest.raises(ValueError, match="closed_eyes"):
         OpenHeadsSettings(closed_eyes=-0.1)
+    with pytest.raises(ValueError, match="sharp_backgrounds"):
+        OpenHeadsSettings(sharp_backgrounds=2.0)
 
 
 def test_random_motion_needs_named_actions():
