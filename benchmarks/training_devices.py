@@ -1,13 +1,14 @@
 """Does a training not depend on how many devices and processes share it, and does a killed run go on?
 
-    python -m benchmarks.training_devices FOLDER genhead|psi
+    python -m benchmarks.training_devices FOLDER genhead|psi|psi_in_float64
 
 Runs twenty steps of the smallest GenHead (tests/genhead_case.py) or Psi (tests/psi_case.py, of 8 pairs) on
 one device, on eight forced devices, and on two processes of four; then kills one process, and two, with
 SIGKILL in the middle and starts them again.
 Prints, against the run on one device, the largest relative difference of each logged loss (of logits, which
 cross zero, the largest absolute one), and whether the killed runs' losses and weights are those of the
-uninterrupted ones to the bit.
+uninterrupted ones to the bit. In float64, which tells rounding from what a share of the work does, nothing is
+killed.
 """
 
 from __future__ import annotations
@@ -39,10 +40,12 @@ def start(workdir: Path, devices: int, flags: tuple[str, ...] = ()) -> subproces
         "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
         "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")]),
     }
-    config = f"--config={ROOT / 'tests' / f'{sys.argv[2]}_case.py'}"
-    if sys.argv[2] == "psi":
+    what, _, in_float64 = sys.argv[2].partition("_")
+    config = f"--config={ROOT / 'tests' / f'{what}_case.py'}"
+    if what == "psi":
         flags = (*PSI_FLAGS, *flags)
-    command = [sys.executable, "-m", "p4d_jax.main", config, f"--workdir={workdir}", *flags]
+    program = "benchmarks.in_float64" if in_float64 else "p4d_jax.main"
+    command = [sys.executable, "-m", program, config, f"--workdir={workdir}", *flags]
     workdir.mkdir(parents=True, exist_ok=True)
     with open(workdir.with_suffix(f".{len(flags) and flags[-1][-1]}.log"), "a") as log:
         return subprocess.Popen(command, env=environment, stdout=log, stderr=log)
@@ -123,6 +126,8 @@ def main() -> None:
             f"{name}: {len(losses(run))} steps, largest difference {largest[0]:.1e} ({largest[1]})",
             flush=True,
         )
+    if "float64" in sys.argv[2]:
+        return
     for name, run, begin in (
         ("one process", one, lambda path: [start(path, 1)]),
         ("two processes", two, start_two),

@@ -15,14 +15,8 @@ from p4d_jax.models.reconstructor import Reconstructor, ReconstructorConfig, Sou
 from p4d_jax.nn.fusion import PhotoAttention, mix_photos, trust_logits
 from p4d_jax.render.avatar import encode_source, encode_sources, radiance_field, render_frame
 from p4d_jax.render.fusion import SourceGuides, look_up_nearby_of_sources, look_up_sources, trust_photo
-from p4d_jax.render.lifting import (
-    build_canonical_frame,
-    build_expression_field,
-    build_source_guide,
-    look_up_nearby,
-    look_up_source,
-    mesh_relief,
-)
+from p4d_jax.render.guide import build_source_guide, look_up_nearby, look_up_source, mesh_relief
+from p4d_jax.render.lifting import build_canonical_frame, build_expression_field
 from p4d_jax.types import FrameParams
 
 TINY = ReconstructorConfig(

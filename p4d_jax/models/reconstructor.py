@@ -33,9 +33,9 @@ from p4d_jax.nn.resnet import AtrousPyramid, ResNet
 from p4d_jax.nn.transformer import CrossBlock, OverlapPatchEmbed, SelfBlock, dense_init, tokens_to_image
 from p4d_jax.types import Array
 
-GUIDE_CHANNELS = 15  # `render.lifting.look_up_source`, and the photo at the same pixel
-NEARBY_CHANNELS = 4  # `render.lifting.look_up_nearby`
-PLACE_CHANNELS = 9  # of `render.lifting.look_up_features` beside the photo's
+GUIDE_CHANNELS = 15  # `render.guide.look_up_source`, and the photo at the same pixel
+NEARBY_CHANNELS = 4  # `render.guide.look_up_nearby`
+PLACE_CHANNELS = 9  # of `render.guide.look_up_features` beside the photo's
 conv_init = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 
 
@@ -62,7 +62,7 @@ class ReconstructorConfig:
         resized (0: any side goes in as it is), and channels of each block; each doubles the side.
       superresolution_clamp: bound of their activations, or None; the released weights grew up with it.
       style_dim: length of the stored style `w_avg`.
-      source_lifting: also give the source image resampled into the canonical frame (`render.lifting`):
+      source_lifting: also give the source image resampled into the canonical frame (`render.guide`):
         fitted parameters say where every texel of the xy-plane is in the photo, so that input and output
         are aligned and a small network learns quickly. Adds a learned mean tri-plane. Not in the paper.
       lifted_size: side of that lifted image.
@@ -76,7 +76,7 @@ class ReconstructorConfig:
       photo_features, photo_widths: channels of the photo's pixel features and widths of the U-Net that makes
         them, with a relief of the whole person (depth and opacity of each pixel), from photo and fitted mesh.
         Each point of the field also sees those of the pixel that it projects to in the photo, and how far
-        behind the relief it lies (`render.lifting.look_up_features`; pixelNeRF, arXiv 2012.02190), so that
+        behind the relief it lies (`render.guide.look_up_features`; pixelNeRF, arXiv 2012.02190), so that
         shapes of hair and shoulders need not pass through the tri-plane. 0: none. Needs deformation
         'expression'; not in the paper.
       fusion_heads: heads of the attention by which several photos become one source (`nn.fusion`); 0: they
@@ -187,7 +187,7 @@ class SourceFeatures:
       detail: (B, T, T, d) E_detail's output.
       lifted: (B, T, T, k) the lifted image folded to the plane's grid, k = 0 without source lifting.
       background: (B, b, b, F) background features in [0, 1].
-      photo: (B, S, S, photo_features + 2) of the photo's pixels, relief last (`render.lifting.mesh_relief`),
+      photo: (B, S, S, photo_features + 2) of the photo's pixels, relief last (`render.guide.mesh_relief`),
         or None; of K photos that were fused (B, K, S, S, photo_features + 2).
     """
 
@@ -511,7 +511,7 @@ class Reconstructor(nn.Module):
           motion_source: (B, M).
           lifted: (B, L, L, 4) lifted image and visibility, or None without source lifting.
           scale: (B,) multiplies every cross-attention's output; 0 for static samples.
-          mesh: (B, S, S, 2) `render.lifting.mesh_relief`, or None without photo features.
+          mesh: (B, S, S, 2) `render.guide.mesh_relief`, or None without photo features.
         """
         c = self.config
         if image.shape[1:] != (c.image_size, c.image_size, 3):
@@ -575,7 +575,7 @@ class Reconstructor(nn.Module):
     def decode(self, plane_features: Array, shown: Array | None = None) -> tuple[Array, Array]:
         """(3, P, C) -> density (P, 1), features (P, F) in [0, 1].
 
-        shown: (P, photo_features + 9) of `render.lifting.look_up_features`, for a model that has them.
+        shown: (P, photo_features + 9) of `render.guide.look_up_features`, for a model that has them.
         """
         if (shown is None) != (self.photo is None):
             raise ValueError(

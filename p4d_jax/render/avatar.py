@@ -29,16 +29,18 @@ from p4d_jax.render.fusion import (
     look_up_nearby_of_sources,
     look_up_sources,
 )
-from p4d_jax.render.lifting import (
-    CanonicalFrame,
+from p4d_jax.render.guide import (
     SourceGuide,
-    build_canonical_frame,
     build_source_guide,
     lift_image,
     look_up_features,
     look_up_nearby,
     look_up_source,
     mesh_relief,
+)
+from p4d_jax.render.lifting import (
+    CanonicalFrame,
+    build_canonical_frame,
     sample_image,
     snap_to_surface,
     surface_seen,

@@ -11,16 +11,18 @@ import jax.numpy as jnp
 from flax import struct
 
 from p4d_jax.nn.fusion import mix_photos, trust_logits
-from p4d_jax.render.lifting import (
-    BOX_WARP,
-    MIRROR,
-    CanonicalFrame,
-    ExpressionField,
+from p4d_jax.render.guide import (
     SourceGuide,
     build_source_guide,
     look_up_features,
     look_up_nearby,
     look_up_source,
+)
+from p4d_jax.render.lifting import (
+    BOX_WARP,
+    MIRROR,
+    CanonicalFrame,
+    ExpressionField,
     nearest_pixel,
     sample_image,
 )

@@ -32,7 +32,8 @@ from p4d_jax.render.avatar import (
     shade_rays,
 )
 from p4d_jax.render.deformation import Deformation, build_field
-from p4d_jax.render.lifting import VISIBLE_MARGIN, sample_image
+from p4d_jax.render.guide import VISIBLE_MARGIN
+from p4d_jax.render.lifting import sample_image
 from p4d_jax.render.raster import interpolate, rasterize
 from p4d_jax.render.rays import generate_rays
 from p4d_jax.train import losses

@@ -86,7 +86,7 @@ class Wanted:
       plane_features: (B, N, C).
       landmarks: (B, 70, 2) in pixels of the image; for whole views.
       correspondence: (B, S, S, 3) for whole views.
-      relief: (B, S, S, 2) of the source (`render.lifting.mesh_relief`), S the network's input size.
+      relief: (B, S, S, 2) of the source (`render.guide.mesh_relief`), S the network's input size.
     """
 
     image: Array

@@ -44,7 +44,8 @@ from p4d_jax.render.avatar import (
 )
 from p4d_jax.render.deformation import Deformation, apply_field, build_field
 from p4d_jax.render.fusion import SourceGuides, build_source_guides
-from p4d_jax.render.lifting import CanonicalFrame, SourceGuide, build_source_guide, relief_of_depth
+from p4d_jax.render.guide import SourceGuide, build_source_guide, relief_of_depth
+from p4d_jax.render.lifting import CanonicalFrame
 from p4d_jax.render.part_fusion import HeadParts, correspondence_map, pose_parts
 from p4d_jax.render.rays import generate_rays
 from p4d_jax.render.triplane import sample_planes
