@@ -21,13 +21,13 @@ from p4d_jax.models.reconstructor import (
 from p4d_jax.render.guide import (
     GRAZING,
     SQUARE,
+    SourceGuide,
     build_source_guide,
     look_up_features,
     look_up_nearby,
     look_up_source,
     mesh_relief,
     seen_by,
-    spread_person,
     squareness,
 )
 from p4d_jax.render.lifting import (
@@ -46,6 +46,7 @@ class LookedUp(NamedTuple):
 
     head: HeadModel
     frame: CanonicalFrame
+    guide: SourceGuide
     uv: np.ndarray
     found: np.ndarray
     on_mesh: np.ndarray
@@ -89,7 +90,7 @@ def looked_up():
         "empty": near(empty, points, skin),
     }
     nearby = {name: np.asarray(value) for name, value in nearby.items()}
-    return LookedUp(head, frame, uv, found, on_mesh, front, np.asarray(features), nearby)
+    return LookedUp(head, frame, guide, uv, found, on_mesh, front, np.asarray(features), nearby)
 
 
 def test_front_vertices_are_found_where_the_photo_shows_them(looked_up):
@@ -158,19 +159,24 @@ def test_what_the_photo_hides_is_guessed_from_the_nearest_place_that_it_shows(lo
     assert all(np.isfinite(value).all() for value in nearby.values())
 
 
-def test_the_background_takes_the_colours_of_the_person_near_by(rng):
+def test_person_and_background_are_spread_over_each_other(rng, looked_up):
+    """A person of two colours before noise; at its right edge a column of pixels is half the person's."""
     image = rng.uniform(-1, -0.5, (48, 48, 3)).astype(np.float32)
     opacity = np.zeros((48, 48, 1), np.float32)
-    opacity[20:, 10:30], opacity[20:, 29:30] = 1.0, 0.5
-    image[20:, 10:20], image[20:, 20:29] = (0.2, 0.5, 0.8), (0.6, 0.1, 0.3)
-    spread = np.asarray(jax.jit(spread_person)(image, opacity))
-    person = opacity[..., 0] == 1
-    np.testing.assert_array_equal(spread[person], image[person])
-    # Nothing of the background, nor of pixels that are half the person's.
-    assert spread.min() > 0.1 - 1e-3 and spread.max() < 0.8 + 1e-3
+    opacity[20:, 10:29], opacity[20:, 29] = 1.0, 0.5
+    image[20:, 10:20], image[20:, 20:29], image[20:, 29] = (0.2, 0.5, 0.8), (0.6, 0.1, 0.3), 0.9
+    split = jax.jit(lambda guide, features: guide.replace(image=image).with_features(features))
+    guide = split(looked_up.guide, np.concatenate([opacity, opacity], axis=-1))
+    person, background = np.asarray(guide.person), np.asarray(guide.background)
+    surely = opacity[..., 0] == 1
+    np.testing.assert_allclose(person[surely], image[surely], atol=1e-6)
+    assert person.min() > 0.1 - 1e-3 and person.max() < 0.8 + 1e-3
     far = lambda pixel, colour: np.abs(pixel - np.array(colour)).max()  # noqa: E731
-    assert far(spread[40, 5], (0.2, 0.5, 0.8)) < far(spread[40, 5], (0.6, 0.1, 0.3))
-    assert far(spread[40, 34], (0.6, 0.1, 0.3)) < far(spread[40, 34], (0.2, 0.5, 0.8))
+    assert far(person[40, 5], (0.2, 0.5, 0.8)) < far(person[40, 5], (0.6, 0.1, 0.3))
+    assert far(person[40, 34], (0.6, 0.1, 0.3)) < far(person[40, 34], (0.2, 0.5, 0.8))
+    # The background keeps one pixel's distance.
+    np.testing.assert_allclose(background[:19, :9], image[:19, :9], atol=1e-6)
+    assert background.max() < -0.5 + 1e-3
 
 
 def test_a_depth_buffer_hides_what_lies_behind_it_softly_at_its_edges():
@@ -208,13 +214,13 @@ def test_refinement_keeps_what_the_photo_does_not_show_and_mixes_only_what_it_do
     shown = blind.at[..., 3].set(1.0)
     np.testing.assert_allclose(refine(variables, image, shown, ones), (image + 0.7) / 2, atol=1e-5)
     np.testing.assert_allclose(refine(variables, image, blind, 0 * ones), (image + 0.7) / 2, atol=1e-5)
-    # With a relief: no background where the photo shows the person, and what is nearby where the person is.
+    # With a relief: what is nearby, where the person is.
     nearby = jnp.full((1, 8, 8, NEARBY_CHANNELS), -0.5)
-    variables = jax.jit(module.init)(key, image, blind, ones, ones, nearby)
+    variables = jax.jit(module.init)(key, image, blind, ones, nearby)
     variables["params"]["mix"] = jax.tree.map(jnp.zeros_like, variables["params"]["mix"])
-    np.testing.assert_allclose(refine(variables, image, blind, 0 * ones, 0 * ones, nearby), image, atol=1e-5)
+    np.testing.assert_allclose(refine(variables, image, blind, ones, nearby), (image - 0.5) / 2, atol=1e-5)
     np.testing.assert_allclose(
-        refine(variables, image, blind, ones, 0 * ones, nearby), (image - 0.5) / 2, atol=1e-5
+        refine(variables, image, blind, 0 * ones, nearby), (image + 0.7) / 2, atol=1e-5
     )
 
 

@@ -33,7 +33,7 @@ from p4d_jax.nn.resnet import AtrousPyramid, ResNet
 from p4d_jax.nn.transformer import CrossBlock, OverlapPatchEmbed, SelfBlock, dense_init, tokens_to_image
 from p4d_jax.types import Array
 
-GUIDE_CHANNELS = 15  # `render.guide.look_up_source`, and the photo at the same pixel
+GUIDE_CHANNELS = 15  # `render.guide.look_up_source`, and the background at the same pixel
 NEARBY_CHANNELS = 4  # `render.guide.look_up_nearby`
 PLACE_CHANNELS = 9  # of `render.guide.look_up_features` beside the photo's
 conv_init = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
@@ -416,27 +416,19 @@ class GuidedRefinement(nn.Module):
     """The rendered picture, and the photo seen at the rendered surface, mixed pixel by pixel.
 
     A 3D-anchored stand-in for detail that a small super-resolution would have to invent: each pixel is a
-    convex mixture of the rendered colour; the three of `look_up_source`; for the background, which stands
-    still, the photo's at the same pixel; and, where a relief is known, the colour of what the photo shows
+    convex mixture of the rendered colour; the three of `look_up_source`; the background, which stands still,
+    at the same pixel of the photo; and, where a relief is known, the colour of what the photo shows
     nearby. And a small correction.
     """
 
     features: tuple[int, ...]
 
     @nn.compact
-    def __call__(
-        self,
-        image: Array,
-        guide: Array,
-        opacity: Array,
-        bare: Array | None = None,
-        nearby: Array | None = None,
-    ) -> Array:
+    def __call__(self, image: Array, guide: Array, opacity: Array, nearby: Array | None = None) -> Array:
         """image (B, S, S, 3) in [-1, 1], guide (B, S, S, 15), opacity (B, S, S, 1) -> (B, S, S, 3).
 
-        The guide is `look_up_source` (12) and the photo's colour at the same pixel (3). Of a model with a
-        relief, bare: (B, S, S, 1) how surely the photo shows the background there; nearby: (B, S, S, 4)
-        `look_up_nearby`. Without them the photo shows it surely, and nothing is nearby.
+        The guide is `look_up_source` (12) and the photo's background at the same pixel (3). Of a model with a
+        relief, nearby: (B, S, S, 4) `look_up_nearby`; else nothing is nearby.
         """
         more = [] if nearby is None else [nearby]
         x = jnp.concatenate([image, guide, 2.0 * opacity - 1.0, *more], axis=-1)
@@ -449,8 +441,8 @@ class GuidedRefinement(nn.Module):
             jnp.ones_like(opacity),
             nn.relu(by_mesh[..., 3]),
             opacity * by_point[..., 3],
-            nn.relu(by_other_side[..., 3]),
-            1.0 - opacity if bare is None else (1.0 - opacity) * bare[..., 0],
+            opacity * by_other_side[..., 3],
+            1.0 - opacity,
         ]
         if nearby is not None:
             colours.append(nearby[..., :3])
@@ -606,6 +598,6 @@ class Reconstructor(nn.Module):
         width = self.config.photo_features
         self.decode(at, jnp.zeros((at.shape[1], width + PLACE_CHANNELS)) if width else None)
         self.upscale(jnp.zeros((image.shape[0], 8, 8, self.config.feature_channels)))
-        of_relief = (1, NEARBY_CHANNELS) if width else ()
+        of_relief = (NEARBY_CHANNELS,) if width else ()
         self.refine(*(jnp.zeros((1, 8, 8, channels)) for channels in (3, GUIDE_CHANNELS, 1, *of_relief)))
         return planes

@@ -355,10 +355,9 @@ def refine_image(
     several = isinstance(guide, SourceGuides)
     look_up = look_up_sources if several else look_up_source
     shown = look_up(guide, field, snapped, canonical)
-    seen = jnp.concatenate([shown, sample_image(guide.image, pixels)], axis=-1)
+    seen = jnp.concatenate([shown, sample_image(guide.background, pixels)], axis=-1)
     of_relief = ()
     if guide.relief is not None:
-        bare = 1.0 - sample_image(guide.relief[..., 1:], pixels)
         # One pixel a ray is enough for a colour that varies slowly.
         step = size // coarse
         thin = lambda x: x.reshape(size, size, -1)[step // 2 :: step, step // 2 :: step]  # noqa: E731
@@ -366,7 +365,7 @@ def refine_image(
         on_mesh = surface_seen(field, thin_points)[1]
         guess = look_up_nearby_of_sources if several else look_up_nearby
         nearby = jax.lax.stop_gradient(fill_hits(guess(guide, thin_canonical, on_mesh)))
-        of_relief = (bare.reshape(1, size, size, 1), nearby[None])
+        of_relief = (nearby[None],)
     opacity = 1.0 - fill(shaded.transmittance)[None]
     image, seen = resize_bilinear(image, size)[None], seen.reshape(1, size, size, -1)
     return reconstructor.apply(variables, image, seen, opacity, *of_relief, method="refine")[0]

@@ -51,8 +51,13 @@ class SourceGuides:
 
     @property
     def image(self) -> Array:
-        """(..., S, S, 3) the first photo: what is behind the head is taken from it."""
+        """(..., S, S, 3) the first photo."""
         return self.guides.image[..., 0, :, :, :]
+
+    @property
+    def background(self) -> Array:
+        """(..., S, S, 3) what is behind the head: the first photo's."""
+        return self.guides.background[..., 0, :, :, :]
 
     @property
     def relief(self) -> Array | None:

@@ -72,8 +72,8 @@ class SourceGuide:
       turn: (3, 3) the rotation of the photo's neck.
       features: (s, s, k + 2) of the photo's pixels, which a reconstructor with `photo_features` has made:
         the last two are its relief, see `mesh_relief`, of the whole person.
-      person: (S, S, 3) the photo with the person's colours spread over its background, or None without
-        features.
+      person, background: (S, S, 3) the photo with the colours of the one spread over the other, as far as the
+        relief tells them apart; without features both are the photo.
     """
 
     image: Array
@@ -84,8 +84,9 @@ class SourceGuide:
     anchors: Array
     anchor_motions: Array
     turn: Array
+    person: Array
+    background: Array
     features: Array | None = None
-    person: Array | None = None
 
     @property
     def relief(self) -> Array | None:
@@ -96,9 +97,13 @@ class SourceGuide:
         """The guide with features (..., s, s, k + 2) of its photo's pixels."""
         if features is None:
             return self
-        opacity = resize_bilinear(features[..., -1:], self.image.shape[-2])
-        person = jax.lax.stop_gradient(spread_person(self.image, opacity))
-        return self.replace(features=features, person=person)
+        opacity = jax.lax.stop_gradient(features[..., -1:])
+        fill = lambda x: resize_bilinear(x, self.image.shape[-2])  # noqa: E731
+        # Pixels that are half the one and half the other have no say.
+        person = spread_colours(self.image, jnp.clip(2.0 * fill(opacity) - 1.0, 0.0, 1.0))
+        bare = 1.0 - fill(grow(opacity))
+        background = spread_colours(self.image, jnp.clip(2.0 * bare - 1.0, 0.0, 1.0))
+        return self.replace(features=features, person=person, background=background)
 
 
 def lift_places(frame: CanonicalFrame, surface: Array, camera: Camera, visible_depth: Array) -> Array:
@@ -167,20 +172,25 @@ def squareness(posed: Array, faces: Array, camera: Camera) -> Array:
     return jnp.clip((cosine - GRAZING) / (SQUARE - GRAZING), 0.0, 1.0)
 
 
-def spread_person(image: Array, opacity: Array) -> Array:
-    """A picture (..., S, S, 3) whose background has the colours of the person near by: (..., S, S, 3).
+def spread_colours(image: Array, weight: Array) -> Array:
+    """A picture (..., S, S, 3) whose pixels of little weight (..., S, S, 1) have the colours near by.
 
-    opacity: (..., S, S, 1); pixels that are half the person's have none of the say. Averages over ever larger
-    squares fill what smaller ones leave open ("pull-push", Gortler et al. 1996, section 3.5).
+    Weights are in [0, 1]. Averages over ever larger squares fill what smaller ones leave open ("pull-push",
+    Gortler et al. 1996, section 3.5).
     """
-    size, weight = image.shape[-2], jnp.clip(2.0 * opacity - 1.0, 0.0, 1.0)
-    mean = image
+    size, mean = image.shape[-2], image
     if size > 1:
-        half = max(size // 2, 1)
+        half = size // 2
         smaller = resize_antialiased(weight, half)
         around = resize_antialiased(image * weight, half) / (smaller + 1e-6)
-        mean = resize_bilinear(spread_person(around, 0.5 + 0.5 * smaller), size)
+        mean = resize_bilinear(spread_colours(around, smaller), size)
     return image * weight + mean * (1.0 - weight)
+
+
+def grow(opacity: Array) -> Array:
+    """The largest of each pixel and its neighbours: (..., s, s, 1) -> (..., s, s, 1)."""
+    window = (*(1,) * (opacity.ndim - 3), 3, 3, 1)
+    return jax.lax.reduce_window(opacity, -jnp.inf, jax.lax.max, window, (1,) * opacity.ndim, "SAME")
 
 
 def build_source_guide(
@@ -200,6 +210,8 @@ def build_source_guide(
         anchors,
         rigid_motions(anchors, posed[chosen], frame.turning[chosen], turn),
         turn,
+        person=image,
+        background=image,
     )
 
 
@@ -215,7 +227,6 @@ def look_up_source(guide: SourceGuide, field: ExpressionField, points: Array, ca
     Args:
       field: of the view that shows the points. canonical: (P, 3) they in the canonical frame.
     """
-    colours = guide.image if guide.person is None else guide.person
 
     def by_mesh() -> Array:
         place = sample_image(guide.places, canonical[:, :2] / BOX_WARP + 0.5)
@@ -225,7 +236,7 @@ def look_up_source(guide: SourceGuide, field: ExpressionField, points: Array, ca
         if guide.relief is not None:
             there = sample_image(guide.relief[..., 1:], place[:, :2])
             visibility *= jnp.where(visibility > 0, there, 1.0)
-        return jnp.concatenate([sample_image(colours, place[:, :2]), visibility], axis=-1)
+        return jnp.concatenate([sample_image(guide.person, place[:, :2]), visibility], axis=-1)
 
     def by_point(place: Array, canonical: Array) -> Array:
         moved = near * place[:, :3] + (1.0 - near) * in_the_photo(guide, canonical)
@@ -236,7 +247,7 @@ def look_up_source(guide: SourceGuide, field: ExpressionField, points: Array, ca
             relief = sample_image(guide.relief, uv)
             hidden = jnp.maximum(gap_to_relief(guide.camera, moved, relief) - HIDDEN_MARGIN, 0.0)
             seen *= relief[:, 1:] * jnp.exp(-((hidden / HIDDEN_WIDTH) ** 2))
-        return jnp.concatenate([sample_image(colours, uv), seen], axis=-1)
+        return jnp.concatenate([sample_image(guide.person, uv), seen], axis=-1)
 
     in_photo = interpolate(field.raster, guide.surface)
     _, near, place = surface_seen(field, points, in_photo)
