@@ -161,6 +161,18 @@ def test_following_agrees_with_detecting(photo, landmarker, landmarks):
     assert np.linalg.norm(followed.points - landmarks.points, axis=-1).mean() < 0.02 * landmarks.eye_distance
 
 
+def test_several_looks_scatter_less_than_one_and_agree_with_it(photo, landmarker, landmarks):
+    def scatter(looks: int) -> tuple[np.ndarray, float]:
+        """Points, and their mean standard deviation, over crops of the photo, in its pixels."""
+        cut = lambda x, y: landmarker.detect(photo[y:, x:].copy(), looks=looks).points + (x, y)  # noqa: E731
+        found = np.stack([cut(x, y) for x, y in ((0, 0), (3, 5), (7, 2), (11, 9))])
+        return found[0], found.std(axis=0).mean()
+
+    (_, one), (points, several) = scatter(1), scatter(8)
+    assert several < 0.7 * one
+    assert np.linalg.norm(points - landmarks.points, axis=-1).mean() < 0.03 * landmarks.eye_distance
+
+
 def test_two_faces_take_the_larger_and_say_so(photo, landmarker):
     face = photo[:300, 80:380]
     small = np.asarray(Image.fromarray(face).resize((170, 170)))

@@ -27,6 +27,10 @@ LEFT_EYE_CONTOUR = (263, 249, 390, 373, 374, 380, 381, 382, 362, 466, 388, 387, 
 _FACE_MARGIN, _EYE_MARGIN = 1.5, 2.3  # the squares that the networks were trained on, times the tight box
 _FACE_SIZE, _EYE_SIZE = 192, 64
 
+# Of further looks at a face, in squares beside the first: turn in radians, logarithm of the size, shift right and
+# down in shares of the side.
+JITTERS = np.random.default_rng(0).normal(size=(31, 4)) * np.array([0.1, 0.08, 0.04, 0.04])
+
 
 @struct.dataclass
 class Landmarks:
@@ -71,20 +75,23 @@ class Landmarker:
         names = [*ANCHORS, "face_landmark", "iris_landmark"]
         self._networks = {name: _load_network(name, threads) for name in names}
 
-    def detect(self, image: np.ndarray, previous: Landmarks | None = None) -> Landmarks | None:
+    def detect(
+        self, image: np.ndarray, previous: Landmarks | None = None, looks: int = 1
+    ) -> Landmarks | None:
         """Landmarks of the largest face, or None if there is no face.
 
         image: (H, W, 3) uint8. previous: the landmarks of the frame before; the face is then looked for
-        around them first, which is faster and keeps to the same person.
+        around them first, which is faster and keeps to the same person. looks: at the face that was found, in
+        squares a little turned, scaled and shifted, at most 32; their mean errs less than one.
         """
         pyramid = PhotoPyramid(image)
         if previous is not None:
-            followed = self._refine(pyramid, *_square_from_points(previous.points), passes=1)
+            followed = self._refine(pyramid, *_square_from_points(previous.points), 1, looks)
             if followed is not None:
                 return followed
         for faces in search_faces(pyramid, self._networks):
             for face in faces:
-                landmarks = self._refine(pyramid, *_square_from_face(face), passes=3)
+                landmarks = self._refine(pyramid, *_square_from_face(face), 3, looks)
                 if landmarks is not None and landmarks.score >= FIRST_PRESENCE:
                     return landmarks.replace(face_count=len(faces))
         return None
@@ -93,17 +100,26 @@ class Landmarker:
         """All faces, largest first, without landmarks. image: (H, W, 3) uint8."""
         return next(search_faces(PhotoPyramid(image), self._networks), [])
 
-    def _refine(self, pyramid, centre, side, angle, passes) -> Landmarks | None:
+    def _refine(self, pyramid, centre, side, angle, passes, looks) -> Landmarks | None:
         for _ in range(passes):
             points, score = self._mesh(pyramid, centre, side, angle)
             if score < PRESENCE:
                 return None
             centre, side, angle = _square_from_points(points)
+        found = [self._with_eyes(pyramid, points, angle)]
+        for turn, growth, *shift in JITTERS[: looks - 1]:
+            square = centre + side * np.array(shift), side * np.exp(growth), angle + turn
+            found.append(self._with_eyes(pyramid, self._mesh(pyramid, *square)[0], angle + turn))
+        points, iris = (np.mean(values, axis=0) for values in zip(*found, strict=True))
+        return Landmarks(points=points, iris=iris, score=score)
+
+    def _with_eyes(self, pyramid, points, angle) -> tuple[np.ndarray, np.ndarray]:
+        """Points with the iris network's eye contours, and the irises (2, 5, 2)."""
         left, left_contour = self._iris(pyramid, points, LEFT_EYE_CORNERS, angle, flip=True)
         right, right_contour = self._iris(pyramid, points, RIGHT_EYE_CORNERS, angle, flip=False)
         points[list(LEFT_EYE_CONTOUR)] = left_contour
         points[list(RIGHT_EYE_CONTOUR)] = right_contour
-        return Landmarks(points=points, iris=np.stack([left, right]), score=score)
+        return points, np.stack([left, right])
 
     def _mesh(self, pyramid, centre, side, angle) -> tuple[np.ndarray, float]:
         matrix = square_matrix(centre, side, angle, _FACE_SIZE)
