@@ -164,7 +164,7 @@ def test_following_agrees_with_detecting(photo, landmarker, landmarks):
 def test_several_looks_scatter_less_than_one_and_agree_with_it(photo, landmarker, landmarks):
     def scatter(looks: int) -> tuple[np.ndarray, float]:
         """Points, and their mean standard deviation, over crops of the photo, in its pixels."""
-        cut = lambda x, y: landmarker.detect(photo[y:, x:].copy(), looks=looks).points + (x, y)  # noqa: E731
+        cut = lambda x, y: landmarker.detect(photo[y:, x:].copy(), looks=looks).points + np.array([x, y])  # noqa: E731
         found = np.stack([cut(x, y) for x, y in ((0, 0), (3, 5), (7, 2), (11, 9))])
         return found[0], found.std(axis=0).mean()
 

@@ -27,8 +27,8 @@ LEFT_EYE_CONTOUR = (263, 249, 390, 373, 374, 380, 381, 382, 362, 466, 388, 387, 
 _FACE_MARGIN, _EYE_MARGIN = 1.5, 2.3  # the squares that the networks were trained on, times the tight box
 _FACE_SIZE, _EYE_SIZE = 192, 64
 
-# Of further looks at a face, in squares beside the first: turn in radians, logarithm of the size, shift right and
-# down in shares of the side.
+# Of further looks at a face, in squares beside the first: turn in radians, logarithm of the size, shift right
+# and down in shares of the side.
 JITTERS = np.random.default_rng(0).normal(size=(31, 4)) * np.array([0.1, 0.08, 0.04, 0.04])
 
 

@@ -8,6 +8,7 @@ not: fitted to one picture, it recognises one true OpenHeads person in six, wher
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import jax.numpy as jnp
@@ -84,17 +85,18 @@ def in_face_frame(points: np.ndarray, face: np.ndarray) -> np.ndarray:
     return np.stack([centred @ x, centred @ np.array([-x[1], x[0]])], axis=-1)
 
 
-def expression_displacement(points: np.ndarray, neutral: np.ndarray) -> np.ndarray:
+def expression_displacement(
+    points: np.ndarray, neutral: np.ndarray, stable: Sequence[int] = STABLE
+) -> np.ndarray:
     """(468, 2) how far each landmark is from the same person's neutral face, in eye distances.
 
-    The face is first brought onto the neutral one by the similarity of its `STABLE` points; the result is in
+    The face is first brought onto the neutral one by the similarity of its `stable` points; the result is in
     the neutral face's frame, so that no similarity of either picture changes it.
 
     Args:
       points, neutral: (468, 2) pixels, best of two pictures from one direction.
     """
-    stable = list(STABLE)
-    linear, shift = fit_plane_similarity(points[stable], neutral[stable])
+    linear, shift = fit_plane_similarity(points[list(stable)], neutral[list(stable)])
     aligned = points @ linear.T + shift
     return in_face_frame(aligned, neutral) - in_face_frame(neutral, neutral)
 
