@@ -167,8 +167,8 @@ def enlarge(picture: np.ndarray) -> np.ndarray:
 
 
 def detect(landmarker: Landmarker, picture: np.ndarray) -> Landmarks | None:
-    """Landmarks of a small picture, in pixels of the enlarged one."""
-    return landmarker.detect(enlarge(picture), looks=LOOKS)
+    """Landmarks of a small picture, by one look, in pixels of the enlarged one."""
+    return landmarker.detect(enlarge(picture))
 
 
 def look(judges: Judges, image: np.ndarray) -> Look | None:
