@@ -17,6 +17,7 @@ from p4d_jax.render.guide import (
     look_up_features,
     look_up_nearby,
     look_up_source,
+    unit,
 )
 from p4d_jax.render.lifting import (
     BOX_WARP,
@@ -162,8 +163,3 @@ def mix_seen(found: Array, weight: Array) -> Array:
 def trust_at(trust: Array, points: Array) -> Array:
     """Trust (L, L) at canonical points (P, 3): (P,)."""
     return sample_image(trust[..., None], points[:, :2] / BOX_WARP + 0.5)[..., 0]
-
-
-def unit(vectors: Array) -> Array:
-    """Vectors (..., 3) of length one; a zero vector stays zero."""
-    return vectors * jax.lax.rsqrt(jnp.sum(vectors**2, axis=-1, keepdims=True) + 1e-20)

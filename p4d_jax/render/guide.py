@@ -167,9 +167,13 @@ def squareness(posed: Array, faces: Array, camera: Camera) -> Array:
     corners = posed[faces]
     of_faces = jnp.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
     normals = jnp.zeros_like(posed).at[faces.reshape(-1)].add(jnp.repeat(of_faces, 3, axis=0))
-    unit = lambda x: x * jax.lax.rsqrt(jnp.sum(x**2, axis=-1, keepdims=True) + 1e-20)  # noqa: E731
     cosine = jnp.abs(jnp.sum(unit(normals) * unit(camera.cam2world[:3, 3] - posed), axis=-1))
     return jnp.clip((cosine - GRAZING) / (SQUARE - GRAZING), 0.0, 1.0)
+
+
+def unit(vectors: Array) -> Array:
+    """Vectors (..., 3) of length one; a zero vector stays zero."""
+    return vectors * jax.lax.rsqrt(jnp.sum(vectors**2, axis=-1, keepdims=True) + 1e-20)
 
 
 def spread_colours(image: Array, weight: Array) -> Array:
