@@ -33,6 +33,7 @@ def get_config() -> ConfigDict:
     config.yaw_balance = 0.0  # probability that a view's yaw is drawn evenly from its whole range; ours
     config.closed_eyes = 0.0  # probability that both eyes are shut, beside those that a motion shuts; ours
     config.sharp_backgrounds = 0.0  # probability of OpenHeads before a background in focus; ours
+    config.fit_noise = 0.0  # times what landmarks leave open of a shape: by which given shapes are off; ours
     config.evaluate_people = 0  # of another draw, measured every loop.evaluate_every steps; 0: none
     # Networks that others trained: folders of the job convert
     config.genhead = "genhead"  # the GenHead that makes the data: a folder, a file or an embedded name

@@ -18,6 +18,7 @@ def get_config() -> ConfigDict:
     config.perceptual = "structure"
     config.relief_alone = 2400.0
     config.sharp_backgrounds = 0.5
+    config.fit_noise = 1.5
     config.terms = ConfigDict(
         {
             "image": (1.0,),

@@ -16,6 +16,8 @@ def tiny_config(batch: int = 4):
     config.data.openheads = batch
     config.evaluate_people = 0
     config.relief_alone = 0.0
+    config.fit_noise = 0.0
+    config.sharp_backgrounds = 0.0
     config.model.update(
         image_size=32, global_widths=(4, 4, 4, 4), pyramid_features=4, pyramid_rates=(1, 2, 3),
         detail_features=(4, 4), motion_hidden=8, motion_grid=2, token_dim=8, token_heads=2, blocks_de=1,

@@ -12,6 +12,8 @@ from p4d_jax import assets
 from p4d_jax.capture import capture_film
 from p4d_jax.capture.crop import camera_in_square
 from p4d_jax.capture.fit import (
+    OUTLINE,
+    FitSettings,
     Unknowns,
     bake_shape,
     finish_fit,
@@ -23,6 +25,7 @@ from p4d_jax.capture.fit import (
     levenberg_marquardt,
     make_targets,
     predict,
+    shapes_left_open,
     soften_outliers,
 )
 from p4d_jax.capture.photo import frame_params
@@ -107,6 +110,33 @@ def test_baking_the_shape_changes_nothing(small):
     points, iris = predict(baked, truth)
     np.testing.assert_allclose(points, predict(small, truth)[0], atol=1e-5)
     np.testing.assert_allclose(iris, predict(small, truth)[1], atol=1e-5)
+
+
+def test_what_landmarks_leave_open_is_the_posterior_of_the_shape(head):
+    factor = shapes_left_open(head)
+    size = head.shape_basis.shape[-1]
+    assert factor.shape == (300, size) and not factor[size:].any()
+    # Kriging's form of the posterior, by landmarks moved one coefficient at a time.
+    inner = ~np.isin(np.asarray(head.mediapipe_indices), OUTLINE)
+    still = np.zeros((size, len(inner) * 3))
+    rest = np.asarray(mediapipe_landmarks(head, head.template), np.float64)
+    for k in range(size):
+        moved = mediapipe_landmarks(head, head.template + head.shape_basis[..., k])
+        still[k] = (np.asarray(moved, np.float64) - rest).reshape(-1)
+    design = still[:, np.repeat(inner, 3)].T
+    believe = FitSettings()
+    corners = [rest[list(head.mediapipe_indices).index(k)] for k in (33, 133, 263, 362)]
+    across = np.mean(corners[:2], axis=0) - np.mean(corners[2:], axis=0)
+    noise = (believe.landmark_noise * np.linalg.norm(across)) ** 2
+    noise *= inner.sum() / believe.independent_points
+    gain = np.linalg.solve(design @ design.T + noise * np.eye(len(design)), design)
+    expected = np.eye(size) - design.T @ gain
+    np.testing.assert_allclose(factor[:size] @ factor[:size].T, expected, atol=0.02)
+    spread = np.sqrt(np.sum((np.asarray(head.shape_basis) @ factor[:size]) ** 2, axis=(1, 2)))
+    parts = {
+        name: spread[np.asarray(head.regions[name])].mean() for name in ("eyelids", "lips", "ears", "scalp")
+    }
+    assert 2 * max(parts["eyelids"], parts["lips"]) < min(parts["ears"], parts["scalp"])
 
 
 def test_the_fit_recovers_what_was_projected(faces, fits):

@@ -167,6 +167,18 @@ def test_every_loss_has_the_gradient_of_finite_differences_in_float64():
         assert abs(difference - slope) <= 1e-5 * abs(slope), (name, difference, slope)
 
 
+def test_a_misfit_is_one_error_of_the_shape_for_all_pictures_of_a_person(training):
+    pair = jax.tree.map(lambda x: x[0], training[4])
+    errors = jax.random.normal(jax.random.key(0), (300, 7))
+    off = steps.misfit(pair, errors, jax.random.key(1))
+    error = off.params.shape - pair.params.shape
+    assert np.abs(error).max() > 0.1
+    np.testing.assert_allclose(off.source_params.shape - pair.source_params.shape, error, atol=1e-5)
+    back = off.replace(params=pair.params, source_params=pair.source_params)
+    jax.tree.map(np.testing.assert_array_equal, back, pair)
+    jax.tree.map(np.testing.assert_array_equal, off.params.replace(shape=pair.params.shape), pair.params)
+
+
 def test_terms_count_in_their_span():
     term = Term(1.0, 400.0, 1000.0)
     assert [term.active(n) for n in (0, 399, 400, 999, 1000)] == [False, False, True, True, False]

@@ -22,6 +22,7 @@ import numpy as np
 from flax import struct
 from jax.flatten_util import ravel_pytree
 
+from p4d_jax.capture.landmarks import eye_distance
 from p4d_jax.data.motion import GAZE_DOWN, GAZE_SIDE, GAZE_UP, JAW_OPEN
 from p4d_jax.geometry import axis_angle_to_matrix, intrinsics_from_fov
 from p4d_jax.head.landmarks import mediapipe_landmarks
@@ -202,6 +203,27 @@ def landmark_head(head: HeadModel) -> HeadModel:
         decimated_barycentric=jnp.zeros((0, 3)),
         uv=jnp.zeros((0, 2)),
     )
+
+
+def shapes_left_open(head: HeadModel, believe: FitSettings = PHOTO_SETTINGS) -> np.ndarray:
+    """What a photo's landmarks leave open of a head's shape: (300, S), times normal numbers a fit's error.
+
+    A factor of the posterior covariance of the shape's S coefficients, of unit variance before, given where
+    the inner landmarks are, those not on the face's `OUTLINE`, with the noise that `believe` says.
+    """
+    if not len(head.mediapipe_indices):
+        raise ValueError(f"head: {head.name!r} defines no MediaPipe landmarks; use 'openhead'")
+    inner = ~np.isin(np.asarray(head.mediapipe_indices), OUTLINE)
+    corners = np.asarray(head.shape_basis)[np.asarray(head.mediapipe_triangles)[inner]]
+    moved = np.einsum("mk,mkas->mas", np.asarray(head.mediapipe_barycentric)[inner], corners)
+    points = np.full((468, 3), np.nan)
+    points[np.asarray(head.mediapipe_indices)] = mediapipe_landmarks(head, head.template)
+    noise = believe.landmark_noise * eye_distance(points)
+    weight = believe.independent_points / inner.sum() / noise**2
+    moved = moved.reshape(-1, moved.shape[-1]).astype(np.float64)
+    size = moved.shape[1]
+    factor = np.linalg.cholesky(np.linalg.inv(weight * moved.T @ moved + np.eye(size)))
+    return np.pad(factor, ((0, SHAPE_SIZE - size), (0, 0))).astype(np.float32)
 
 
 def bake_shape(small: HeadModel, shape: Array) -> HeadModel:

@@ -21,6 +21,7 @@ from flax import traverse_util
 from ml_collections import ConfigDict
 
 from p4d_jax import assets
+from p4d_jax.capture.fit import shapes_left_open
 from p4d_jax.data.film_pairs import FilmPairs, open_films
 from p4d_jax.data.openheads import OpenHeadsSettings, prepare_stage
 from p4d_jax.data.pairs import join_pairs, openheads_pair, pair_of_synthetic, static_pairs
@@ -122,6 +123,7 @@ def build_psi(config: ConfigDict) -> tuple[Psi, Given, TrainState, LoopConfig]:
         build_head_parts(head) if discriminator else None,
         judges(config, step_config),
         motion_variables,
+        shape_errors(config, head),
     )
     optimizer = build_optimizer(*config.adam, config.clip_norm)
     key = jax.random.key(config.seed)
@@ -131,6 +133,16 @@ def build_psi(config: ConfigDict) -> tuple[Psi, Given, TrainState, LoopConfig]:
     state = create_state(variables, optimizer, jax.random.key_data(key), judged)
     psi = Psi(reconstructor, step_config, mesh, optimizer, encoder, discriminator)
     return psi, given, state, loop_config
+
+
+def shape_errors(config: ConfigDict, head: HeadModel) -> np.ndarray | None:
+    """`Given.shape_errors`: what landmarks leave open of the head's shape, times `config.fit_noise`."""
+    if not config.fit_noise:
+        return None
+    try:
+        return config.fit_noise * shapes_left_open(head)
+    except ValueError as error:
+        raise UserError(f"config.fit_noise={config.fit_noise}: {error}; or set it to 0") from None
 
 
 def loss_table(config: ConfigDict) -> tuple[tuple[str, Term], ...]:

@@ -145,13 +145,18 @@ class Psi:
 
 @struct.dataclass
 class Given:
-    """Arrays that no step changes: the head model, its constants, and what others trained."""
+    """Arrays that no step changes: the head model, its constants, and what others trained.
+
+    shape_errors: (300, S), or None. Psi is given each pair's shape with this times normal numbers added, as
+    the fit of a photo would be off.
+    """
 
     head: HeadModel
     frame: CanonicalFrame
     parts: HeadParts | None = None
     judges: Judges = Judges()
     motion_variables: dict | None = None
+    shape_errors: Array | None = None
 
 
 def check_terms(config: StepConfig, pair: HeadPair, judges: Judges) -> None:
@@ -252,6 +257,8 @@ def build_sample(psi: Psi, resolution: int, whole: bool, given: Given, pair: Hea
       whole: also what only losses of whole views need: landmarks, correspondence map.
     """
     config, model, head, frame = psi.config, psi.reconstructor.config, given.head, given.frame
+    if given.shape_errors is not None:
+        pair = misfit(pair, given.shape_errors, jax.random.fold_in(key, 1))
     size, side = pair.image.shape[0], config.crop or resolution
     shape, params = pair.source_params.shape, pair.params
     source, target = (posed_vertices(head, shape, frame) for frame in (pair.source_params, params))
@@ -286,6 +293,14 @@ def build_sample(psi: Psi, resolution: int, whole: bool, given: Given, pair: Hea
         face,
         jnp.ones(()),
     )
+
+
+def misfit(pair: HeadPair, shape_errors: Array, key: Array) -> HeadPair:
+    """A pair whose pictures were fitted with one error of the shape: see `Given`."""
+    error = shape_errors @ jax.random.normal(key, shape_errors.shape[-1:])
+    off = lambda params: None if params is None else params.replace(shape=params.shape + error)  # noqa: E731
+    names = ("params", "source_params", "driving_params", "photos_params")
+    return pair.replace(**{name: off(getattr(pair, name)) for name in names})
 
 
 def add_photos(
