@@ -40,6 +40,9 @@ from p4d_jax.main import enable_compilation_cache
 from p4d_jax.types import FrameParams
 
 SIZE = 256
+PLACES = {
+    "own_neutral": OWN_NEUTRAL, "driven": DRIVEN, "neutral": DRIVEN_NEUTRAL, "unchanged": UNCHANGED,
+}  # fmt: skip
 Faces = dict[str, np.ndarray | None]  # landmarks (468, 2), or None where no face was found
 
 
@@ -51,11 +54,6 @@ def detected(person: Person, landmarker: Landmarker, looks: int) -> Faces:
     }
     found = {name: landmarker.detect(enlarge(to_uint8(x)), looks=looks) for name, x in pictures.items()}
     return {name: None if one is None else one.points for name, one in found.items()}
-
-
-PLACES = {
-    "own_neutral": OWN_NEUTRAL, "driven": DRIVEN, "neutral": DRIVEN_NEUTRAL, "unchanged": UNCHANGED,
-}  # fmt: skip
 
 
 def projected(person: Person, head) -> Faces:

@@ -219,6 +219,8 @@ def shapes_left_open(head: HeadModel, believe: FitSettings = PHOTO_SETTINGS) -> 
     points = np.full((468, 3), np.nan)
     points[np.asarray(head.mediapipe_indices)] = mediapipe_landmarks(head, head.template)
     noise = believe.landmark_noise * eye_distance(points)
+    if not np.isfinite(noise):
+        raise ValueError(f"head: {head.name!r} does not define the corners of the eyes; use 'openhead'")
     weight = believe.independent_points / inner.sum() / noise**2
     moved = moved.reshape(-1, moved.shape[-1]).astype(np.float64)
     size = moved.shape[1]

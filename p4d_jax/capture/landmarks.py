@@ -82,8 +82,10 @@ class Landmarker:
 
         image: (H, W, 3) uint8. previous: the landmarks of the frame before; the face is then looked for
         around them first, which is faster and keeps to the same person. looks: at the face that was found, in
-        squares a little turned, scaled and shifted, at most 32; their mean errs less than one.
+        squares a little turned, scaled and shifted, 1 to 32; their mean errs less than one.
         """
+        if not 1 <= looks <= 1 + len(JITTERS):
+            raise ValueError(f"looks: expected 1 to {1 + len(JITTERS)}, got {looks}")
         pyramid = PhotoPyramid(image)
         if previous is not None:
             followed = self._refine(pyramid, *_square_from_points(previous.points), 1, looks)
