@@ -89,6 +89,7 @@ def get_config() -> ConfigDict:
             "crop": 0,
             "samples": (48, 48),
             "face_weight": 0.0,
+            "feature_weight": 0.0,
             "density_every": 16,
             "density_points": 1000,
             "density_distance": 0.004,

@@ -86,6 +86,7 @@ def get_config() -> ConfigDict:
             "crop": 32,
             "samples": (8, 8),
             "face_weight": 1.0,
+            "feature_weight": 6.0,
             "average_half_life": 2000.0,
             "rematerialize": False,
             "views_at_once": 0,

@@ -24,10 +24,10 @@ from p4d_jax.nn.resample import resize_antialiased, resize_bilinear
 from p4d_jax.render.deformation import DEPTH_EXTENT, Deformation, apply_field, build_field
 from p4d_jax.render.fusion import (
     SourceGuides,
-    build_source_guides,
     look_up_features_of_sources,
     look_up_nearby_of_sources,
     look_up_sources,
+    trust_photo,
 )
 from p4d_jax.render.guide import (
     SourceGuide,
@@ -200,12 +200,12 @@ def encode_source(
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _fuse(reconstructor, variables, features, seen, images, params, head, frame):
+def _fuse(reconstructor, variables, features, guides, params, head, frame):
     posed = jax.vmap(lambda one: posed_vertices(head, one.shape, one))(params)
-    guides = build_source_guides(images, frame, posed, params.neck, params.camera)
+    guides = jax.tree.map(lambda *x: jnp.stack(x), *guides)
+    guides = SourceGuides(guides, jax.vmap(trust_photo, (None, 0, 0))(frame, guides, posed))
     features = jax.tree.map(lambda *x: jnp.concatenate(x), *features)
-    fused = reconstructor.apply(variables, features, guides.trust, method="fuse")
-    return fused, guides.with_features(seen)
+    return reconstructor.apply(variables, features, guides.trust, method="fuse"), guides
 
 
 def encode_sources(
@@ -237,9 +237,9 @@ def encode_sources(
     ]
     if count == 1:
         return avatars[0]
-    frame, features = avatars[0].frame, [avatar.features for avatar in avatars]
-    seen = jax.tree.map(lambda *x: jnp.stack(x), *(avatar.guide.features for avatar in avatars))
-    features, guides = _fuse(reconstructor, variables, features, seen, images, params, head, frame)
+    frame = avatars[0].frame
+    each = [[avatar.features for avatar in avatars], [avatar.guide for avatar in avatars]]
+    features, guides = _fuse(reconstructor, variables, *each, params, head, frame)
     return Avatar(features, frame, guides)
 
 

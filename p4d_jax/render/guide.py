@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from flax import struct
 
 from p4d_jax.geometry import axis_angle_to_matrix, project
-from p4d_jax.nn.resample import resize_antialiased, resize_bilinear
+from p4d_jax.nn.resample import resize_antialiased
 from p4d_jax.render.lifting import (
     BOX_WARP,
     MIRROR,
@@ -30,6 +30,7 @@ from p4d_jax.render.lifting import (
     sample_image,
     surface_seen,
 )
+from p4d_jax.render.matting import settle_opacity, split_colours
 from p4d_jax.render.raster import interpolate, rasterize
 from p4d_jax.render.rays import pixel_centres, rays_through
 from p4d_jax.types import Array, Camera
@@ -71,7 +72,7 @@ class SourceGuide:
       anchor_motions: (n, 4) rows of `rigid_motions` to the photo's posed mesh.
       turn: (3, 3) the rotation of the photo's neck.
       features: (s, s, k + 2) of the photo's pixels, which a reconstructor with `photo_features` has made:
-        the last two are its relief, see `mesh_relief`, of the whole person.
+        the last two are its relief, see `mesh_relief`, of the whole person, with the photo's own edges.
       person, background: (S, S, 3) the photo with the colours of the one spread over the other, as far as the
         relief tells them apart; without features both are the photo.
     """
@@ -94,15 +95,13 @@ class SourceGuide:
         return None if self.features is None else jax.lax.stop_gradient(self.features[..., -2:])
 
     def with_features(self, features: Array | None) -> SourceGuide:
-        """The guide with features (..., s, s, k + 2) of its photo's pixels."""
+        """The guide with features (..., s, s, k + 2) of its photo's pixels, their opacity settled."""
         if features is None:
             return self
-        opacity = jax.lax.stop_gradient(features[..., -1:])
-        fill = lambda x: resize_bilinear(x, self.image.shape[-2])  # noqa: E731
-        # Pixels that are half the one and half the other have no say.
-        person = spread_colours(self.image, jnp.clip(2.0 * fill(opacity) - 1.0, 0.0, 1.0))
-        bare = 1.0 - fill(grow(opacity))
-        background = spread_colours(self.image, jnp.clip(2.0 * bare - 1.0, 0.0, 1.0))
+        small = resize_antialiased(self.image, features.shape[-2])
+        opacity = settle_opacity(small, features[..., -1:])
+        person, background = split_colours(self.image, opacity)
+        features = jnp.concatenate([features[..., :-1], opacity], axis=-1)
         return self.replace(features=features, person=person, background=background)
 
 
@@ -174,27 +173,6 @@ def squareness(posed: Array, faces: Array, camera: Camera) -> Array:
 def unit(vectors: Array) -> Array:
     """Vectors (..., 3) of length one; a zero vector stays zero."""
     return vectors * jax.lax.rsqrt(jnp.sum(vectors**2, axis=-1, keepdims=True) + 1e-20)
-
-
-def spread_colours(image: Array, weight: Array) -> Array:
-    """A picture (..., S, S, 3) whose pixels of little weight (..., S, S, 1) have the colours near by.
-
-    Weights are in [0, 1]. Averages over ever larger squares fill what smaller ones leave open ("pull-push",
-    Gortler et al. 1996, section 3.5).
-    """
-    size, mean = image.shape[-2], image
-    if size > 1:
-        half = size // 2
-        smaller = resize_antialiased(weight, half)
-        around = resize_antialiased(image * weight, half) / (smaller + 1e-6)
-        mean = resize_bilinear(spread_colours(around, smaller), size)
-    return image * weight + mean * (1.0 - weight)
-
-
-def grow(opacity: Array) -> Array:
-    """The largest of each pixel and its neighbours: (..., s, s, 1) -> (..., s, s, 1)."""
-    window = (*(1,) * (opacity.ndim - 3), 3, 3, 1)
-    return jax.lax.reduce_window(opacity, -jnp.inf, jax.lax.max, window, (1,) * opacity.ndim, "SAME")
 
 
 def build_source_guide(

@@ -47,7 +47,7 @@ from p4d_jax.render.fusion import SourceGuides, build_source_guides
 from p4d_jax.render.guide import SourceGuide, build_source_guide, relief_of_depth
 from p4d_jax.render.lifting import CanonicalFrame
 from p4d_jax.render.part_fusion import HeadParts, correspondence_map, pose_parts
-from p4d_jax.render.rays import generate_rays
+from p4d_jax.render.rays import generate_rays, pixel_centres
 from p4d_jax.render.triplane import sample_planes
 from p4d_jax.train import adversarial, losses
 from p4d_jax.train.devices import DATA_AXIS, on_devices
@@ -64,6 +64,9 @@ from p4d_jax.train.reenact_losses import (
 from p4d_jax.train.state import TrainState, average_decay
 from p4d_jax.types import Array, Camera, FrameParams
 
+# Of the 68 landmarks: first and last + 1 of an eye or the mouth, and its corners; a Gaussian in widths of it.
+FEATURES = ((36, 42, 36, 39, 0.5), (42, 48, 42, 45, 0.5), (48, 68, 48, 54, 0.3))
+
 
 @dataclasses.dataclass(frozen=True)
 class StepConfig:
@@ -74,7 +77,8 @@ class StepConfig:
       stages: (images, R): from so many images on, R rays a side.
       crop: c; 0 renders whole views.
       samples: coarse and fine samples a ray.
-      face_weight: of pixels of the parametric head over others in L_re; ours, 0 in the paper.
+      face_weight, feature_weight: of pixels of the parametric head over others in L_re, and on top of that of
+        those around its eyes and mouth; ours, 0 in the paper.
       density_every, density_points, density_distance: of the density regulariser: steps between, its points
         in [-1, 1]^3, and how far they are moved, in shares of the box.
       discriminator_rate: of D, a multiple of Psi's.
@@ -90,6 +94,7 @@ class StepConfig:
     crop: int = 0
     samples: tuple[int, int] = (48, 48)
     face_weight: float = 0.0
+    feature_weight: float = 0.0
     density_every: int = 16
     density_points: int = 1000
     density_distance: float = 0.004
@@ -265,7 +270,13 @@ def build_sample(psi: Psi, resolution: int, whole: bool, given: Given, pair: Hea
     motions = motions_of_pair(psi, given, pair)
     corner = jax.random.randint(key, (2,), 0, resolution - side + 1)
     camera = params.camera
-    wanted, face = cut_wanted(config, pair, resolution, corner)
+    weight = 1.0
+    if config.face_weight:
+        weight += config.face_weight * pair.face_mask
+    if config.feature_weight:
+        landmarks = project_landmarks(head, target, params.neck, camera)
+        weight += config.feature_weight * pair.mask * around_features(landmarks, size)
+    wanted, face = cut_wanted(config, pair, resolution, corner, weight)
     label, points = camera.to_label(), pair.points
     if whole:
         joint = head_joints(head, shape, params.expression, params.pose, params.eyes)[NECK]
@@ -325,15 +336,29 @@ def join_photos(pair: HeadPair) -> tuple[Array, FrameParams]:
     return join(pair.source, pair.photos), jax.tree.map(join, pair.source_params, pair.photos_params)
 
 
-def cut_wanted(config: StepConfig, pair: HeadPair, resolution: int, corner: Array) -> tuple[Wanted, Array]:
-    """What the crop of rays at `corner` should look like, and its mask (k c, k c, 1) of the person."""
+def around_features(landmarks: Array, size: int) -> Array:
+    """(size, size, 1) in [0, 1]: how near pixels are to eyes and mouth of `project_landmarks` (70, 2)."""
+    pixels, nearness = pixel_centres(size), 0.0
+    for first, last, left, right, reach in FEATURES:
+        width = jnp.linalg.norm(landmarks[right] - landmarks[left])
+        away = jnp.sum((pixels - landmarks[first:last].mean(0)) ** 2, axis=-1)
+        nearness = jnp.maximum(nearness, jnp.exp(-0.5 * away / (reach * width + 1e-6) ** 2))
+    return nearness.reshape(size, size, 1)
+
+
+def cut_wanted(
+    config: StepConfig, pair: HeadPair, resolution: int, corner: Array, weight: Array | float
+) -> tuple[Wanted, Array]:
+    """What the crop of rays at `corner` should look like, and its mask (k c, k c, 1) of the person.
+
+    weight: (S, S, 1) of the picture's pixels; a number for none.
+    """
     side, pixels = config.crop or resolution, pixels_of_crop(config, pair.image.shape[0], resolution, corner)
     fine = lambda x: crop_image(x, *pixels)  # noqa: E731
     coarse = lambda x: crop_image(x, corner, side)  # noqa: E731
     mask = coarse(resize_to(pair.mask, resolution))
     weights = raw_weights = None
-    if config.face_weight:
-        weight = 1.0 + config.face_weight * pair.face_mask
+    if not isinstance(weight, float):
         weights, raw_weights = fine(weight), coarse(resize_to(weight, resolution))
     rays = lambda x: None if x is None else coarse(resize_to(x, resolution))  # noqa: E731
     features, behind = rays(pair.features), rays(pair.background_features)
