@@ -17,6 +17,7 @@ from p4d_jax import assets
 from p4d_jax.data.pairs import static_pairs
 from p4d_jax.errors import UserError
 from p4d_jax.geometry import look_at_camera
+from p4d_jax.head.landmarks import project_landmarks
 from p4d_jax.jobs import train_reenact as job
 from p4d_jax.main import load_config
 from p4d_jax.models.checkpoint import save_reconstructor
@@ -27,9 +28,11 @@ from p4d_jax.models.identity import IResNet
 from p4d_jax.models.motion import MotionEncoder
 from p4d_jax.models.perceptual import LPIPS, vgg16
 from p4d_jax.models.reconstructor import PLACE_CHANNELS, Reconstructor
+from p4d_jax.render.avatar import posed_vertices
 from p4d_jax.render.lifting import ExpressionField, apply_expression_field, sample_image
 from p4d_jax.render.part_fusion import build_head_parts
 from p4d_jax.render.raster import Raster
+from p4d_jax.render.rays import pixel_centres
 from p4d_jax.train import losses, multiview
 from p4d_jax.train import reenact_step as steps
 from p4d_jax.train.reenact_losses import TERMS, Judges, Term
@@ -177,6 +180,29 @@ def test_a_misfit_is_one_error_of_the_shape_for_all_pictures_of_a_person(trainin
     back = off.replace(params=pair.params, source_params=pair.source_params)
     jax.tree.map(np.testing.assert_array_equal, back, pair)
     jax.tree.map(np.testing.assert_array_equal, off.params.replace(shape=pair.params.shape), pair.params)
+
+
+def test_pixels_of_the_face_count_more_and_those_around_eyes_and_mouth_most(training):
+    psi, given, _, _, pairs, samples = training
+    face, most = psi.config.face_weight, psi.config.face_weight + psi.config.feature_weight
+    assert 0 < face < most
+    weights = np.asarray(samples.wanted.weights)[..., 0]
+    assert weights.min() == 1 and weights.max() <= 1 + most
+    for index in range(len(weights)):
+        pair = jax.tree.map(lambda x, index=index: x[index], pairs)
+        mesh = posed_vertices(given.head, pair.params.shape, pair.params)
+        points = project_landmarks(given.head, mesh, pair.params.neck, pair.params.camera)
+        middles = np.stack([points[first:last].mean(0) for first, last in ((36, 42), (42, 48), (48, 68))])
+        assert np.all(image_at(weights[index], middles) > 1 + 0.5 * most)
+        far = np.linalg.norm(pixel_centres(32)[:, None] - middles, axis=-1).min(1) > 0.25
+        assert weights[index].ravel()[far].max() < 1 + face + 0.1
+        np.testing.assert_array_equal(weights[index].ravel()[np.asarray(pair.mask).ravel() == 0], 1)
+
+
+def image_at(image, places):
+    """Values of image (S, S) in the pixels of places (N, 2) in [0, 1]."""
+    column, row = np.floor(places * len(image)).astype(int).T
+    return image[row, column]
 
 
 def test_terms_count_in_their_span():
