@@ -60,7 +60,7 @@ from p4d_jax.train.state import TrainState
 from p4d_jax.types import Array, FrameParams
 
 DETECTION_SIZE = 384  # pixels; small pictures are enlarged to it for the landmark networks
-LOOKS = 8  # at each face, whose mean errs a third less than one
+LOOKS = 16  # at each face, whose mean errs a third less than one
 FIT_BATCH = 8
 VIEWS_AT_ONCE = 8  # on an accelerator
 MOTION = "motion_talk"
