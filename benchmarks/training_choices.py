@@ -35,7 +35,7 @@ from p4d_jax.models.reconstructor import Reconstructor
 COMMON = {
     "batch": 4, "evaluate_people": 0, "relief_alone": 0.0, "step.average_half_life": 100.0,
     "loop.minutes": 0.0, "loop.best": "", "loop.grid_every": 100_000,
-    "sharp_backgrounds": 0.0, "fit_noise": 0.0,
+    "sharp_backgrounds": 0.0, "fit_noise": 0.0, "step.feature_weight": 0.0,
 }  # fmt: skip
 SHIPPED = {"start": "reenact_demo", "loop.peak_rate": 1e-3}
 # Config, fields of both, without, with
