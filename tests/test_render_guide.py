@@ -15,6 +15,7 @@ from p4d_jax.head.skinning import head_vertices
 from p4d_jax.models.reconstructor import (
     GUIDE_CHANNELS,
     NEARBY_CHANNELS,
+    PART_CHANNELS,
     GuidedRefinement,
     ReconstructorConfig,
 )
@@ -208,21 +209,23 @@ def test_refinement_keeps_what_the_photo_does_not_show_and_mixes_only_what_it_do
     image = jax.random.uniform(key, (1, 8, 8, 3), minval=-1)
     module = GuidedRefinement((4,))
     blind = jnp.full((1, 8, 8, GUIDE_CHANNELS), 0.7).at[..., jnp.array([3, 7, 11])].set(0.0)
-    ones = jnp.ones((1, 8, 8, 1))
-    variables = jax.jit(module.init)(key, image, blind, ones)
+    ones, skin = jnp.ones((1, 8, 8, 1)), jnp.zeros((1, 8, 8, PART_CHANNELS))
+    variables = jax.jit(module.init)(key, image, blind, ones, skin)
     variables["params"]["mix"] = jax.tree.map(jnp.zeros_like, variables["params"]["mix"])  # equal shares
     refine = jax.jit(module.apply)
-    np.testing.assert_allclose(refine(variables, image, blind, ones), image, atol=1e-5)
+    np.testing.assert_allclose(refine(variables, image, blind, ones, skin), image, atol=1e-5)
     shown = blind.at[..., 3].set(1.0)
-    np.testing.assert_allclose(refine(variables, image, shown, ones), (image + 0.7) / 2, atol=1e-5)
-    np.testing.assert_allclose(refine(variables, image, blind, 0 * ones), (image + 0.7) / 2, atol=1e-5)
+    np.testing.assert_allclose(refine(variables, image, shown, ones, skin), (image + 0.7) / 2, atol=1e-5)
+    np.testing.assert_allclose(refine(variables, image, blind, 0 * ones, skin), (image + 0.7) / 2, atol=1e-5)
     # With a relief: what is nearby, where the person is.
     nearby = jnp.full((1, 8, 8, NEARBY_CHANNELS), -0.5)
-    variables = jax.jit(module.init)(key, image, blind, ones, nearby)
+    variables = jax.jit(module.init)(key, image, blind, ones, skin, nearby)
     variables["params"]["mix"] = jax.tree.map(jnp.zeros_like, variables["params"]["mix"])
-    np.testing.assert_allclose(refine(variables, image, blind, ones, nearby), (image - 0.5) / 2, atol=1e-5)
     np.testing.assert_allclose(
-        refine(variables, image, blind, 0 * ones, nearby), (image + 0.7) / 2, atol=1e-5
+        refine(variables, image, blind, ones, skin, nearby), (image - 0.5) / 2, atol=1e-5
+    )
+    np.testing.assert_allclose(
+        refine(variables, image, blind, 0 * ones, skin, nearby), (image + 0.7) / 2, atol=1e-5
     )
 
 

@@ -92,7 +92,7 @@ def test_field_takes_the_surface_motion_at_the_surface_and_the_nearest_candidate
     raster = Raster(*jnp.full((5, 16, 16), 4.0))
     field = ExpressionField(
         camera, raster, jnp.broadcast_to(jnp.append(surface, 0.0), (16, 16, 4)), observed,
-        jnp.pad(jnp.stack([near, jnp.zeros(3)]), ((0, 0), (0, 1))), jnp.eye(3),
+        jnp.pad(jnp.stack([near, jnp.zeros(3)]), ((0, 0), (0, 1))), jnp.eye(3), jnp.zeros((16, 16, 4)),
     )  # fmt: skip
     points = jnp.array([[0.0, 0.0, 0.0], [0.0, 0.0, -0.55]])
     moved = apply_expression_field(field, points) - points

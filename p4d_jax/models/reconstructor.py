@@ -35,6 +35,7 @@ from p4d_jax.types import Array
 
 GUIDE_CHANNELS = 15  # `render.guide.look_up_source`, and the background at the same pixel
 NEARBY_CHANNELS = 4  # `render.guide.look_up_nearby`
+PART_CHANNELS = 4  # `render.lifting.tell_parts`
 PLACE_CHANNELS = 9  # of `render.guide.look_up_features` beside the photo's
 conv_init = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 
@@ -418,20 +419,23 @@ class GuidedRefinement(nn.Module):
     A 3D-anchored stand-in for detail that a small super-resolution would have to invent: each pixel is a
     convex mixture of the rendered colour; the three of `look_up_source`; the background, which stands still,
     at the same pixel of the photo; and, where a relief is known, the colour of what the photo shows
-    nearby. And a small correction.
+    nearby. And a correction, which knows eyes and teeth: what lids or lips hid has to be painted.
     """
 
     features: tuple[int, ...]
 
     @nn.compact
-    def __call__(self, image: Array, guide: Array, opacity: Array, nearby: Array | None = None) -> Array:
+    def __call__(
+        self, image: Array, guide: Array, opacity: Array, parts: Array, nearby: Array | None = None
+    ) -> Array:
         """image (B, S, S, 3) in [-1, 1], guide (B, S, S, 15), opacity (B, S, S, 1) -> (B, S, S, 3).
 
-        The guide is `look_up_source` (12) and the photo's background at the same pixel (3). Of a model with a
-        relief, nearby: (B, S, S, 4) `look_up_nearby`; else nothing is nearby.
+        The guide is `look_up_source` (12) and the photo's background at the same pixel (3). parts:
+        (B, S, S, 4) `lifting.tell_parts` of the surface. Of a model with a relief, nearby: (B, S, S, 4)
+        `look_up_nearby`; else nothing is nearby.
         """
         more = [] if nearby is None else [nearby]
-        x = jnp.concatenate([image, guide, 2.0 * opacity - 1.0, *more], axis=-1)
+        x = jnp.concatenate([image, guide, 2.0 * opacity - 1.0, *more, parts], axis=-1)
         for index, features in enumerate(self.features):
             x = leaky(conv3(features, name=f"conv{index}")(x))
         by_mesh, by_point, by_other_side, behind = jnp.split(guide, (4, 8, 12), axis=-1)
@@ -599,5 +603,6 @@ class Reconstructor(nn.Module):
         self.decode(at, jnp.zeros((at.shape[1], width + PLACE_CHANNELS)) if width else None)
         self.upscale(jnp.zeros((image.shape[0], 8, 8, self.config.feature_channels)))
         of_relief = (NEARBY_CHANNELS,) if width else ()
-        self.refine(*(jnp.zeros((1, 8, 8, channels)) for channels in (3, GUIDE_CHANNELS, 1, *of_relief)))
+        seen = (3, GUIDE_CHANNELS, 1, PART_CHANNELS, *of_relief)
+        self.refine(*(jnp.zeros((1, 8, 8, channels)) for channels in seen))
         return planes

@@ -352,6 +352,8 @@ def refine_image(
     snapped = snap_to_surface(field, points, directions)
     canonical = apply_field(field, snapped)
     pixels = project(field.camera, points)[0]
+    _, near, parts = surface_seen(field, snapped, field.parts)
+    parts = jax.lax.stop_gradient(near[:, None] * parts).reshape(1, size, size, -1)
     several = isinstance(guide, SourceGuides)
     look_up = look_up_sources if several else look_up_source
     shown = look_up(guide, field, snapped, canonical)
@@ -368,7 +370,7 @@ def refine_image(
         of_relief = (nearby[None],)
     opacity = 1.0 - fill(shaded.transmittance)[None]
     image, seen = resize_bilinear(image, size)[None], seen.reshape(1, size, size, -1)
-    return reconstructor.apply(variables, image, seen, opacity, *of_relief, method="refine")[0]
+    return reconstructor.apply(variables, image, seen, opacity, parts, *of_relief, method="refine")[0]
 
 
 @functools.partial(jax.jit, static_argnames=("reconstructor", "resolution", "samples", "with_background"))

@@ -51,6 +51,7 @@ class CanonicalFrame:
       points: (L, L, 3) surface points; uncovered texels lie on the plane z = PROXY_DEPTH.
       turning: (V,) in [0, 1], how much of the neck's rotation each vertex follows.
       mirror: (V,) int32 the vertex nearest to each one's mirror image.
+      parts: (V, 4) from `tell_parts`.
       decimated_faces: (f, 3) triangles of the decimated mesh.
       decimated_triangles, decimated_barycentric: (v, 3) each decimated vertex on the full mesh.
     """
@@ -64,6 +65,7 @@ class CanonicalFrame:
     points: Array
     turning: Array
     mirror: Array
+    parts: Array
     decimated_faces: Array
     decimated_triangles: Array
     decimated_barycentric: Array
@@ -80,6 +82,7 @@ class ExpressionField:
       observed: (n, 3) candidates on the posed mesh.
       candidates: (n, 4) theirs.
       turn: (3, 3) the neck's rotation, undone.
+      parts: (R, R, 4) `CanonicalFrame.parts` of the surface seen there.
     """
 
     camera: Camera
@@ -88,6 +91,27 @@ class ExpressionField:
     observed: Array
     candidates: Array
     turn: Array
+    parts: Array
+
+
+def tell_parts(head: HeadModel, vertices: Array) -> Array:
+    """What of eyes and mouth the vertices (V, 3) of a head that looks ahead are: (V, 4) in [0, 1].
+
+    Channels: eyeball; on it, how near the axis of the gaze, from 1 at the pupil's middle to 0 at the rim;
+    teeth, of heads that have them; the rest of the mouth's inside.
+    """
+    within = jnp.zeros(vertices.shape[0])
+    eyeball, pupil, teeth, mouth = within, within, within, within + 1.0
+    for name in ("left_eyeball", "right_eyeball"):
+        region = head.regions[name]
+        ball = vertices[region]
+        low, high = ball.min(axis=0), ball.max(axis=0)
+        away = jnp.linalg.norm((2 * ball - low - high)[:, :2], axis=-1) / (high - low)[0]
+        eyeball, pupil = eyeball.at[region].set(1.0), pupil.at[region].set(1.0 - away)
+    if "teeth" in head.regions:
+        teeth = teeth.at[head.regions["teeth"]].set(1.0)
+    mouth = mouth.at[head.regions["without_inner_mouth"]].set(0.0) * (1.0 - eyeball) * (1.0 - teeth)
+    return jnp.stack([eyeball, pupil, teeth, mouth], axis=-1)
 
 
 def spread_candidates(head: HeadModel, vertices: np.ndarray, count: int) -> np.ndarray:
@@ -143,6 +167,7 @@ def _rasterize_canonical(head: HeadModel, lifted_size: int, box_warp: float) -> 
         points[::-1],
         1.0 - head.skinning_weights[:, 0],
         jnp.argmin(squared, axis=-1).astype(jnp.int32),
+        tell_parts(head, vertices),
         head.decimated_faces,
         head.decimated_triangles,
         head.decimated_barycentric,
@@ -204,6 +229,7 @@ def build_expression_field(
         posed[frame.candidates],
         motions[frame.candidates],
         back,
+        interpolate(raster, frame.parts),
     )
 
 
