@@ -99,6 +99,7 @@ def get_config() -> ConfigDict:
             "gamma_correspondence": 10.0,
             "gamma_segmentation": 1.0,
             "motion_rate": 1.0,
+            "trained": (),
             "average_half_life": 10_000.0,
             "rematerialize": True,
             "views_at_once": 1,

@@ -9,6 +9,7 @@ import sys
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from psi_case import ROOT, tiny_config
 from skimage.metrics import peak_signal_noise_ratio
@@ -237,6 +238,23 @@ def test_motion_layers_have_their_own_rate(training):
     )
 
 
+def test_only_the_parts_that_learn_move(training):
+    psi, given, state, _, _, samples = training
+    part = dataclasses.replace(psi, config=dataclasses.replace(psi.config, trained=("decoder",)))
+
+    def gradient(psi):
+        loss = lambda params: sum(  # noqa: E731
+            steps.reenact_losses(psi, ("image",), given, state, params, samples)[0].values()
+        )
+        return jax.jit(jax.grad(loss))(state.params)
+
+    every, found = gradient(psi), gradient(part)
+    for name, gradients in found.items():
+        for mine, whole in zip(jax.tree.leaves(gradients), jax.tree.leaves(every[name]), strict=True):
+            np.testing.assert_allclose(mine, whole if name == "decoder" else 0.0, rtol=1e-4, atol=1e-7)
+    assert optax.tree.norm(found["decoder"]) > 0.0
+
+
 # Networks that others trained ------------------------------------------------------------------------------
 
 
@@ -339,6 +357,7 @@ def test_networks_are_read_from_converted_folders(tmp_path):
         ({"terms": {"adversarial": (1.0,)}}, "config.discriminator"),
         ({"terms": {"beauty": (1.0,)}}, "beauty"),
         ({"terms": {"photo_depth": (1.0,)}}, "config.model.photo_features"),
+        ({"step": {"trained": ("refinement",)}}, "no part 'refinement'"),
     ],
 )
 def test_a_training_that_cannot_be_is_refused_with_what_to_do(change, message):

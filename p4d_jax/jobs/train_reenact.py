@@ -130,6 +130,11 @@ def build_psi(config: ConfigDict) -> tuple[Psi, Given, TrainState, LoopConfig]:
     variables = initial_variables(reconstructor, key)
     if config.start:
         variables = start_from(config.start, model, variables)
+    if unknown := sorted(set(step_config.trained) - set(variables["params"])):
+        raise UserError(
+            f"config.step.trained: the model has no part {unknown[0]!r}; there are"
+            f" {', '.join(sorted(variables['params']))}"
+        )
     state = create_state(variables, optimizer, jax.random.key_data(key), judged)
     psi = Psi(reconstructor, step_config, mesh, optimizer, encoder, discriminator)
     return psi, given, state, loop_config

@@ -32,6 +32,7 @@ from p4d_jax.train.reenact_step import (
     Given,
     Psi,
     build_samples,
+    learning_variables,
     move_psi,
     render_samples,
     resize_to,
@@ -147,7 +148,7 @@ def multiview_step(
     )
 
     def objective(params):
-        out = render_samples(psi, {"params": params, "buffers": state.buffers}, samples, None)
+        out = render_samples(psi, learning_variables(psi, state, params), samples, None)
         loss = views.weight * given.judges.perceptual(without_background(out), wanted)
         return views.every * loss, loss
 

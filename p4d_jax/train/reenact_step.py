@@ -84,6 +84,8 @@ class StepConfig:
       discriminator_rate: of D, a multiple of Psi's.
       penalty_every, gamma_image, gamma_correspondence, gamma_segmentation: of R1, as GenHead's.
       motion_rate: of the cross-attentions and the motions' mapping, a multiple of the others' (v2: 2.5).
+      trained: parts of Psi that learn, by their names in `Reconstructor.setup`; () is all. The others stand
+        still.
       average_half_life: of the moving average, in images.
       rematerialize: compute networks and views again for their gradient, instead of keeping them.
       views_at_once: views that a device renders side by side; 0 is all of them.
@@ -104,6 +106,7 @@ class StepConfig:
     gamma_correspondence: float = 10.0
     gamma_segmentation: float = 1.0
     motion_rate: float = 1.0
+    trained: tuple[str, ...] = ()
     average_half_life: float = 10_000.0
     rematerialize: bool = False
     views_at_once: int = 0
@@ -515,12 +518,21 @@ def step_keys(state: TrainState, program: int, count: int) -> Array:
     return jax.random.key_data(jax.random.split(key, count))
 
 
+def learning_variables(psi: Psi, state: TrainState, params: dict) -> dict:
+    """Psi's variables; no gradient reaches the parameters of parts that are not `trained`."""
+    if psi.config.trained:
+        held = {name: jax.lax.stop_gradient(part) for name, part in params.items()}
+        params = held | {name: params[name] for name in psi.config.trained}
+    return {"params": params, "buffers": state.buffers}
+
+
 def reenact_losses(
     psi: Psi, active: tuple[str, ...], given: Given, state: TrainState, params: dict, samples: Sample
 ) -> tuple[dict[str, Array], Rendered]:
     """The weighted losses of Psi's parameters that are active, by name."""
-    variables = {"params": params, "buffers": state.buffers}
-    out = render_samples(psi, variables, samples, step_keys(state, 1, samples.scale.shape[0]))
+    out = render_samples(
+        psi, learning_variables(psi, state, params), samples, step_keys(state, 1, samples.scale.shape[0])
+    )
     parts = {
         name: psi.config.term(name).weight * TERMS[name].loss(given.judges, samples.wanted, out)
         for name in active
@@ -588,8 +600,9 @@ def density_loss(psi: Psi, state: TrainState, params: dict, samples: Sample) -> 
         ask = radiance_field(reconstructor, decoder, identity.planes, field, guide)
         return adversarial.density_difference(*jnp.split(ask(jnp.concatenate([points, moved]))[0], 2))
 
-    made = make_planes(psi, {"params": params, "buffers": state.buffers}, samples)
-    decoder = {"params": {"decoder": params["decoder"]}, "buffers": state.buffers}
+    variables = learning_variables(psi, state, params)
+    made = make_planes(psi, variables, samples)
+    decoder = variables | {"params": {"decoder": variables["params"]["decoder"]}}
     return on_devices(psi.mesh, one, decoder)((made, samples.field, samples.guide, keys)).mean()
 
 
