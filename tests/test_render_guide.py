@@ -217,6 +217,11 @@ def test_refinement_keeps_what_the_photo_does_not_show_and_mixes_only_what_it_do
     shown = blind.at[..., 3].set(1.0)
     np.testing.assert_allclose(refine(variables, image, shown, ones, skin), (image + 0.7) / 2, atol=1e-5)
     np.testing.assert_allclose(refine(variables, image, blind, 0 * ones, skin), (image + 0.7) / 2, atol=1e-5)
+    # Eyes, teeth and the mouth's inside have a paint: at first white at an eye's rim, dark at its pupil.
+    for part, paint in (((1, 0, 0, 0), 0.8), ((1, 1, 0, 0), -0.8), ((0, 0, 1, 0), 0.5), ((0, 0, 0, 1), -0.8)):
+        parts = skin + jnp.array(part)
+        painted = refine(variables, image, blind, ones, parts)
+        np.testing.assert_allclose(painted, (image + paint) / 2, atol=1e-5)
     # With a relief: what is nearby, where the person is.
     nearby = jnp.full((1, 8, 8, NEARBY_CHANNELS), -0.5)
     variables = jax.jit(module.init)(key, image, blind, ones, skin, nearby)

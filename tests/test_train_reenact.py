@@ -393,6 +393,11 @@ def test_photo_features_begin_where_weights_without_them_stand(tmp_path):
     np.testing.assert_allclose(solid, SHOWN_DENSITY, rtol=1e-4)  # where the relief has the person
     with pytest.raises(ValueError, match="shown: this model has 3 features"):
         decode(grown, new, at)
+    other = {"params": state.params | {"decoder": {}}, "buffers": state.buffers}
+    save_reconstructor(tmp_path / "other.npz", grown.config, other, {})
+    config.start = str(tmp_path / "other.npz")
+    with pytest.raises(UserError, match=r"decoder/.* does not fit the model"):
+        job.build_psi(config)
     config.model.token_dim = 16
     with pytest.raises(UserError, match="other sizes"):
         job.build_psi(config)

@@ -63,7 +63,7 @@ from p4d_jax.train.reenact_step import (
     check_terms,
     motions_of_pair,
 )
-from p4d_jax.train.state import TrainState, build_optimizer, create_state
+from p4d_jax.train.state import TrainState, build_optimizer, create_state, jit_init
 
 SHOWN = 4  # people in the pictures of the run
 CONVERT = "python -m p4d_jax.main --config=configs/convert.py"
@@ -173,6 +173,9 @@ def start_from(start: str, model: ReconstructorConfig, variables: dict) -> dict:
     new, old = (traverse_util.flatten_dict(x) for x in (variables, loaded))
     if not started.config.photo_features:
         old = {path: value for path, value in old.items() if value.shape == new[path].shape}
+    elif unlike := sorted(path for path in new if path not in old or old[path].shape != new[path].shape):
+        name = "/".join(unlike[0][1:])
+        raise UserError(f"config.start={start!r} was made by other code: its {name} does not fit the model")
     return traverse_util.unflatten_dict(new | old)
 
 
@@ -261,7 +264,7 @@ def initial_variables(reconstructor: Reconstructor, key: jax.Array) -> dict:
     image = jnp.zeros((1, c.image_size, c.image_size, 3))
     motion = jnp.zeros((1, c.motion_size))
     lifted = jnp.zeros((1, c.lifted_size, c.lifted_size, 4)) if c.source_lifting else None
-    return jax.jit(reconstructor.init)(key, image, motion, motion, lifted)
+    return jit_init(reconstructor.init)(key, image, motion, motion, lifted)
 
 
 # Data -------------------------------------------------------------------------------------------------------

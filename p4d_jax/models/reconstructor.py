@@ -36,6 +36,9 @@ from p4d_jax.types import Array
 GUIDE_CHANNELS = 15  # `render.guide.look_up_source`, and the background at the same pixel
 NEARBY_CHANNELS = 4  # `render.guide.look_up_nearby`
 PART_CHANNELS = 4  # `render.lifting.tell_parts`
+# Colours that a new refinement paints them in: eyes white at the rim and dark in the middle, teeth white, the
+# mouth's inside dark.
+PAINT = (0.8, -1.6, 0.5, -0.8)
 PLACE_CHANNELS = 9  # of `render.guide.look_up_features` beside the photo's
 conv_init = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 
@@ -413,13 +416,20 @@ class UNet(nn.Module):
         return conv(self.features, name="out")(x)
 
 
+def paint_of_parts(key: Array, shape: tuple[int, int], dtype=jnp.float32) -> Array:
+    """Initial weights (PART_CHANNELS, 3) of the paint."""
+    del key
+    return jnp.broadcast_to(jnp.asarray(PAINT, dtype)[:, None], shape)
+
+
 class GuidedRefinement(nn.Module):
     """The rendered picture, and the photo seen at the rendered surface, mixed pixel by pixel.
 
     A 3D-anchored stand-in for detail that a small super-resolution would have to invent: each pixel is a
     convex mixture of the rendered colour; the three of `look_up_source`; the background, which stands still,
-    at the same pixel of the photo; and, where a relief is known, the colour of what the photo shows
-    nearby. And a correction, which knows eyes and teeth: what lids or lips hid has to be painted.
+    at the same pixel of the photo; where a relief is known, the colour of what the photo shows nearby; and
+    paint for eyes, teeth and the mouth's inside, since what lids or lips hide in the photo is seen nowhere
+    in it. And a correction.
     """
 
     features: tuple[int, ...]
@@ -451,6 +461,9 @@ class GuidedRefinement(nn.Module):
         if nearby is not None:
             colours.append(nearby[..., :3])
             shown.append(opacity)
+        # The same for all people: how light or dark they are is left to the shares and the correction.
+        colours.append(nn.Dense(3, name="paint", kernel_init=paint_of_parts)(parts))
+        shown.append(parts[..., (0, 2, 3)].sum(-1))
         count = len(shown)
         x = conv3(count + 3, name="mix", init=nn.initializers.normal(0.01))(x)
         shares = nn.softmax(x[..., :count], axis=-1) * jnp.stack(shown, axis=-1)

@@ -39,7 +39,7 @@ from p4d_jax.render.triplane import sample_planes
 from p4d_jax.train import adversarial, losses
 from p4d_jax.train.augment import Augmentation, adapt_probability, augment
 from p4d_jax.train.devices import DATA_AXIS
-from p4d_jax.train.state import average_decay
+from p4d_jax.train.state import average_decay, jit_init
 from p4d_jax.types import Array, FrameParams
 
 STYLE_MEAN_DECAY = 0.998  # of w_avg, a step
@@ -178,14 +178,14 @@ def create_gan_state(gan: Gan, key: Array) -> GanState:
     key_g, key_d = jax.random.split(key)
     config, size = gan.genhead.config, gan.genhead.config.image_size
     label, shape = jnp.zeros((2, 25)), jnp.zeros((2, config.shape_size))
-    generator = jax.jit(gan.genhead.init)(key_g, jnp.zeros((2, config.latent_size)), label, shape)
+    generator = jit_init(gan.genhead.init)(key_g, jnp.zeros((2, config.latent_size)), label, shape)
     blank = jnp.zeros((2, size, size, 3))
     shown = DiscriminatorInput(blank, blank, blank, blank[..., :1])
-    discriminator = jax.jit(gan.discriminator.init)(key_d, shown, label)["params"]
+    discriminator = jit_init(gan.discriminator.init)(key_d, shown, label)["params"]
     encoder = {}
     if gan.config.reconstruction_weight:
         key_e = jax.random.fold_in(key_d, 1)
-        encoder = jax.jit(gan.encoder.init)(key_e, blank, blank[..., :1], blank)["params"]
+        encoder = jit_init(gan.encoder.init)(key_e, blank, blank[..., :1], blank)["params"]
     params = generator["params"]
     return GanState(
         step=jnp.zeros((), jnp.int32),

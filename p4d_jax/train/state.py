@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +11,15 @@ import optax
 from flax import struct
 
 from p4d_jax.types import Array
+
+
+def jit_init(init: Callable) -> Callable:
+    """A module's `init`, jitted: on a CPU hardly optimised, since it runs once.
+
+    LLVM takes five times as long to optimise the random numbers of hundreds of parameters.
+    """
+    quick = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
+    return jax.jit(init, compiler_options=quick)
 
 
 @struct.dataclass
