@@ -7,7 +7,8 @@ one device, on eight forced devices, and on two processes of four; then kills on
 SIGKILL in the middle and starts them again.
 Prints, against the run on one device, the largest relative difference of each logged loss over the steps (of
 logits, which cross zero, the largest absolute one), and whether the killed runs' losses and weights are those
-of the uninterrupted ones to the bit. In float64, which tells rounding from what a share of the work does,
+of the uninterrupted ones to the bit. Psi starts from random weights without zeros; in float64 from a new Psi's. In
+float64, which tells rounding from what a share of the work does,
 nothing is killed.
 """
 
@@ -66,7 +67,8 @@ def start(workdir: Path, devices: int, flags: tuple[str, ...] = ()) -> subproces
     what, _, in_float64 = sys.argv[2].partition("_")
     config = f"--config={ROOT / 'tests' / f'{what}_case.py'}"
     if what == "psi":
-        flags = (*PSI_FLAGS, f"--config.start={workdir.parent / 'start.npz'}", *flags)
+        begin = () if in_float64 else (f"--config.start={workdir.parent / 'start.npz'}",)
+        flags = (*PSI_FLAGS, *begin, *flags)
     program = "benchmarks.in_float64" if in_float64 else "p4d_jax.main"
     command = [sys.executable, "-m", program, config, f"--workdir={workdir}", *flags]
     workdir.mkdir(parents=True, exist_ok=True)

@@ -18,8 +18,17 @@ def jit_init(init: Callable) -> Callable:
 
     LLVM takes five times as long to optimise the random numbers of hundreds of parameters.
     """
-    quick = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
-    return jax.jit(init, compiler_options=quick)
+    whole = jax.jit(init)
+    if jax.default_backend() != "cpu":
+        return whole
+    quick = jax.jit(init, compiler_options={"xla_backend_optimization_level": 0})
+
+    def call(*args):
+        # Inside another program, of which only shapes may be asked, options are that program's.
+        traced = any(isinstance(x, jax.core.Tracer) for x in jax.tree.leaves(args))
+        return (whole if traced else quick)(*args)
+
+    return call
 
 
 @struct.dataclass
