@@ -7,9 +7,8 @@ one device, on eight forced devices, and on two processes of four; then kills on
 SIGKILL in the middle and starts them again.
 Prints, against the run on one device, the largest relative difference of each logged loss over the steps (of
 logits, which cross zero, the largest absolute one), and whether the killed runs' losses and weights are those
-of the uninterrupted ones to the bit. Psi starts from random weights without zeros; in float64 from a new Psi's. In
-float64, which tells rounding from what a share of the work does,
-nothing is killed.
+of the uninterrupted ones to the bit. Psi starts from random weights without zeros. In float64, which tells
+rounding from what a share of the work does, it starts as a new Psi, and nothing is killed.
 """
 
 from __future__ import annotations
