@@ -24,7 +24,7 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-START_NOISE = 0.05
+START_NOISE = 0.05  # standard deviation of what is added to every parameter of a new Psi
 # The paper's optimizer: the demo's tiny epsilon makes whole steps of gradients that are rounding alone.
 PSI_FLAGS = (
     "--config.batch=8", "--config.data.openheads=8", "--config.adam=(0.9, 0.999, 1e-5)",
