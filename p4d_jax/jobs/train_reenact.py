@@ -48,7 +48,15 @@ from p4d_jax.models.reconstructor import Reconstructor, ReconstructorConfig
 from p4d_jax.render.avatar import canonical_frame, encode_source, render_frame
 from p4d_jax.render.part_fusion import build_head_parts
 from p4d_jax.render.rays import depth_normals
-from p4d_jax.train.devices import build_mesh, local, on_devices, own_rows, replicate, split
+from p4d_jax.train.devices import (
+    build_mesh,
+    local,
+    on_devices,
+    own_rows,
+    replicate,
+    samples_at_once,
+    split,
+)
 from p4d_jax.train.loop import LoopConfig, train
 from p4d_jax.train.multiview import PseudoViews, pseudo_view_programs
 from p4d_jax.train.numbered_stream import NumberedStream
@@ -374,7 +382,7 @@ def openheads_source(config: ConfigDict, psi: Psi, head: HeadModel, one_camera: 
             resolution=size, settings=settings, one_camera=one_camera, photos=config.photos,
         )  # fmt: skip
 
-    return on_devices(psi.mesh, one, stage, at_once=1 if jax.default_backend() == "cpu" else 0)
+    return on_devices(psi.mesh, one, stage, at_once=samples_at_once())
 
 
 def films_source(config: ConfigDict, psi: Psi, head: HeadModel) -> Callable:

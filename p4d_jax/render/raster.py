@@ -136,8 +136,8 @@ def _nearest_faces(table: _FaceTable, resolution: int) -> Array:
         grid.reshape(-1) for grid in jnp.meshgrid(*map(jnp.arange, WINDOW), indexing="ij")
     )
 
-    def turn(state: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
-        start, nearness, owner = state
+    def look(start: Array) -> tuple[Array, Array, Array]:
+        """Of the list's items from `start` on: pixel (`pixels` where not covered), inverse depth, face."""
         item = start + jnp.arange(CHUNK)
         face = jnp.minimum(jnp.searchsorted(ends, item, side="right"), faces - 1).astype(jnp.int32)
         window = item - (ends[face] - table.windows[face])
@@ -146,18 +146,21 @@ def _nearest_faces(table: _FaceTable, resolution: int) -> Array:
         y = (table.first[face, 1] + window // per_row * WINDOW[0])[:, None] + row_offset
         covered, inverse_z = _cover(table.values[face], x, y)
         covered &= (x < resolution) & (y < resolution) & (item < ends[-1])[:, None]
-        # The value that is compared must be the one that was stored, to the last bit: computed once.
-        pixel, inverse_z = lax.optimization_barrier(
-            (jnp.where(covered, y * resolution + x, pixels), inverse_z)
-        )
+        return jnp.where(covered, y * resolution + x, pixels), inverse_z, face
+
+    # What one turn looks at the next one enters. Both of its uses, the maximum and the comparison with it, so
+    # read one stored value: XLA may compute a value anew for each use, and then not the same to the last bit,
+    # and a pixel whose nearest triangle is not recognised would be a hole.
+    def turn(state: tuple) -> tuple:
+        start, nearness, owner, (pixel, inverse_z, face) = state
         nearer = nearness.at[pixel].max(inverse_z, mode="drop")
         owner = jnp.where(nearer > nearness, faces, owner)
-        wins = covered & (inverse_z == nearer.at[pixel].get(mode="fill", fill_value=0))
+        wins = inverse_z == nearer.at[pixel].get(mode="fill", fill_value=-1)
         claim = jnp.where(wins, pixel, pixels)
         owner = owner.at[claim].min(jnp.broadcast_to(face[:, None], claim.shape), mode="drop")
-        return start + CHUNK, nearer, owner
+        return start + CHUNK, nearer, owner, look(start + CHUNK)
 
-    state = (jnp.int32(0), jnp.zeros(pixels), jnp.full(pixels, faces, jnp.int32))
+    state = (jnp.int32(0), jnp.zeros(pixels), jnp.full(pixels, faces, jnp.int32), look(jnp.int32(0)))
     return lax.while_loop(lambda state: state[0] < ends[-1], turn, state)[2]
 
 

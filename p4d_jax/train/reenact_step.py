@@ -50,7 +50,7 @@ from p4d_jax.render.part_fusion import HeadParts, correspondence_map, pose_parts
 from p4d_jax.render.rays import generate_rays, pixel_centres
 from p4d_jax.render.triplane import sample_planes
 from p4d_jax.train import adversarial, losses
-from p4d_jax.train.devices import DATA_AXIS, on_devices
+from p4d_jax.train.devices import DATA_AXIS, on_devices, samples_at_once
 from p4d_jax.train.reenact_losses import (
     TERMS,
     Judges,
@@ -407,7 +407,8 @@ def build_samples(
         pair, key = batch
         return build_sample(psi, resolution, whole, given, pair, jax.random.wrap_key_data(key))
 
-    return jax.lax.stop_gradient(on_devices(psi.mesh, one, given)((pairs, keys)))
+    spread = on_devices(psi.mesh, one, given, at_once=samples_at_once())
+    return jax.lax.stop_gradient(spread((pairs, keys)))
 
 
 # Psi on samples ---------------------------------------------------------------------------------------------
