@@ -1,7 +1,8 @@
-"""What tests run in several processes (see `processes`): a reduction, a distance, and a small training."""
+"""What tests run in several processes (see `processes`): a reduction, a distance, bent necks, a training."""
 
 from __future__ import annotations
 
+import hashlib
 import os
 import signal
 from pathlib import Path
@@ -12,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import PartitionSpec
 
+from p4d_jax.geometry import look_at_camera
 from p4d_jax.train import journal, loop
 from p4d_jax.train.devices import (
     DATA_AXIS,
@@ -19,8 +21,10 @@ from p4d_jax.train.devices import (
     first_share,
     gather_batch,
     local,
+    on_devices,
     replicate,
     replicated,
+    samples_at_once,
 )
 from p4d_jax.train.loop import LoopConfig
 from p4d_jax.train.processes import agreed, check_shared, is_primary
@@ -53,6 +57,34 @@ def reduce_over_the_mesh() -> dict:
         "first": float(first_share(batch)[1, 0]),
         "agreed": agreed(float(jax.process_index() + 7)),
     }
+
+
+def bend_necks(heads: int) -> str:
+    """A digest of the fields of `heads` heads with bent necks, made on all devices."""
+    from p4d_jax import assets  # here, for the other tasks do without
+    from p4d_jax.head.skinning import head_vertices
+    from p4d_jax.models.reconstructor import ReconstructorConfig
+    from p4d_jax.render.avatar import canonical_frame
+    from p4d_jax.render.deformation import build_field
+
+    mesh, head, key = build_mesh(), assets.head_model("openhead"), jax.random.key(0)
+    frame, config = canonical_frame(head, 32), ReconstructorConfig(deformation="neck")
+    camera = look_at_camera(0.0, 0.0, 4.0)
+
+    def one(shared: tuple, sample: tuple):
+        head, frame, camera = shared
+        shape, expression, pose, eyes = sample
+        level = pose.at[:3].set(0)
+        posed, straight = (head_vertices(head, shape, expression, bent, eyes) for bent in (pose, level))
+        return build_field(config, frame, posed, straight, pose[:3], camera)
+
+    keys = jax.random.split(key, 4)
+    sizes = ((300, 1.0), (100, 0.2), (6, 0.2), (6, 0.1))
+    samples = tuple(a * jax.random.normal(k, (heads, n)) for k, (n, a) in zip(keys, sizes, strict=True))
+    shared = replicate((head, frame, camera), mesh)
+    spread = jax.jit(lambda shared, batch: on_devices(mesh, one, shared, at_once=samples_at_once())(batch))
+    fields = spread(shared, samples)
+    return hashlib.sha256(b"".join(np.asarray(x).tobytes() for x in jax.tree.leaves(fields))).hexdigest()
 
 
 def check_a_folder(folders: list[str], patience: float) -> str:

@@ -43,6 +43,12 @@ def test_a_reduction_spans_the_devices_of_all_processes_that_slurm_started():
     assert first["a split array has no local copy"]
 
 
+def test_rounding_decides_ties_of_d_neck_alike_on_one_device_and_on_eight():
+    """A batch of eight on one device is the batches of one on eight, to the bit."""
+    one, eight = (results("process_tasks:bend_necks", 1, devices, heads=8) for devices in (1, 8))
+    assert one == eight
+
+
 def test_a_run_on_two_processes_is_killed_and_goes_on_bit_for_bit(tmp_path):
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     expected = results("process_tasks:train_toy", 2, 4, workdir=str(whole))
