@@ -121,9 +121,9 @@ def on_devices(mesh: Mesh, f: Callable, *shared, at_once: int = 0) -> Callable:
 def samples_at_once() -> int:
     """`at_once` of work that is geometry: on a CPU one sample after the other, elsewhere all.
 
-    A sample's numbers then do not depend on how many its device has beside it: dot products of a batch round
-    otherwise than those of one. D_neck asks for that, since rounding decides which of two equally near
-    triangles carries a point.
+    Dot products of a batch round otherwise than those of one sample, so that a sample's numbers would depend
+    on how many its device has beside it. D_neck shows that: rounding decides which of two equally near
+    triangles carries a point. XLA promises no equal bits even so; the tests compare them.
     """
     return 1 if jax.default_backend() == "cpu" else 0
 
