@@ -69,6 +69,7 @@ def get_config() -> ConfigDict:
             "reconstruction_weight": 0.0,
             "reconstruction_every": 1,
             "reconstruction_images": 0.0,
+            "skin_weight": 0.0,
             "kl_weight": 1e-4,
             "swap": 0.5,
             "swap_images": 1_000_000.0,

@@ -7,8 +7,9 @@ or axis-angle 3-vectors in radians. Lengths are world units (FLAME metres times 
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -32,6 +33,22 @@ MOTION_SIZE = 224
 
 
 # Arithmetic ----------------------------------------------------------------------------------------------
+
+
+def exact_products(function: Callable) -> Callable:
+    """The function with matrix products in full float32, on any device and under any setting.
+
+    Accelerators round the factors of float32 products unless told otherwise, GPUs to 10 and TPUs to 7 bits of
+    mantissa: too few for places, which are found from differences of squares and turned again and again.
+    Networks are free to take the faster products.
+    """
+
+    @functools.wraps(function)
+    def exact(*args, **kwargs):
+        with jax.default_matmul_precision("float32"):
+            return function(*args, **kwargs)
+
+    return exact
 
 
 def round_product(product: Array) -> Array:
@@ -80,6 +97,7 @@ def _cross_matrix(vector: Array) -> Array:
     return jnp.stack(rows, axis=-1).reshape(*vector.shape[:-1], 3, 3)
 
 
+@exact_products
 def axis_angle_to_matrix(axis_angle: Array) -> Array:
     """Rotation matrices (..., 3, 3) of axis-angle vectors (..., 3), radians (Rodrigues).
 
@@ -201,6 +219,7 @@ def look_at_camera(
     return Camera(cam2world=jnp.concatenate([top, bottom], axis=-2), intrinsics=intrinsics)
 
 
+@exact_products
 def world_to_camera(camera: Camera, points: Array) -> Array:
     """World points (..., 3) in the space of one camera: (..., 3)."""
     return (points - camera.cam2world[:3, 3]) @ camera.cam2world[:3, :3]
@@ -222,6 +241,7 @@ def project(camera: Camera, points: Array) -> tuple[Array, Array]:
     return jnp.stack([u, v], axis=-1), z
 
 
+@exact_products
 def decompose_neck(camera: Camera, neck_rotation: Array, neck_joint: Array) -> Camera:
     """The camera that sees the head with its neck bent as `camera` sees it straight (SPEC section 2).
 
@@ -246,6 +266,7 @@ def decompose_neck(camera: Camera, neck_rotation: Array, neck_joint: Array) -> C
 # Similarity transforms of the image plane ------------------------------------------------------------------
 
 
+@exact_products
 def fit_similarity(source: Array, target: Array) -> Array:
     """The scale, rotation and shift that bring `source` (N, 2) nearest to `target` (N, 2): (2, 3).
 
@@ -262,6 +283,7 @@ def fit_similarity(source: Array, target: Array) -> Array:
     return jnp.concatenate([linear, (target_mean - linear @ source_mean)[:, None]], axis=1)
 
 
+@exact_products
 def invert_affine(matrix: Array) -> Array:
     """The inverse (2, 3) of an affine map (2, 3) of the plane."""
     a, b, c, d = matrix[0, 0], matrix[0, 1], matrix[1, 0], matrix[1, 1]

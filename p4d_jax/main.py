@@ -48,6 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         command = parse_command_line(argv)
         enable_compilation_cache()
+        take_float32_at_its_word()
         join_processes(command)
         job = load_job(command.config)
         job.run(command.config, command.workdir)
@@ -181,6 +182,17 @@ def enable_compilation_cache() -> None:
     if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
         jax.config.update("jax_compilation_cache_dir", str(cache))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+
+
+def take_float32_at_its_word() -> None:
+    """Matrix products of float32 numbers are float32 products, also on GPUs and TPUs.
+
+    JAX_DEFAULT_MATMUL_PRECISION, when set, is for the networks: `tensorfloat32` is faster on a GPU.
+    """
+    import jax
+
+    if jax.config.jax_default_matmul_precision is None:
+        jax.config.update("jax_default_matmul_precision", "float32")
 
 
 def one_line(error: Exception) -> str:

@@ -17,6 +17,7 @@ STEPS = {
     "reconstruction_weight": 0.0,
     "reconstruction_every": 1,
     "reconstruction_images": 0.0,
+    "skin_weight": 0.0,
     "kl_weight": 1e-3,
     "swap": 0.5,
     "swap_images": 64.0,

@@ -18,6 +18,7 @@ from p4d_jax.train import adversarial
 from p4d_jax.train import genhead_step as steps
 
 BATCH = 4
+RECONSTRUCTION = ("reconstruction", "reconstruction_raw", "reconstruction_mask")
 
 
 def main() -> None:
@@ -25,6 +26,7 @@ def main() -> None:
     config = tiny_config(BATCH)
     config.step.samples, config.step.blur = (24, 0), 0.5
     config.step.augment_target = 0.0
+    config.step.reconstruction_weight = config.step.skin_weight = 1.0
     gan, _ = job.build_gan(config)
     state = double(steps.create_gan_state(gan, jax.random.key(3)))
     draw_real, draw_params = job.openheads_draws(
@@ -37,6 +39,7 @@ def main() -> None:
     opened = jax.tree.map(lambda x: jnp.broadcast_to(x[3], (BATCH, *x.shape[1:])), double(frames))
     opened = opened.replace(shape=params.shape)
     frames = jax.jit(lambda params: steps.see_frames(gan, 8, gan.head, gan.parts, params))(opened)
+    seen = jax.jit(lambda params: steps.see_frames(gan, 8, gan.head, gan.parts, params))(real.portrait.params)
     keys = jax.random.split(jax.random.key(7), 4)
 
     def of_generator(generator):
@@ -44,6 +47,10 @@ def main() -> None:
         variables = {"params": generator, "buffers": state.buffers}
         codes, _ = steps.draw_codes(gan, variables, opened, jnp.float32(0.5), keys[0])
         return {**losses, "density": steps.density_loss(gan, variables, codes.ws, opened, keys[1])}
+
+    def of_reconstruction(both):
+        losses, _ = steps.reconstruction_losses(gan, state, *both, real, seen)
+        return {name: losses[name] for name in ("kl", "skin", *RECONSTRUCTION)}
 
     def of_discriminator(discriminator):
         shown = steps.real_pictures(gan, 8, True, real, jnp.float32(0))
@@ -57,6 +64,7 @@ def main() -> None:
 
     fake = jax.jit(lambda other: steps.real_pictures(gan, 8, True, other, jnp.float32(0)))(other)
     result = compare(of_generator, state.generator, keys[3])
+    result |= compare(of_reconstruction, (state.generator, state.encoder), keys[3])
     result |= compare(of_discriminator, state.discriminator, keys[3])
     print(json.dumps(result))
 

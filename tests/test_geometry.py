@@ -9,9 +9,15 @@ from hypothesis import strategies as st
 from parity_cases import load_case
 from scipy.spatial.transform import Rotation
 
-from p4d_jax import geometry
+from p4d_jax import assets, geometry
 from p4d_jax.convert.parity.geometry import CASES
+from p4d_jax.data.openheads import OpenHeadsSettings, portraits_on_stage, prepare_stage
+from p4d_jax.head.landmarks import project_landmarks
+from p4d_jax.head.retarget import transfer_turn
+from p4d_jax.render.part_fusion import build_head_parts, correspondence_map, pose_parts
 from p4d_jax.render.rays import generate_rays, pixel_centres
+from p4d_jax.render.volume import march_rays
+from p4d_jax.types import FRAME_VECTOR_SIZE, FrameParams
 
 COMPONENT = st.floats(-1.75, 1.75, width=32)
 
@@ -177,6 +183,52 @@ def test_rounded_arithmetic_is_numpy_s(rng):
         jax.jit(geometry.dot_in_order)(list(a), list(b)), a[0] * b[0] + a[1] * b[1] + a[2] * b[2]
     )
     np.testing.assert_array_equal(jax.jit(geometry.divide_by_one)(a[0], divisor), a[0] / divisor)
+
+
+def matrix_products(jaxpr) -> list:
+    """All matrix products of a program, also those of the programs inside it."""
+    found = []
+    for equation in jaxpr.eqns:
+        if equation.primitive.name == "dot_general":
+            found.append(equation)
+        for value in jax.tree.leaves(equation.params, is_leaf=lambda x: hasattr(x, "eqns")):
+            inner = getattr(value, "jaxpr", value)
+            if hasattr(inner, "eqns"):
+                found += matrix_products(inner)
+    return found
+
+
+def test_geometry_asks_for_float32_products_and_leaves_those_around_it_alone():
+    """Where nothing is asked for, a GPU rounds the factors to 10 bits and a TPU to 7."""
+    head = assets.head_model("openhead")
+    stage, parts = prepare_stage(head), build_head_parts(head)
+    frame = FrameParams.from_vector(jnp.zeros(FRAME_VECTOR_SIZE))
+
+    def pictures(key):
+        return portraits_on_stage(stage, key[None], 16, OpenHeadsSettings())
+
+    def pose(frame):
+        posed = pose_parts(head, frame.shape, frame)
+        return posed, correspondence_map(parts, posed, frame.camera, 16)
+
+    def landmarks(frame):
+        return project_landmarks(head, head.template, frame.neck, frame.camera)
+
+    programs = {
+        "pictures": (pictures, jax.random.key(0)),
+        "pose": (pose, frame),
+        "landmarks": (landmarks, frame),
+        "turn": (lambda frame: transfer_turn(frame, frame, frame, 0.5), frame),
+        "march": (lambda x: jax.grad(lambda x: march_rays(x, x[:, None], x).features.sum())(x), jnp.ones(8)),
+    }
+    asked = jax.lax.Precision.HIGHEST
+    for name, (program, argument) in programs.items():
+        products = matrix_products(jax.make_jaxpr(program)(argument).jaxpr)
+        assert products, name
+        for product in products:
+            assert product.params["precision"] in (asked, (asked, asked)), (name, product)
+    plain = matrix_products(jax.make_jaxpr(lambda x: geometry.axis_angle_to_matrix(x) @ x)(jnp.ones(3)).jaxpr)
+    assert [product.params["precision"] for product in plain][-1] is None
 
 
 def test_bad_shapes_are_named():

@@ -62,7 +62,8 @@ def test_every_loss_has_the_gradient_of_finite_differences_in_float64():
     )
     assert result.returncode == 0, result.stderr[-2000:]
     errors = json.loads(result.stdout.splitlines()[-1])
-    terms = {"generator", "surface", "density", "discriminator", "penalty"}
+    terms = {"generator", "surface", "density", "discriminator", "penalty", "kl", "skin"}
+    terms |= {"reconstruction", "reconstruction_raw", "reconstruction_mask"}
     terms |= {f"{part}_{kind}" for part in ("eye", "mouth") for kind in ("head", "distortion", "background")}
     assert set(errors) == terms
     for name, (difference, slope) in errors.items():

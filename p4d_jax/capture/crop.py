@@ -15,7 +15,7 @@ from PIL import Image, ImageFilter
 
 from p4d_jax.capture.fit import RADIUS, Fit
 from p4d_jax.capture.sampling import PhotoPyramid, apply_matrix, invert_matrix, output_step
-from p4d_jax.geometry import axis_angle_to_matrix, intrinsics_from_fov
+from p4d_jax.geometry import axis_angle_to_matrix, exact_products, intrinsics_from_fov
 from p4d_jax.types import Array, Camera
 
 CROP_SIZE = 512
@@ -67,6 +67,7 @@ def _distance_outside(to_photo: np.ndarray, pyramid: PhotoPyramid, size: int) ->
     return np.maximum(np.maximum(-points, past).max(axis=-1), 0)
 
 
+@exact_products
 def camera_in_square(fit: Fit, centre: Array, side: Array) -> Camera:
     """The camera that sees a fitted head in a square that need not be the head's own.
 

@@ -24,7 +24,7 @@ from jax.flatten_util import ravel_pytree
 
 from p4d_jax.capture.landmarks import eye_distance
 from p4d_jax.data.motion import GAZE_DOWN, GAZE_SIDE, GAZE_UP, JAW_OPEN
-from p4d_jax.geometry import axis_angle_to_matrix, intrinsics_from_fov
+from p4d_jax.geometry import axis_angle_to_matrix, exact_products, intrinsics_from_fov
 from p4d_jax.head.landmarks import mediapipe_landmarks
 from p4d_jax.head.model import LEFT_EYE, RIGHT_EYE, HeadModel
 from p4d_jax.head.skinning import head_vertices
@@ -228,6 +228,7 @@ def shapes_left_open(head: HeadModel, believe: FitSettings = PHOTO_SETTINGS) -> 
     return np.pad(factor, ((0, SHAPE_SIZE - size), (0, 0))).astype(np.float32)
 
 
+@exact_products
 def bake_shape(small: HeadModel, shape: Array) -> HeadModel:
     """The head of one person: `shape` (>= S,) goes into the template; its basis, of the same size, is zero.
 
@@ -252,6 +253,7 @@ def gaze_to_eyes(gaze: Array) -> Array:
     return jnp.concatenate([gaze, jnp.zeros((2, 1))], axis=1).reshape(6)
 
 
+@exact_products
 def predict(small: HeadModel, unknowns: Unknowns) -> tuple[Array, Array]:
     """Where the head's landmarks (M, 2) and pupils (2, 2) appear, in eye distances."""
     pose = jnp.concatenate([jnp.zeros(3), unknowns.jaw])
@@ -347,6 +349,7 @@ def action_ties(names: tuple[str, ...], unknowns: Unknowns) -> Array:
 # The solver -----------------------------------------------------------------------------------------------
 
 
+@exact_products
 def levenberg_marquardt(
     function: Callable[[Array, Array], Array], start: Array, iterations: Array | int
 ) -> Array:

@@ -49,7 +49,7 @@ from p4d_jax.data.openheads_light import (
     random_light,
 )
 from p4d_jax.data.samples import HeadClip, Portrait
-from p4d_jax.geometry import axis_angle_to_matrix, look_at_camera
+from p4d_jax.geometry import axis_angle_to_matrix, exact_products, look_at_camera
 from p4d_jax.head.landmarks import landmarks70
 from p4d_jax.head.model import HeadModel
 from p4d_jax.head.skinning import head_joints, head_vertices
@@ -440,6 +440,7 @@ class Surface:
     extra: Array
 
 
+@exact_products
 def build_surface(stage: Stage, identity: Identity, motion: Motion) -> Surface:
     """Poses head, hair and bust of one frame and lights them."""
     look = identity.appearance
@@ -479,6 +480,7 @@ def build_surface(stage: Stage, identity: Identity, motion: Motion) -> Surface:
     return Surface(vertices, jnp.concatenate([stage.coordinates, strands, cloth]), normals, light, extra)
 
 
+@exact_products
 def _light_vertices(stage: Stage, identity: Identity, normals: Array, heads: int, hairs: int):
     """Irradiance (N, 3) and occlusion (N,) of head, hair and bust vertices."""
     look, light = identity.appearance, identity.scene.light
@@ -579,6 +581,7 @@ def _materials(stage: Stage, look: Appearance, material, coordinates, extra, nor
 # ------------------------------------------------------------------------------- background and sensor
 
 
+@exact_products
 def paint_background(key: Array, size: int) -> Array:
     """A blurred room, wall, landscape or lights: linear colour (size, size, 3)."""
     dice = Dice(key, 112)
@@ -614,6 +617,7 @@ def paint_background(key: Array, size: int) -> Array:
     return color
 
 
+@exact_products
 def paint_sharp_background(key: Array, size: int) -> Array:
     """What stands behind people in photos that are in focus all through: linear colour (size, size, 3).
 

@@ -15,6 +15,7 @@ import numpy as np
 from flax import struct
 
 from p4d_jax.data.dice import Dice
+from p4d_jax.geometry import exact_products
 from p4d_jax.types import Array
 
 AZIMUTHS, DOME, CURTAIN = 64, 13, 20
@@ -229,6 +230,7 @@ def _crossed(corners: np.ndarray, lift: float, margin: float = 0.05) -> np.ndarr
     return (elevation.min(1) < lift + margin) & (elevation.max(1) > lift - margin)
 
 
+@exact_products
 def _last_hits(start: np.ndarray, directions: np.ndarray, corners: np.ndarray):
     """Farthest triangle on each ray: found (n,), triangle (n,), barycentric (n, 3). Moeller-Trumbore."""
     a, ab, ac = corners[:, 0], corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0]
@@ -269,6 +271,7 @@ def _fill_row(row: int, hit: np.ndarray, index: np.ndarray, weight: np.ndarray) 
         )
 
 
+@exact_products
 def grow_hair(style: HairStyle, skin: Array, center: Array, noise) -> tuple[Array, Array]:
     """Vertices of the shell, (ROWS*AZIMUTHS, 3), and their strand coordinates, (ROWS*AZIMUTHS, 3).
 

@@ -16,6 +16,7 @@ import numpy as np
 from flax import struct
 
 from p4d_jax.data.dice import Dice
+from p4d_jax.geometry import exact_products
 from p4d_jax.types import Array
 
 LIGHTS = 3  # key, fill, rim
@@ -66,6 +67,7 @@ def cosine_transfer(normals):
     return spherical_harmonics(normals) * COSINE_LOBE
 
 
+@exact_products
 def random_light(key: Array) -> Light:
     """Draws ambient, sky and ground, and three lamps, coloured; mean irradiance of the face near 1.
 
@@ -93,6 +95,7 @@ def random_light(key: Array) -> Light:
     return Light(harmonics, directions, colors, ambient)
 
 
+@exact_products
 def irradiance(transfer: Array, light: Light) -> Array:
     """Irradiance (..., 3) of vertices with transfer (..., 3 channels, 9), kept positive.
 
@@ -103,6 +106,7 @@ def irradiance(transfer: Array, light: Light) -> Array:
     return floor + jax.nn.softplus(8.0 * (value - floor)) / 8.0
 
 
+@exact_products
 def highlights(normals: Array, view: Array, light: Light, shininess: Array) -> Array:
     """Blinn-Phong highlights of the lamps, energy-normalised: (..., 3) linear colour.
 

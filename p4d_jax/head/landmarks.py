@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import jax.numpy as jnp
 
-from p4d_jax.geometry import axis_angle_to_matrix, project
+from p4d_jax.geometry import axis_angle_to_matrix, exact_products, project
 from p4d_jax.head.model import HeadModel
 from p4d_jax.types import Array, Camera
 
@@ -22,6 +22,7 @@ YAW_LIMIT = 39  # degrees: rows of the contour table on either side of the front
 CONTOUR = 17  # iBUG points 0..16
 
 
+@exact_products
 def barycentric_points(vertices: Array, triangles: Array, barycentric: Array) -> Array:
     """Points (N, 3) on the mesh: vertices (V, 3), triangles (N, 3) of vertex indices, weights (N, 3)."""
     return jnp.einsum("nka,nk->na", vertices[triangles], barycentric)
@@ -46,6 +47,7 @@ def landmarks70(model: HeadModel, vertices: Array, yaw: Array | float) -> Array:
     return jnp.concatenate([contour, static[CONTOUR:], eye_centres(model, vertices)])
 
 
+@exact_products
 def project_landmarks(model: HeadModel, vertices: Array, neck: Array, camera: Camera) -> Array:
     """(70, 2) `landmarks70` in a picture; the contour is that which the camera sees.
 

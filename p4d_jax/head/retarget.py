@@ -13,22 +13,25 @@ import functools
 import jax
 import jax.numpy as jnp
 
-from p4d_jax.geometry import axis_angle_to_matrix, matrix_to_axis_angle
+from p4d_jax.geometry import axis_angle_to_matrix, exact_products, matrix_to_axis_angle
 from p4d_jax.types import Array, Camera, FrameParams
 
 
+@exact_products
 def world_to_camera_parts(camera: Camera) -> tuple[Array, Array]:
     """Rotation (3, 3) and translation (3,) of world to camera."""
     rotation = camera.cam2world[:3, :3].T
     return rotation, -rotation @ camera.cam2world[:3, 3]
 
 
+@exact_products
 def camera_from_parts(rotation: Array, translation: Array, intrinsics: Array) -> Camera:
     """Inverse of `world_to_camera_parts`."""
     cam2world = jnp.eye(4).at[:3, :3].set(rotation.T).at[:3, 3].set(-rotation.T @ translation)
     return Camera(cam2world, intrinsics)
 
 
+@exact_products
 def transfer_turn(
     source: FrameParams, reference: FrameParams, driving: FrameParams, neck_share: Array | float
 ) -> tuple[Camera, Array]:

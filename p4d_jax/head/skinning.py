@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import jax.numpy as jnp
 
-from p4d_jax.geometry import axis_angle_to_matrix
+from p4d_jax.geometry import axis_angle_to_matrix, exact_products
 from p4d_jax.head.model import CANONICAL_JAW, PARENTS, WORLD_SCALE, HeadModel
 from p4d_jax.types import Array
 
@@ -32,6 +32,7 @@ def _check_rotations(name: str, value: Array, shape: tuple[int, ...]) -> None:
         raise ValueError(f"{name}: expected axis-angle of shape {shape}, got {value.shape}; vmap a batch")
 
 
+@exact_products
 def shaped_vertices(model: HeadModel, shape: Array, expression: Array) -> Array:
     """Template with identity and expression, not yet posed.
 
@@ -48,6 +49,7 @@ def shaped_vertices(model: HeadModel, shape: Array, expression: Array) -> Array:
     return model.template + model.shape_basis @ shape + model.expression_basis @ expression
 
 
+@exact_products
 def _joint_transforms(rotations: Array, joints: Array) -> tuple[Array, Array]:
     """World rotation (5, 3, 3) of each joint and its posed place (5, 3), down the kinematic tree."""
     turned, placed = [rotations[0]], [joints[0]]
@@ -57,6 +59,7 @@ def _joint_transforms(rotations: Array, joints: Array) -> tuple[Array, Array]:
     return jnp.stack(turned), jnp.stack(placed)
 
 
+@exact_products
 def skin(model: HeadModel, shape: Array, expression: Array, rotations: Array) -> tuple[Array, Array]:
     """Linear blend skinning in metres, FLAME's frame.
 
@@ -107,6 +110,7 @@ def head_vertices(model: HeadModel, shape: Array, expression: Array, pose: Array
     return to_world(model, skin(model, shape, expression, joint_rotations(pose, eyes))[0])
 
 
+@exact_products
 def head_joints(model: HeadModel, shape: Array, expression: Array, pose: Array, eyes: Array) -> Array:
     """Posed joints root, neck, jaw, left eye, right eye: (5, 3) world units. Arguments: `head_vertices`."""
     matrices = axis_angle_to_matrix(joint_rotations(pose, eyes))
@@ -125,6 +129,7 @@ def canonical_vertices(model: HeadModel) -> Array:
     return head_vertices(model, zeros, zeros, canonical_pose(model), jnp.zeros(6))
 
 
+@exact_products
 def canonical_origin(model: HeadModel) -> Array:
     """(3,) metres: the neck joint of the canonical mesh, which `HeadModel.origin` stores.
 

@@ -19,6 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from PIL import Image
 
+from p4d_jax.geometry import exact_products
 from p4d_jax.head.model import HeadModel
 from p4d_jax.render.avatar import posed_vertices
 from p4d_jax.render.raster import interpolate, rasterize
@@ -87,6 +88,7 @@ def vertex_paint(head: HeadModel) -> np.ndarray:
 
 
 @functools.partial(jax.jit, static_argnames="resolution")
+@exact_products
 def shade_head(head: HeadModel, paint: Array, frame: FrameParams, resolution: int) -> Array:
     """The mesh of one frame's parameters, lit from the camera and above: (R, R, 3) in [-1, 1]."""
     posed = posed_vertices(head, frame.shape, frame)

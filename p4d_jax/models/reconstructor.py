@@ -26,6 +26,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
+from p4d_jax.geometry import exact_products
 from p4d_jax.models.field_decoder import FieldDecoder
 from p4d_jax.models.superresolution import SuperResolution
 from p4d_jax.nn.fusion import PhotoAttention, mix_photos, resize_trust, trust_logits
@@ -224,6 +225,7 @@ def pixel_unshuffle(x: Array, factor: int) -> Array:
     return x.transpose(0, 1, 3, 5, 2, 4).reshape(batch, height // factor, width // factor, -1)
 
 
+@exact_products
 def upsample_aligned(x: Array, factor: int = 2) -> Array:
     """Bilinear, corner pixels stay corners (align_corners): (B, H, W, C) -> (B, fH, fW, C)."""
 

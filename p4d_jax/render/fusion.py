@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
+from p4d_jax.geometry import exact_products
 from p4d_jax.nn.fusion import mix_photos, trust_logits
 from p4d_jax.render.guide import (
     SourceGuide,
@@ -86,6 +87,7 @@ def build_source_guides(
     return SourceGuides(*jax.vmap(one)(images, posed, necks, cameras))
 
 
+@exact_products
 def trust_photo(frame: CanonicalFrame, guide: SourceGuide, posed: Array) -> Array:
     """How well a photo shows each texel of the xy-plane: (L, L) in [0, 1].
 

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
-from p4d_jax.geometry import axis_angle_to_matrix, project
+from p4d_jax.geometry import axis_angle_to_matrix, exact_products, project
 from p4d_jax.nn.resample import resize_antialiased
 from p4d_jax.render.lifting import (
     BOX_WARP,
@@ -105,6 +105,7 @@ class SourceGuide:
         return self.replace(features=features, person=person, background=background)
 
 
+@exact_products
 def lift_places(frame: CanonicalFrame, surface: Array, camera: Camera, visible_depth: Array) -> Array:
     """Where the texels of the xy-plane are in a photo: (L, L, 4), uv in [0, 1], visibility and canonical z.
 
@@ -238,6 +239,7 @@ def look_up_source(guide: SourceGuide, field: ExpressionField, points: Array, ca
     return jnp.concatenate([by_mesh(), own, other], axis=-1)
 
 
+@exact_products
 def look_up_nearby(guide: SourceGuide, points: Array, on_mesh: Array) -> Array:
     """Colours guessed for canonical points (P, 3) from the nearest places that the photo shows: (P, 4).
 

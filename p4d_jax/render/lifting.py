@@ -22,7 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
-from p4d_jax.geometry import axis_angle_to_matrix, project
+from p4d_jax.geometry import axis_angle_to_matrix, exact_products, project
 from p4d_jax.head.model import HeadModel
 from p4d_jax.head.skinning import canonical_vertices
 from p4d_jax.render.raster import Raster, interpolate, rasterize
@@ -145,6 +145,7 @@ def build_canonical_frame(
 
 
 @functools.partial(jax.jit, static_argnames=("lifted_size", "box_warp"))
+@exact_products
 def _rasterize_canonical(head: HeadModel, lifted_size: int, box_warp: float) -> CanonicalFrame:
     """The frame, with all vertices for candidates."""
     vertices = canonical_vertices(head)
@@ -196,6 +197,7 @@ def nearest_pixel(image: Array, uv: Array) -> Array:
     return image.reshape(size * size, -1)[row * size + column]
 
 
+@exact_products
 def rigid_motions(places: Array, images: Array, turning: Array, turn: Array) -> Array:
     """Motions of places (n, 3) to images (n, 3), with shares `turning` (n,) of a rotation (3, 3): (n, 4).
 
@@ -207,6 +209,7 @@ def rigid_motions(places: Array, images: Array, turning: Array, turn: Array) -> 
     return jnp.concatenate([images - turned, share], axis=-1)
 
 
+@exact_products
 def move(points: Array, motions: Array, turn: Array) -> Array:
     """Points (P, 3) under rows (P, 4) of `rigid_motions` about the rotation `turn` (3, 3): (P, 3)."""
     return points + motions[:, :3] + motions[:, 3:] * (points @ turn.T - points)
@@ -233,6 +236,7 @@ def build_expression_field(
     )
 
 
+@exact_products
 def nearest_average(places: Array, values: Array, points: Array) -> Array:
     """Values (n, c) at places (n, 3), averaged at points (P, 3) by exp(-d²/width²): (P, c).
 

@@ -20,6 +20,7 @@ import numpy as np
 from flax import struct
 from jax import lax
 
+from p4d_jax.geometry import exact_products
 from p4d_jax.head.deformation import NeckField, PartField, apply_neck_field, build_neck_field, part_field
 from p4d_jax.head.model import HeadModel
 from p4d_jax.head.skinning import canonical_vertices, head_vertices
@@ -148,6 +149,7 @@ def pose_straight_parts(head: HeadModel, shape: Array, params: FrameParams) -> P
     return lax.stop_gradient(PosedParts(straight, decimate(head, straight), straight, at_rest, None))
 
 
+@exact_products
 def decimate(head: HeadModel, vertices: Array) -> Array:
     """Vertices (V, 3) of the mesh -> (v, 3) of the decimated mesh."""
     return jnp.einsum("vk,vka->va", head.decimated_barycentric, vertices[head.decimated_triangles])

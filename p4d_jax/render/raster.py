@@ -21,7 +21,7 @@ import jax.numpy as jnp
 from flax import struct
 from jax import lax
 
-from p4d_jax.geometry import project
+from p4d_jax.geometry import exact_products, project
 from p4d_jax.render.rays import pixel_centres
 from p4d_jax.types import Array, Camera
 
@@ -76,6 +76,7 @@ def rasterize(
     return _shade(face_index, faces, corners, camera, resolution)
 
 
+@exact_products
 def interpolate(raster: Raster, attributes: Array) -> Array:
     """Vertex attributes (V, A) seen by each pixel: (R, R, A), 0 where empty.
 
@@ -102,6 +103,7 @@ class _FaceTable:
     windows: Array
 
 
+@exact_products
 def _face_table(corners: Array, resolution: int, cull_back_faces: bool) -> _FaceTable:
     position, z = corners[..., :2], corners[..., 2]
     origin, (e1, e2) = position[:, 0], (position[:, 1] - position[:, 0], position[:, 2] - position[:, 0])

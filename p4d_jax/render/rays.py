@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import jax.numpy as jnp
 
+from p4d_jax.geometry import exact_products
 from p4d_jax.types import Array, Camera
 
 
+@exact_products
 def rays_through(camera: Camera, uv: Array) -> tuple[Array, Array]:
     """World origins (..., 3) and unit directions (..., 3) of one camera's rays through `uv` (..., 2)."""
     intrinsics = camera.intrinsics
@@ -34,6 +36,7 @@ def generate_rays(camera: Camera, resolution: int) -> tuple[Array, Array]:
     return rays_through(camera, pixel_centres(resolution))
 
 
+@exact_products
 def depth_normals(camera: Camera, depth: Array) -> Array:
     """(R, R, 3) unit normals of the surface that a depth map (R, R) describes, towards the camera.
 

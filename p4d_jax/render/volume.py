@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
-from p4d_jax.geometry import world_to_camera
+from p4d_jax.geometry import exact_products, world_to_camera
 from p4d_jax.render.rays import generate_rays
 from p4d_jax.types import Array, Camera, RenderOutput
 
@@ -94,6 +94,7 @@ def expected_depth(weights: Array, depths: Array) -> Array:
     return jnp.clip(jnp.where(empty, depths[-1], mean), depths[0], depths[-1])
 
 
+@exact_products
 def march_rays(densities: Array, features: Array, depths: Array) -> March:
     """Integrates one ray: raw densities (S,), features (S, C), at ascending depths (S,)."""
     weights = compute_alpha_weights(interval_optical_depths(densities, depths))
@@ -176,6 +177,7 @@ def depth_range(camera: Camera, box_warp: float = 1.3) -> tuple[Array, Array]:
     return distance - box_warp / 2, distance + box_warp / 2
 
 
+@exact_products
 def _merge_and_march(coarse: Samples, fine: Samples) -> March:
     """Marches one ray over two passes.
 

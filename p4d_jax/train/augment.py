@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 from jax.scipy.ndimage import map_coordinates
 
+from p4d_jax.geometry import exact_products
 from p4d_jax.models.discriminator import DiscriminatorInput
 from p4d_jax.types import Array
 
@@ -36,6 +37,7 @@ class Augmentation:
     rotation: float = 3.14159265
 
 
+@exact_products
 def draw_warp(augmentation: Augmentation, probability: Array, key: Array) -> Array:
     """(2, 3) affine map from places in the augmented picture to places in the picture, both in [-1, 1]."""
     a, keys = augmentation, jax.random.split(key, 10)
@@ -55,6 +57,7 @@ def draw_warp(augmentation: Augmentation, probability: Array, key: Array) -> Arr
     return jnp.concatenate([matrix, shift[:, None]], axis=1)
 
 
+@exact_products
 def warp(image: Array, matrix: Array) -> Array:
     """(S, S, C) read through an affine map (2, 3) of [-1, 1]^2, x first, mirrored beyond its edges."""
     size = image.shape[0]

@@ -23,6 +23,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from p4d_jax.data.openheads import vertex_normals
 from p4d_jax.data.samples import Portrait
+from p4d_jax.head.landmarks import project_landmarks
 from p4d_jax.head.model import HeadModel
 from p4d_jax.models.discriminator import Discriminator, DiscriminatorInput
 from p4d_jax.models.genhead import HEAD, PARTS, GenHead
@@ -30,6 +31,8 @@ from p4d_jax.models.latent_encoder import LatentEncoder, kl_divergence
 from p4d_jax.nn.resample import resize_antialiased
 from p4d_jax.render.genhead import GenHeadView, SeenHead, discriminator_input, render_seen, see_head
 from p4d_jax.render.part_fusion import (
+    CORRESPONDENCE_SCALE,
+    EYE_SHIFT,
     HeadParts,
     canonical_points,
     correspondence_map,
@@ -40,7 +43,7 @@ from p4d_jax.train import adversarial, losses
 from p4d_jax.train.augment import Augmentation, adapt_probability, augment
 from p4d_jax.train.devices import DATA_AXIS
 from p4d_jax.train.state import average_decay, jit_init
-from p4d_jax.types import Array, FrameParams
+from p4d_jax.types import Array, Camera, FrameParams
 
 STYLE_MEAN_DECAY = 0.998  # of w_avg, a step
 BOX_WARP = 1.3
@@ -64,6 +67,8 @@ class GenHeadStepConfig:
         codes of real pictures and G gives them back; see `reconstruction_losses`.
       reconstruction_every: steps between these, once D trains.
       reconstruction_images: up to so many images it is the only step, and D does not train.
+      skin_weight: of a term of that step, without rays: what the tri-planes hold where the picture shows the
+        head model's surface is that picture's colour.
       kl_weight: of the codes' nats beside the standard normal distribution.
       swap, swap_images: probability at which G is conditioned on another sample's camera and shape: from 1 to
         `swap` over so many images.
@@ -96,6 +101,7 @@ class GenHeadStepConfig:
     reconstruction_weight: float = 0.0
     reconstruction_every: int = 1
     reconstruction_images: float = 0.0
+    skin_weight: float = 0.0
     kl_weight: float = 1e-4
     swap: float = 0.5
     swap_images: float = 1_000_000.0
@@ -153,9 +159,9 @@ class Gan:
 
     @property
     def encoder(self) -> LatentEncoder:
-        """Of real pictures, as wide as D."""
+        """Of real pictures at half their size, as wide as D."""
         judge = self.discriminator.config
-        sizes = judge.image_size, judge.channel_base, judge.channel_max
+        sizes = judge.image_size // 2, judge.channel_base, judge.channel_max
         return LatentEncoder(self.genhead.config.latent_size, *sizes, self.discriminator.dtype)
 
     def optimizer(self, every: int) -> optax.GradientTransformation:
@@ -185,7 +191,8 @@ def create_gan_state(gan: Gan, key: Array) -> GanState:
     encoder = {}
     if gan.config.reconstruction_weight:
         key_e = jax.random.fold_in(key_d, 1)
-        encoder = jit_init(gan.encoder.init)(key_e, blank, blank[..., :1], blank)["params"]
+        half = blank[:, ::2, ::2]
+        encoder = jit_init(gan.encoder.init)(key_e, half, half[..., :1], half)["params"]
     params = generator["params"]
     return GanState(
         step=jnp.zeros((), jnp.int32),
@@ -472,6 +479,54 @@ EYES_AND_MOUTH = 6.0  # their weight in a reconstruction, beside 1
 FACE = 2.0
 
 
+def reconstruction_weights(gan: Gan, correspondence: Array, seen: SeenHead, params: FrameParams) -> Array:
+    """(B, S, S, 1) of the pixels of real pictures: more on the face, most around its eyes and mouth."""
+
+    def around(mesh: Array, camera: Camera) -> Array:
+        landmarks = project_landmarks(gan.head, mesh, jnp.zeros(3), camera)
+        return losses.around_features(landmarks, gan.genhead.config.image_size)
+
+    face = jnp.any(correspondence != 0, axis=-1, keepdims=True)
+    near = jax.vmap(around)(seen.posed.straight, params.camera)
+    return 1 + FACE * face + EYES_AND_MOUTH * near
+
+
+def skin_colors(gan: Gan, variables: dict, planes: Array, correspondence: Array) -> tuple[Array, Array]:
+    """What tri-planes hold where a view shows the head model's surface.
+
+    Args:
+      planes: (2, 3, P, P, C).
+      correspondence: (S, S, 3) of the view.
+
+    Returns:
+      (S, S, 3) colours in [-1, 1], and (S, S, 1) whether the surface is seen there.
+    """
+    eyes = correspondence[..., 2:] < 0  # the eyeballs' z is lowered below all of the face's
+    shift = jnp.array([0.0, 0.0, EYE_SHIFT])
+    points = CORRESPONDENCE_SCALE * (correspondence + eyes * shift).reshape(-1, 3)
+
+    def held_by(branch: int) -> Array:
+        features = sample_planes(planes[branch], points, BOX_WARP)
+        colors = gan.genhead.apply(variables, features, method="decode")[1][:, :3]
+        return colors.reshape(correspondence.shape)
+
+    colors = jnp.where(eyes, held_by(PARTS), held_by(HEAD))
+    return 2 * colors - 1, jnp.any(correspondence != 0, axis=-1, keepdims=True)
+
+
+def skin_loss(gan: Gan, variables: dict, ws: Array, real: Reals, weights: Array) -> Array:
+    """() how far `skin_colors` are from real pictures (B,)."""
+    planes = gan.genhead.apply(variables, ws, method="planes")
+    used = {"params": {"decoder": variables["params"]["decoder"]}}
+
+    def one(used: dict, batch: tuple) -> Array:
+        planes, correspondence, image, weight = batch
+        colors, shown = skin_colors(gan, used, planes, correspondence)
+        return losses.reconstruction(jnp.where(shown, colors, image), image, weight * shown)
+
+    return on_devices(gan, one, used)((planes, real.correspondence, real.portrait.image, weights)).mean()
+
+
 def reconstruction_losses(
     gan: Gan, state: GanState, generator: dict, encoder: dict, real: Reals, frames: Frames
 ) -> tuple[dict[str, Array], tuple[Array, Array]]:
@@ -483,20 +538,17 @@ def reconstruction_losses(
     config, portrait = gan.config, real.portrait
     images = images_seen(state, real.label.shape[0])
     keys = jax.random.split(step_keys(state, 5), 3)
-    mean, log_variance = gan.encoder.apply(
-        {"params": encoder}, portrait.image, portrait.mask, real.correspondence
-    )
+    seen = [jax.vmap(losses.halve)(x) for x in (portrait.image, portrait.mask, real.correspondence)]
+    mean, log_variance = gan.encoder.apply({"params": encoder}, *seen)
     latent = mean + jnp.exp(log_variance / 2) * jax.random.normal(keys[0], mean.shape)
     variables = {"params": generator, "buffers": state.buffers}
     swap = swap_probability(config, images)
     codes, means = make_codes(gan, variables, latent, frames.params, swap, keys[1])
     views = render_codes(gan, variables, codes, frames)
-    resolution, size = views.image.shape[1], portrait.image.shape[1]
-    parts = (views.masks.eye + views.masks.mouth)[..., None]
-    face = resize_antialiased(jnp.any(real.correspondence != 0, axis=-1, keepdims=True) * 1.0, resolution)
-    weights = 1 + FACE * face + EYES_AND_MOUTH * parts
+    resolution = views.image.shape[1]
+    large = reconstruction_weights(gan, real.correspondence, frames.seen, frames.params)
+    weights = resize_antialiased(large, resolution)
     wanted = adversarial.real_input(portrait.image, portrait.mask, real.correspondence, resolution)
-    large = jax.image.resize(weights, (*weights.shape[:1], size, size, 1), "linear")
     restore = jax.vmap(losses.reconstruction)
     weight, segmentation = config.reconstruction_weight, discriminator_input(views).segmentation
     parts = {
@@ -505,6 +557,8 @@ def reconstruction_losses(
         "reconstruction_mask": weight * jnp.abs(segmentation - wanted.segmentation).mean(),
         "kl": config.kl_weight * kl_divergence(mean, log_variance).mean(),
     }
+    if config.skin_weight:
+        parts["skin"] = config.skin_weight * skin_loss(gan, variables, codes.ws, real, large)
     parts |= adversarial.part_losses(views, config.part_head_weight, config.part_solid_weight)
     return parts | surface_term(gan, variables, codes.ws, images, keys[2]), means
 

@@ -8,7 +8,11 @@ from __future__ import annotations
 
 import jax.numpy as jnp
 
+from p4d_jax.render.rays import pixel_centres
 from p4d_jax.types import Array
+
+# Of the 68 landmarks: first and last + 1 of an eye or the mouth, and its corners; a Gaussian in widths of it.
+FEATURES = ((36, 42, 36, 39, 0.5), (42, 48, 42, 45, 0.5), (48, 68, 48, 54, 0.3))
 
 
 def weighted_mean(values: Array, weights: Array | None) -> Array:
@@ -16,6 +20,16 @@ def weighted_mean(values: Array, weights: Array | None) -> Array:
     if weights is None:
         return values.mean()
     return (values * weights).sum() / (weights.sum() * values.shape[-1] + 1e-6)
+
+
+def around_features(landmarks: Array, size: int) -> Array:
+    """(size, size, 1) in [0, 1]: how near pixels are to eyes and mouth of `project_landmarks` (70, 2)."""
+    pixels, nearness = pixel_centres(size), 0.0
+    for first, last, left, right, reach in FEATURES:
+        width = jnp.linalg.norm(landmarks[right] - landmarks[left])
+        away = jnp.sum((pixels - landmarks[first:last].mean(0)) ** 2, axis=-1)
+        nearness = jnp.maximum(nearness, jnp.exp(-0.5 * away / (reach * width + 1e-6) ** 2))
+    return nearness.reshape(size, size, 1)
 
 
 def l1(image: Array, target: Array, weights: Array | None = None) -> Array:

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import optax
 from flax import struct
 
-from p4d_jax.geometry import axis_angle_to_matrix, project
+from p4d_jax.geometry import axis_angle_to_matrix, exact_products, project
 from p4d_jax.head.model import HeadModel
 from p4d_jax.models.reconstructor import Reconstructor, ReconstructorConfig
 from p4d_jax.nn.resample import resize_antialiased
@@ -109,6 +109,7 @@ class _Trained:
     background: Array
 
 
+@exact_products
 def orbit(camera: Camera, yaw: float) -> Camera:
     """The camera turned about the world's y axis by `yaw` radians."""
     turn = jnp.eye(4).at[:3, :3].set(axis_angle_to_matrix(jnp.array([0.0, yaw, 0.0])))

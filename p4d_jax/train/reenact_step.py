@@ -47,7 +47,7 @@ from p4d_jax.render.fusion import SourceGuides, build_source_guides
 from p4d_jax.render.guide import SourceGuide, build_source_guide, relief_of_depth
 from p4d_jax.render.lifting import CanonicalFrame
 from p4d_jax.render.part_fusion import HeadParts, correspondence_map, pose_parts
-from p4d_jax.render.rays import generate_rays, pixel_centres
+from p4d_jax.render.rays import generate_rays
 from p4d_jax.render.triplane import sample_planes
 from p4d_jax.train import adversarial, losses
 from p4d_jax.train.devices import DATA_AXIS, on_devices, samples_at_once
@@ -63,9 +63,6 @@ from p4d_jax.train.reenact_losses import (
 )
 from p4d_jax.train.state import TrainState, average_decay
 from p4d_jax.types import Array, Camera, FrameParams
-
-# Of the 68 landmarks: first and last + 1 of an eye or the mouth, and its corners; a Gaussian in widths of it.
-FEATURES = ((36, 42, 36, 39, 0.5), (42, 48, 42, 45, 0.5), (48, 68, 48, 54, 0.3))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -278,7 +275,7 @@ def build_sample(psi: Psi, resolution: int, whole: bool, given: Given, pair: Hea
         weight += config.face_weight * pair.face_mask
     if config.feature_weight:
         landmarks = project_landmarks(head, target, params.neck, camera)
-        weight += config.feature_weight * pair.mask * around_features(landmarks, size)
+        weight += config.feature_weight * pair.mask * losses.around_features(landmarks, size)
     wanted, face = cut_wanted(config, pair, resolution, corner, weight)
     label, points = camera.to_label(), pair.points
     if whole:
@@ -337,16 +334,6 @@ def join_photos(pair: HeadPair) -> tuple[Array, FrameParams]:
     """All K photos of a pair's source (K, S, S, 3), and their parameters."""
     join = lambda first, others: jnp.concatenate([first[None], others])  # noqa: E731
     return join(pair.source, pair.photos), jax.tree.map(join, pair.source_params, pair.photos_params)
-
-
-def around_features(landmarks: Array, size: int) -> Array:
-    """(size, size, 1) in [0, 1]: how near pixels are to eyes and mouth of `project_landmarks` (70, 2)."""
-    pixels, nearness = pixel_centres(size), 0.0
-    for first, last, left, right, reach in FEATURES:
-        width = jnp.linalg.norm(landmarks[right] - landmarks[left])
-        away = jnp.sum((pixels - landmarks[first:last].mean(0)) ** 2, axis=-1)
-        nearness = jnp.maximum(nearness, jnp.exp(-0.5 * away / (reach * width + 1e-6) ** 2))
-    return nearness.reshape(size, size, 1)
 
 
 def cut_wanted(

@@ -1,0 +1,24 @@
+"""`genhead_demo` for two CPU cores and some hours: coarser tri-planes and rays, a quarter of the batch."""
+
+from ml_collections import ConfigDict
+
+from configs import genhead_demo
+
+
+def get_config() -> ConfigDict:
+    config = genhead_demo.get_config()
+    config.name = "genhead_demo_cpu"
+    config.batch = 8
+    config.model.plane_size = 64
+    config.step.update(
+        {
+            "samples": (8, 8),
+            "surface_images": 10_000.0,
+            "reconstruction_every": 1,
+            "reconstruction_images": 14_000.0,
+            "stages": ((0, 32), (8_000, 64)),
+            "average_half_life": 2_500.0,
+        }
+    )
+    config.loop.update({"minutes": 300.0, "log_every": 16, "grid_every": 200})
+    return config
