@@ -56,8 +56,9 @@ def round_product(product: Array) -> Array:
 
     Compilers contract a * b + c into one operation with one rounding, and move constants out of products.
     Where the last bit decides (which of two equally near triangles counts; a pixel coordinate into white
-    noise), the roundings must be those of the reference. No compiler may drop a minimum with the largest
-    float, and none may rearrange across it.
+    noise), the roundings must be those of the reference. On a CPU no compiler drops a minimum with the
+    largest float, nor rearranges across it. On a GPU a * b + c is contracted nevertheless (seen on an H200,
+    JAX 0.11), so that ties fall otherwise there.
     """
     return jnp.minimum(product, jnp.finfo(jnp.float32).max)
 

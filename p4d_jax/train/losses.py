@@ -52,7 +52,11 @@ def gradient_difference(image: Array, target: Array, weights: Array) -> Array:
 
 
 def block_ssim(image: Array, target: Array, weights: Array, block: int = 8) -> Array:
-    """Structural similarity over non-overlapping blocks (constants of Wang et al. 2004 for range 2)."""
+    """Structural similarity over non-overlapping blocks (constants of Wang et al. 2004 for range 2).
+
+    A picture smaller than a block is one block.
+    """
+    block = min(block, *image.shape[:2])
     height, width = (n // block * block for n in image.shape[:2])
 
     def blocks(x: Array) -> Array:
