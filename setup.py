@@ -36,6 +36,7 @@ CONVERT = [
 ]
 TEST = [
     "pytest>=8.0",
+    "pytest-xdist>=3.7",
     "hypothesis>=6.100",
     # A numeric reference for the layers. Pinned, so that a package index with a CPU build of this one
     # version can serve it: the default Linux wheel of PyPI brings gigabytes of CUDA along (README).

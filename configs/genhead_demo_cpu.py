@@ -20,5 +20,5 @@ def get_config() -> ConfigDict:
             "average_half_life": 2_500.0,
         }
     )
-    config.loop.update({"minutes": 300.0, "log_every": 16, "grid_every": 200})
+    config.loop.update({"steps": 100_000, "minutes": 300.0, "log_every": 16, "grid_every": 200})
     return config

@@ -38,7 +38,10 @@ def test_exported_weights_come_back_as_float16_holds_them(weights):
 
 
 def test_shipped_heads_open_mouth_and_shut_eyes_on_command():
-    """Eyes and mouth change where the mesh says, dark where it opens; the far background stays as it was."""
+    """Eyes and mouth change where the mesh says; the far background stays as it was.
+
+    An open mouth is darker than lips, a lid lighter than an eye: in most people, not in dark skin.
+    """
     studio = open_studio("genhead_demo", "openhead")
     names, camera = studio.head.expression_names, look_at_camera(0.0, 0.0, 4.0, pivot=(0, 0, 0.09))
     shape, size = jnp.zeros((4, 300)), 2 * studio.trained_resolution
@@ -60,6 +63,7 @@ def test_shipped_heads_open_mouth_and_shut_eyes_on_command():
         "talking": frame(0.36, jawOpen=1.0),
         "asleep": frame(0.0, eyeBlinkLeft=1.0, eyeBlinkRight=1.0),
     }
+    darker, lighter = [], []
     for identity in range(4):
         seen = {name: show(planes[identity], backgrounds[identity], f) for name, f in frames.items()}
         grey = {name: np.asarray(view.image_sr.mean(-1)) for name, view in seen.items()}
@@ -67,9 +71,12 @@ def test_shipped_heads_open_mouth_and_shut_eyes_on_command():
         mouth, eyes = grow(seen["talking"].masks.mouth), grow(seen["still"].masks.eye)
         assert mouth.sum() > 40 and eyes.sum() > 40 and grey["still"].shape == (size, size)
         opened, shut = grey["talking"] - grey["still"], grey["asleep"] - grey["still"]
-        assert opened[mouth].mean() < -0.1 and shut[eyes].mean() > 0.05
+        assert np.abs(opened[mouth]).mean() > 0.1 and np.abs(shut[eyes]).mean() > 0.1
+        darker.append(-opened[mouth].mean())
+        lighter.append(shut[eyes].mean())
         corner = np.s_[: size // 8, : size // 8]
         assert np.abs(opened[corner]).mean() < 0.02 and np.abs(shut[corner]).mean() < 0.02
+    assert np.mean(darker) > 0.2 and np.mean(lighter) > 0.1
 
 
 # Measures -------------------------------------------------------------------------------------------------

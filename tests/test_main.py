@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jax
 import pytest
 
 from p4d_jax import main
@@ -124,3 +125,14 @@ def test_command_line_as_a_user_types_it(tmp_path):
     assert done.returncode == 2
     assert done.stdout == ""
     assert done.stderr.count("\n") == 1 and "Traceback" not in done.stderr
+
+
+def test_float32_products_are_float32_unless_the_user_says_otherwise():
+    before = jax.config.jax_default_matmul_precision
+    try:
+        for said, meant in ((None, "float32"), ("tensorfloat32", "tensorfloat32")):
+            jax.config.update("jax_default_matmul_precision", said)
+            main.take_float32_at_its_word()
+            assert jax.config.jax_default_matmul_precision == meant
+    finally:
+        jax.config.update("jax_default_matmul_precision", before)

@@ -49,8 +49,10 @@ def test_agrees_with_the_reference_off_silhouettes(name, cull):
 def brute_force(vertices, faces, resolution, cull):
     """Every face against every pixel in float64.
 
-    Returns depth (z) and face of each pixel, and where float32 cannot be asked to agree: an edge within
-    1e-3 pixels, or two faces within 1e-5 of one depth.
+    Returns depth (z) and face of each pixel, where float32 cannot be asked to agree (an edge within some
+    1e-3 pixels, or two faces nearly at one depth), and by what share of z the roundings of float32 pixel
+    positions can move it: barycentrics by as much as the farthest corner's against the face's width, and 1/z
+    by that share of its range over the corners.
     """
     focal = 0.5 / np.tan(np.radians(6))
     x, y, z = vertices.astype(np.float64).T
@@ -61,7 +63,7 @@ def brute_force(vertices, faces, resolution, cull):
     grid = np.arange(resolution) + 0.5
     qx, qy = np.meshgrid(grid, grid)
     depths = np.full((len(faces), resolution, resolution), np.inf)
-    doubtful = np.zeros((resolution, resolution), bool)
+    doubtful, roundings = np.zeros((resolution, resolution), bool), np.zeros(len(faces))
     for index, face in enumerate(faces):
         if (z[face] <= NEAR).any():
             continue
@@ -77,15 +79,19 @@ def brute_force(vertices, faces, resolution, cull):
         inside = np.min(distances, axis=0)
         # A sliver's barycentrics are as uncertain as float32 pixel positions are against its width.
         width = abs(area) / max(np.linalg.norm(b - a), np.linalg.norm(c - b), np.linalg.norm(a - c))
-        doubtful |= np.abs(inside) < 1e-3 + 1e-5 * resolution / max(width, 1e-9) * (inside > -1e-3)
+        rounding = np.finfo(np.float32).eps * np.abs([px[face], py[face]]).max()
+        edge, sliver = 1e-3 + 4 * rounding, (1e-5 * resolution + 4 * rounding) / max(width, 1e-9)
+        doubtful |= np.abs(inside) < edge + sliver * (inside > -edge)
+        roundings[index] = rounding / max(width, 1e-9) * np.ptp(1 / z[face])
         inverse = sum(w / z[k] for w, k in zip(weights, face, strict=True))
         hit = inside >= 0
         depths[index][hit] = 1 / inverse[hit]
-    order = np.sort(depths, axis=0)
-    if len(faces) > 1:
-        with np.errstate(invalid="ignore"):
-            doubtful |= (order[1] - order[0]) < 1e-5 * order[0]
-    return order[0], np.argmin(depths, axis=0), doubtful
+    order, by = np.sort(depths, axis=0), np.argsort(depths, axis=0)
+    with np.errstate(invalid="ignore"):  # infinities, where no face is
+        shares = roundings[by] * order
+        if len(faces) > 1:
+            doubtful |= (order[1] - order[0]) < (1e-5 + 8 * (shares[0] + shares[1])) * order[0]
+    return order[0], by[0], doubtful, shares[0]
 
 
 def soup(seed: int, count: int, size: float, stretch: float, behind: float):
@@ -108,13 +114,13 @@ def soup(seed: int, count: int, size: float, stretch: float, behind: float):
 def test_sees_what_brute_force_sees(seed, size, stretch, behind, cull):
     vertices, faces = soup(seed, 40, size, stretch, behind)
     raster = draw(vertices, faces, FRONTAL, 32, cull)
-    z, face, doubtful = brute_force(vertices, faces, 32, cull)
+    z, face, doubtful, roundings = brute_force(vertices, faces, 32, cull)
     sure = ~doubtful
     mask = np.asarray(raster.mask)
     np.testing.assert_array_equal(mask[sure], np.isfinite(z)[sure])
     np.testing.assert_array_equal(np.asarray(raster.face_index)[sure & mask], face[sure & mask])
-    found = (np.asarray(raster.depth) / ray_lengths(32))[sure & mask]
-    np.testing.assert_allclose(found, z[sure & mask], rtol=1e-3 if stretch < 1 else 1e-4)
+    error = np.abs(np.asarray(raster.depth) / ray_lengths(32) / z - 1)[sure & mask]
+    np.testing.assert_array_less(error, 1e-6 + roundings[sure & mask])
 
 
 def ball(radius: float = 0.4, rows: int = 20, columns: int = 28):
