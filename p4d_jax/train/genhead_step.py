@@ -501,7 +501,8 @@ def skin_colors(gan: Gan, variables: dict, planes: Array, correspondence: Array)
     Returns:
       (S, S, 3) colours in [-1, 1], and (S, S, 1) whether the surface is seen there.
     """
-    eyes = correspondence[..., 2:] < 0  # the eyeballs' z is lowered below all of the face's
+    # The eyeballs' z is lowered below all of OpenHead's face; of FLAME's that was not checked.
+    eyes = correspondence[..., 2:] < 0
     shift = jnp.array([0.0, 0.0, EYE_SHIFT])
     points = CORRESPONDENCE_SCALE * (correspondence + eyes * shift).reshape(-1, 3)
 
