@@ -40,7 +40,8 @@ def test_exported_weights_come_back_as_float16_holds_them(weights):
 def test_shipped_heads_open_mouth_and_shut_eyes_on_command():
     """Eyes and mouth change where the mesh says; the far background stays as it was.
 
-    An open mouth is darker than lips, a lid lighter than an eye: in most people, not in dark skin.
+    An open mouth is darker than lips, a lid lighter than an eye: on average of the four. One of them has a
+    mouth that is as light as its skin inside, and eyes that hardly lighten when they shut.
     """
     studio = open_studio("genhead_demo", "openhead")
     names, camera = studio.head.expression_names, look_at_camera(0.0, 0.0, 4.0, pivot=(0, 0, 0.09))
