@@ -35,15 +35,19 @@ def compare(losses, params, key, epsilon: float = 1e-6) -> dict:
     along = direction(params, key)
     names = sorted(jax.eval_shape(losses, params))
 
+    def stacked(params):
+        found = losses(params)  # once: it takes seconds to trace
+        return jnp.stack([found[name] for name in names])
+
     @jax.jit
     def evaluate(params):
         """(n,) values and slopes: one program, with one forward pass and all backward passes side by side."""
-        values, pull = jax.vjp(lambda params: [losses(params)[name] for name in names], params)
-        (gradients,) = jax.vmap(pull)(list(jnp.eye(len(names))))
+        values, pull = jax.vjp(stacked, params)
+        (gradients,) = jax.vmap(pull)(jnp.eye(len(names)))
         products = jax.tree.map(
             lambda g, d: jnp.sum((g * d).reshape(len(names), -1), axis=1), gradients, along
         )
-        return jnp.stack(values), sum(jax.tree.leaves(products))
+        return values, sum(jax.tree.leaves(products))
 
     above, slopes, below = (
         evaluate(jax.tree.map(lambda p, d, step=step: p + step * d, params, along))

@@ -22,6 +22,7 @@ from p4d_jax.models.perceptual import LPIPS, vgg16
 from p4d_jax.render.part_fusion import build_head_parts
 from p4d_jax.train import reenact_losses
 from p4d_jax.train import reenact_step as steps
+from p4d_jax.train.state import jit_init
 
 BATCH, SIZE, RAYS, POINTS = 2, 32, 16, 12
 
@@ -37,11 +38,11 @@ def main() -> None:
     lpips, arcface = LPIPS(vgg16((2,) * 5)), IResNet(depths=(1, 1, 1, 1), widths=(2,) * 4, embedding=8)
     picture, face = jnp.zeros((1, SIZE, SIZE, 3)), jnp.zeros((1, 112, 112, 3))
     judges = reenact_losses.Judges(
-        lpips, lpips.init(keys[0], picture, picture), arcface, arcface.init(keys[1], face)
+        lpips, jit_init(lpips.init)(keys[0], picture, picture), arcface, jit_init(arcface.init)(keys[1], face)
     )
     critic = Discriminator(DiscriminatorConfig(SIZE, 64, 4, 1, 2))
     shown = DiscriminatorInput(*(jnp.zeros((2, SIZE, SIZE, n)) for n in (3, 3, 3, 1)))
-    judged = critic.init(keys[2], shown, jnp.zeros((2, 25)))["params"]
+    judged = jit_init(critic.init)(keys[2], shown, jnp.zeros((2, 25)))["params"]
     names = [name for name in reenact_losses.TERMS if name not in ("upscaled", "density")]
     terms = tuple((name, reenact_losses.Term(1.0)) for name in names)
     psi = dataclasses.replace(

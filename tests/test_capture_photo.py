@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 
+import jax
 import numpy as np
 import pytest
 from PIL import Image
@@ -15,7 +16,13 @@ from p4d_jax.capture.crop import crop_matrix, crop_photo, quarter_turn
 from p4d_jax.capture.detect import ANCHORS, merge_detections
 from p4d_jax.capture.film import open_film
 from p4d_jax.capture.image import as_photo, read_photo
-from p4d_jax.capture.landmarks import LEFT_EYE_CORNERS, RIGHT_EYE_CORNERS
+from p4d_jax.capture.landmarks import (
+    LANDMARKS,
+    LEFT_EYE_CONTOUR,
+    LEFT_EYE_CORNERS,
+    RIGHT_EYE_CONTOUR,
+    RIGHT_EYE_CORNERS,
+)
 from p4d_jax.capture.matte import guided_filter, seed_regions
 from p4d_jax.capture.sampling import (
     PhotoPyramid,
@@ -24,6 +31,7 @@ from p4d_jax.capture.sampling import (
     invert_matrix,
     square_matrix,
 )
+from p4d_jax.data.openheads import OpenHeadsSettings, portraits_on_stage, prepare_stage
 from p4d_jax.errors import UserError
 
 
@@ -171,6 +179,22 @@ def test_several_looks_scatter_less_than_one_and_agree_with_it(photo, landmarker
     (_, one), (points, several) = scatter(1), scatter(8)
     assert several < 0.7 * one
     assert np.linalg.norm(points - landmarks.points, axis=-1).mean() < 0.03 * landmarks.eye_distance
+
+
+def test_landmarks_of_mirrored_faces_are_mirrored(landmarker):
+    """No shift to one side, which half a pixel of the mesh network would be: 0.01 eye distances."""
+    skin = np.setdiff1d(np.arange(LANDMARKS), LEFT_EYE_CONTOUR + RIGHT_EYE_CONTOUR)
+    stage = prepare_stage(assets.head_model())
+    shown = portraits_on_stage(stage, jax.random.split(jax.random.key(0), 32), 128, OpenHeadsSettings())
+    shifts = []
+    for image in np.asarray(shown.image):
+        picture = np.kron(np.uint8(image * 127.5 + 127.5), np.ones((3, 3, 1), np.uint8))
+        faces = [landmarker.detect(np.ascontiguousarray(x), looks=5) for x in (picture, picture[:, ::-1])]
+        if None not in faces:
+            left, right = (face.points[skin, 0].mean() for face in faces)
+            shifts.append(0.5 * (left + right - picture.shape[1]) / faces[0].eye_distance)
+    assert len(shifts) >= 28
+    assert abs(np.mean(shifts)) < 0.004
 
 
 def test_two_faces_take_the_larger_and_say_so(photo, landmarker):

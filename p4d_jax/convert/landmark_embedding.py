@@ -1,21 +1,29 @@
 """Where landmarks lie on a head mesh, found by the landmark network itself.
 
-Some heads of the model are painted simply (lips, brows, irises), rendered from a few directions, and
-MediaPipe's 468 points are projected back onto the triangles under them. What the pictures agree on is kept,
-made symmetric and put back on the skin. Lids and inner lips, where the mesh has a rim, are laid along it,
-so that they part when eye or mouth opens. Metres, y up, face towards +z; V vertices.
+Heads of the model are rendered from a few directions, and MediaPipe's 468 points are projected back onto the
+triangles under them. What the pictures agree on is kept, made symmetric and put back on the skin. Lids and
+inner lips, where the mesh has a rim, are laid along it, so that they part when eye or mouth opens.
+
+The first pictures are of heads painted simply (lips, brows, irises). The 68 landmarks come from these, and
+say where OpenHeads paint brows and lips. MediaPipe's points come from portraits of OpenHeads then, on which
+the network errs less. Metres, y up, face towards +z; V vertices.
 """
 
 from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from p4d_jax.capture.landmarks import LANDMARKS, Landmarker
+from p4d_jax.data.openheads import OpenHeadsSettings, prepare_stage, random_identity, render_openheads
 from p4d_jax.geometry import look_at_camera
-from p4d_jax.head.model import WORLD_SCALE
-from p4d_jax.render.raster import interpolate, rasterize
+from p4d_jax.head.model import WORLD_SCALE, HeadModel
+from p4d_jax.head.skinning import head_vertices
+from p4d_jax.render.raster import Raster, interpolate, rasterize
+from p4d_jax.types import EXPRESSION_SIZE, FrameParams
 
 SIZE = 512
 RIM_SIZE = 1024
@@ -87,40 +95,60 @@ def paint(template: np.ndarray, regions: dict[str, np.ndarray]) -> np.ndarray:
     return colours
 
 
-def pictures(world: jax.Array, faces: np.ndarray, colours: np.ndarray):
-    """Yields (raster, (SIZE, SIZE, 3) uint8) of painted vertices (V, 3), world units, in each of `VIEWS`."""
-    corners = world[faces]
-    normal = jnp.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
-    smooth = jnp.zeros_like(world).at[faces.reshape(-1)].add(jnp.repeat(normal, 3, axis=0))
-    smooth /= jnp.linalg.norm(smooth, axis=-1, keepdims=True) + 1e-12
-    light = jnp.array([0.3, 0.5, 0.8]) / jnp.linalg.norm(jnp.array([0.3, 0.5, 0.8]))
-    shaded = jnp.asarray(colours) * (0.45 + 0.6 * jnp.clip(smooth @ light, 0, 1))[:, None]
-    for yaw, pitch in VIEWS:
-        raster = rasterize(world, jnp.asarray(faces), look_at_camera(yaw, pitch, 4.0), SIZE, True)
-        image = interpolate(raster, shaded)
-        image = jnp.where(raster.mask[..., None], image, jnp.array([0.55, 0.6, 0.65]))
-        yield raster, np.asarray(jnp.clip(image, 0, 1) * 255).astype(np.uint8)
+Picture = tuple[Raster, np.ndarray]
 
 
-def hits(
+def painted_pictures(
     people: list[np.ndarray], faces: np.ndarray, regions: dict[str, np.ndarray]
-) -> tuple[np.ndarray, np.ndarray]:
-    """Triangle (n, 468) and barycentric (n, 468, 3) under each landmark in the pictures that show a face."""
-    landmarker, found, tried = Landmarker(), [], 0
+) -> Iterator[Picture]:
+    """Each of `VIEWS` of people (V, 3): their raster, and the picture (SIZE, SIZE, 3) uint8."""
+    light = jnp.array([0.3, 0.5, 0.8]) / jnp.linalg.norm(jnp.array([0.3, 0.5, 0.8]))
     for vertices in people:
         world = jnp.asarray(vertices * WORLD_SCALE, jnp.float32)
-        for raster, picture in pictures(world, faces, paint(vertices, regions)):
-            tried += 1
-            face = landmarker.detect(picture)
-            if face is None:
-                continue
-            place = np.clip(face.points, 0, SIZE - 1)
-            rows, columns = np.nonzero(np.asarray(raster.mask))
-            nearest = [np.argmin((columns + 0.5 - x) ** 2 + (rows + 0.5 - y) ** 2) for x, y in place]
-            row, column = rows[nearest], columns[nearest]
-            found.append(
-                (np.asarray(raster.face_index)[row, column], np.asarray(raster.barycentric)[row, column])
-            )
+        corners = world[faces]
+        normal = jnp.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
+        smooth = jnp.zeros_like(world).at[faces.reshape(-1)].add(jnp.repeat(normal, 3, axis=0))
+        smooth /= jnp.linalg.norm(smooth, axis=-1, keepdims=True) + 1e-12
+        colours = jnp.asarray(paint(vertices, regions))
+        shaded = colours * (0.45 + 0.6 * jnp.clip(smooth @ light, 0, 1))[:, None]
+        for yaw, pitch in VIEWS:
+            raster = rasterize(world, jnp.asarray(faces), look_at_camera(yaw, pitch, 4.0), SIZE, True)
+            image = interpolate(raster, shaded)
+            image = jnp.where(raster.mask[..., None], image, jnp.array([0.55, 0.6, 0.65]))
+            yield raster, np.asarray(jnp.clip(image, 0, 1) * 255).astype(np.uint8)
+
+
+def portraits(head: HeadModel, people: int) -> Iterator[Picture]:
+    """The same of people of OpenHeads with a neutral face."""
+    stage, settings = prepare_stage(head), OpenHeadsSettings()
+    for key in jax.random.split(jax.random.key(0), people):
+        identity = random_identity(key, stage, settings)
+        neutral = (jnp.zeros(EXPRESSION_SIZE), jnp.zeros(6), jnp.zeros(6))
+        world = head_vertices(head, identity.shape, *neutral)
+        for yaw, pitch in VIEWS:
+            camera = look_at_camera(yaw, pitch, 4.0)
+            frame = FrameParams(camera, identity.shape, *neutral)
+            frame = jax.tree.map(lambda x: x[None], frame)
+            image = render_openheads(head, identity, frame, key, SIZE, settings).image[0]
+            picture = np.asarray(jnp.clip(image * 127.5 + 127.5, 0, 255)).astype(np.uint8)
+            yield rasterize(world, head.faces, camera, SIZE, True), picture
+
+
+def hits(pictures: Iterable[Picture]) -> tuple[np.ndarray, np.ndarray]:
+    """Triangle (n, 468) and barycentric (n, 468, 3) under each landmark in the pictures that show a face."""
+    landmarker, found, tried = Landmarker(), [], 0
+    for raster, picture in pictures:
+        tried += 1
+        face = landmarker.detect(picture)
+        if face is None:
+            continue
+        place = np.clip(face.points, 0, SIZE - 1)
+        rows, columns = np.nonzero(np.asarray(raster.mask))
+        nearest = [np.argmin((columns + 0.5 - x) ** 2 + (rows + 0.5 - y) ** 2) for x, y in place]
+        row, column = rows[nearest], columns[nearest]
+        found.append(
+            (np.asarray(raster.face_index)[row, column], np.asarray(raster.barycentric)[row, column])
+        )
     if len(found) < tried / 2:
         raise RuntimeError(f"the landmark network sees a face in only {len(found)} of {tried} pictures")
     return np.stack([f for f, _ in found]), np.stack([b for _, b in found])
@@ -271,19 +299,18 @@ def contour_embedding(template: np.ndarray, static: np.ndarray, skin: np.ndarray
 
 
 def embed_landmarks(
-    people: list[np.ndarray], opened: np.ndarray, faces: np.ndarray, regions: dict[str, np.ndarray],
-    jaw: np.ndarray, mirror: np.ndarray,
+    pictures: Iterable[Picture], template: np.ndarray, opened: np.ndarray, faces: np.ndarray,
+    regions: dict[str, np.ndarray], jaw: np.ndarray, mirror: np.ndarray,
 ) -> dict[str, jnp.ndarray]:  # fmt: skip
     """The landmark fields of a `HeadModel`.
 
     Args:
-      people: (V, 3) each, the mean head first, which must be symmetric, and others to ask the network about.
-      opened: (V, 3) the mean head with its jaw open.
+      pictures: of some heads, with their rasters.
+      template: (V, 3) the mean head, which must be symmetric. opened: with its jaw open.
       faces: (F, 3). regions: see `openhead.name_regions`. jaw: (V,) weights of the jaw joint.
       mirror: (V,) each vertex's mirror image.
     """
-    template = people[0]
-    triangle, weights = hits(people, faces, regions)
+    triangle, weights = hits(pictures)
     places = np.einsum("nlk,nlkc->nlc", weights, template[faces[triangle]])
     middle = np.median(places, axis=0)
     agreed = np.median(np.linalg.norm(places - middle, axis=-1), axis=0) < AGREEMENT

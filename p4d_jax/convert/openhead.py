@@ -9,6 +9,7 @@ expression component for each of the 52 ARKit actions. Seeded: the same data giv
 
 from __future__ import annotations
 
+import functools
 import sys
 from pathlib import Path
 
@@ -16,14 +17,15 @@ import jax.numpy as jnp
 import numpy as np
 
 from p4d_jax.convert.flame import decimate, vertex_rings
-from p4d_jax.convert.landmark_embedding import embed_landmarks
+from p4d_jax.convert.landmark_embedding import embed_landmarks, painted_pictures, portraits
 from p4d_jax.convert.makehuman import GENDERS, RACES, MakeHuman
 from p4d_jax.head.loading import save_head_model
 from p4d_jax.head.model import CANONICAL_JAW, JAW, NECK, HeadModel
 
 METRE = 0.1  # of a decimetre
 COMPONENTS, SAMPLES = 120, 1500
-LANDMARK_PEOPLE = 4  # heads beside the mean one that the landmark network is asked about
+PAINTED_PEOPLE = 4  # heads beside the mean one that the landmark network is asked about first
+PORTRAYED_PEOPLE = 32  # of OpenHeads, that it is asked about then
 CUT_HEIGHT = 5.45  # decimetres: the bust ends here
 # Standard deviation of the local changes, 1 being the most that MakeHuman's sliders allow.
 SPREAD = {"head": 0.13, "forehead": 0.18, "ear": 0.15, "eye": 0.22, "nose": 0.27, "mouth": 0.24, "chin": 0.24}
@@ -255,25 +257,31 @@ def bake(source: MakeHuman, seed: int = 0) -> HeadModel:
     for joint, region in ((3, "left_eyeball"), (4, "right_eyeball")):
         skinning[regions[region]] = np.eye(5)[joint]
     template = (mean - regressor[NECK] @ mean) * METRE
-    others = (people[:LANDMARK_PEOPLE] - regressor[NECK] @ mean) * METRE
+    others = (people[:PAINTED_PEOPLE] - regressor[NECK] @ mean) * METRE
     hinge_point = regressor[JAW] @ template
     opened_head = template + jaw[:, None] * (turn_about_x(template, hinge_point, CANONICAL_JAW) - template)
     outer_faces = faces[np.isin(faces, regions["face"]).all(1)]
     decimated, kept = decimate(template[regions["face"]], np.searchsorted(regions["face"], outer_faces), 730)
     f32 = lambda x: jnp.asarray(np.asarray(x, np.float32))  # noqa: E731
     i32 = lambda x: jnp.asarray(np.asarray(x, np.int32))  # noqa: E731
-    return HeadModel(
+    embed = functools.partial(
+        embed_landmarks, template=template, opened=opened_head, faces=faces, regions=regions, jaw=jaw,
+        mirror=mirror,
+    )  # fmt: skip
+    head = HeadModel(
         template=f32(template), shape_basis=f32(basis * METRE),
         expression_basis=f32(np.stack(list(actions.values()), -1) * METRE),
         pose_basis=jnp.zeros((len(chosen), 3, 36)), joint_regressor=f32(regressor),
         skinning_weights=f32(skinning), faces=i32(faces), origin=f32(regressor[NECK] @ template),
-        **embed_landmarks([template, *others], opened_head, faces, regions, jaw, mirror),
+        **embed(painted_pictures([template, *others], faces, regions)),
         regions={name: i32(index) for name, index in regions.items()}, neighbours=i32(rings),
         decimated_faces=i32(decimated),
         decimated_triangles=i32(np.repeat(regions["face"][kept][:, None], 3, 1)),
         decimated_barycentric=f32(np.tile([1.0, 0, 0], (len(kept), 1))), uv=f32(source.base.uv[chosen]),
         name="openhead", expression_names=tuple(actions),
     )  # fmt: skip
+    seen = embed(portraits(head, PORTRAYED_PEOPLE))
+    return head.replace(**{name: value for name, value in seen.items() if name.startswith("mediapipe")})
 
 
 if __name__ == "__main__":
