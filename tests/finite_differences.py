@@ -1,12 +1,12 @@
 """Losses in float64: finite differences against reverse mode, for scripts that run by themselves.
 
 Imported first, before the package: float32 is made to mean float64, since geometry and losses ask for float32
-by name.
+by name. What is compiled runs a few times only: it is not optimised.
 """
 
 import os
 
-os.environ["XLA_FLAGS"] = "--xla_backend_optimization_level=0"  # compiles sooner
+os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_backend_optimization_level=0"
 
 import jax
 

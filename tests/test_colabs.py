@@ -111,7 +111,8 @@ def test_reenact_shows_a_film_and_moves_the_avatar(tmp_path, monkeypatch):
 
 
 def test_train_small_trains_and_measures(tmp_path, monkeypatch):
-    monkeypatch.setenv("XLA_FLAGS", "--xla_backend_optimization_level=0")  # compiles sooner
+    flags = os.environ["XLA_FLAGS"] + " --xla_backend_optimization_level=0"  # compiles sooner
+    monkeypatch.setenv("XLA_FLAGS", flags)
     # A crop of rays is upscaled as it is.
     tiny_psi = ConfigDict({"model": replace(TINY, superresolution_size=0).to_dict()})
     short = {"loop.steps": 1, "loop.log_every": 1}

@@ -1,8 +1,9 @@
 """Measures a GenHead: does it follow the head model, and is it one body seen from all sides?
 
 - Control: heads with random codes, shapes, motions and cameras. A landmark network looks at each picture
-  17 times; the mean of its points is compared with the head model's that the picture was conditioned on, in shares of the distance
-  between the eyes. The same is measured on OpenHeads' true pictures of the same size: what it misses.
+  17 times; the mean of its points is compared with the head model's that the picture was conditioned on, in
+  shares of the distance between the eyes. The same is measured on OpenHeads' true pictures of the same size:
+  what it misses.
 - Consistency: the depth of one head seen from 25 degrees to the left is taken as points of the world and
   compared with the depth seen from 25 degrees to the right, where the head model's mesh is seen by both.
 
