@@ -250,9 +250,8 @@ def test_no_pixel_is_lost_to_a_compilers_rounding(level):
     pitch = jax.random.uniform(keys[1], (count,), minval=-0.4, maxval=0.4)
     cameras = look_at_camera(yaw, pitch, jnp.full(count, 4.0))
     one = lambda camera: rasterize(head.template, head.faces, camera, 128).mask  # noqa: E731
-    see = jax.jit(
-        lambda cameras: lax.map(one, cameras), compiler_options={"xla_backend_optimization_level": level}
-    )
+    options = {"xla_backend_optimization_level": level, "xla_cpu_use_fusion_emitters": True}
+    see = jax.jit(lambda cameras: lax.map(one, cameras), compiler_options=options)
     faces = np.asarray(head.faces)
     for camera, mask in zip(range(count), np.asarray(see(cameras)), strict=True):
         single = jax.tree.map(lambda x, k=camera: x[k], cameras)
