@@ -21,6 +21,13 @@ if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The files that take longest come first, lest one of them keep a single core busy at the end."""
+    slowest = ("test_colabs", "test_train_reenact", "test_train_genhead", "test_jobs_synthesize")
+    place = {name: index for index, name in enumerate(slowest)}
+    items.sort(key=lambda item: place.get(item.path.stem, len(slowest)))
+
+
 @pytest.fixture
 def rng() -> np.random.Generator:
     """A generator with a fixed seed."""

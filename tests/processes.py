@@ -77,6 +77,7 @@ def environment(devices: int) -> dict[str, str]:
     paths = [str(HERE.parent), str(HERE), os.environ.get("PYTHONPATH", "")]
     return {
         **os.environ,
+        "XLA_FLAGS": "",  # compiled as users compile it: rounding is the compiler's
         "JAX_PLATFORMS": "cpu",
         "JAX_NUM_CPU_DEVICES": str(devices),
         "PYTHONPATH": os.pathsep.join(path for path in paths if path),
