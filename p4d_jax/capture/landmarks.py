@@ -35,7 +35,7 @@ _SIGNS = np.array([[1, 1, 1, 1], [-1, -1, -1, -1], [-1, 1, -1, 1], [1, -1, 1, -1
 JITTERS = (_SPREAD * _SIGNS).reshape(32, 4)
 
 # The mesh network counts from the middle of its first pixel: points of mirrored faces are 0.44 of its pixels
-# too far left without this. Of drawn eyes the iris network finds the middle within a fifth of a pixel.
+# too far left without this. The iris network finds the middle of drawn, symmetric eyes within a third.
 _MESH_ORIGIN = 0.5
 
 
