@@ -5,7 +5,7 @@ from pathlib import Path
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-# Compiling is most of the suite's time, and takes half as long so; at these sizes programs run as fast.
+# Compiling is most of the suite's time, and takes little more than half as long so; what ran ran as fast.
 os.environ["XLA_FLAGS"] = (
     "--xla_backend_optimization_level=1 --xla_cpu_use_fusion_emitters=false "
     + os.environ.get("XLA_FLAGS", "")
