@@ -20,9 +20,9 @@ import jax
 import jax.numpy as jnp
 
 from p4d_jax.data.samples import Portrait
+from p4d_jax.genhead import step as steps
 from p4d_jax.jobs import train_genhead as job
 from p4d_jax.main import load_config
-from p4d_jax.train import genhead_step as steps
 from p4d_jax.types import Camera, FrameParams
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -34,14 +34,14 @@ def main() -> None:
     config.batch, config.precision = batch, sys.argv[2] if len(sys.argv) > 2 else "float32"
     gan, _ = job.build_gan(config)
     size, resolution = gan.genhead.config.image_size, steps.stage_resolution(gan.config, 0)
-    shape = lambda *sizes: jax.ShapeDtypeStruct((batch, *sizes), jnp.float32)  # noqa: E731
+    shape = lambda *sizes: jax.ShapeDtypeStruct((batch, *sizes), jnp.float32)
     params = FrameParams(Camera(shape(4, 4), shape(3, 3)), shape(300), shape(100), shape(6), shape(6))
     portrait = Portrait(shape(size, size, 3), shape(size, size, 1), params)
-    state = jax.eval_shape(functools.partial(steps.create_gan_state, gan), jax.random.key(0))
+    state = jax.eval_shape(functools.partial(steps.create_genhead_state, gan), jax.random.key(0))
     rate = jax.ShapeDtypeStruct((), jnp.float32)
-    bind = lambda f, *names: functools.partial(f, gan, *names)  # noqa: E731
-    frames = jax.eval_shape(bind(steps.see_frames, resolution), gan.head, gan.parts, params)
-    real = jax.eval_shape(bind(steps.see_reals), gan.head, gan.parts, portrait)
+    bind = lambda f, *names: functools.partial(f, gan, *names)
+    frames = jax.eval_shape(bind(steps.rasterize_frames, resolution), gan.head, gan.parts, params)
+    real = jax.eval_shape(bind(steps.rasterize_reals), gan.head, gan.parts, portrait)
     fake = jax.eval_shape(bind(steps.fresh_fakes), state, frames)
     programs = {
         "generator": (bind(steps.generator_step, False), (state, rate, frames)),
@@ -53,15 +53,15 @@ def main() -> None:
         started = time.time()
         compiled = jax.jit(program, donate_argnums=0).lower(*arguments).compile()
         memory = compiled.memory_analysis()
-        gigabytes = lambda count: round(count / 1e9, 2)  # noqa: E731
-        temporaries, given = memory.temp_size_in_bytes, memory.argument_size_in_bytes
+        gigabytes = lambda count: round(count / 1e9, 2)
+        temporaries, constants = memory.temp_size_in_bytes, memory.argument_size_in_bytes
         row = {
             "step": name,
             "batch": batch,
             "precision": config.precision,
             "temporaries": gigabytes(temporaries),
-            "arguments": gigabytes(given),
-            "sum": gigabytes(temporaries + given),
+            "arguments": gigabytes(constants),
+            "sum": gigabytes(temporaries + constants),
             "compilation_seconds": round(time.time() - started, 1),
         }
         print(json.dumps(row), flush=True)

@@ -9,12 +9,12 @@ import sys
 import jax
 
 jax.config.update("jax_enable_x64", True)
-import jax.numpy as jnp  # noqa: E402
+import jax.numpy as jnp
 
 jnp.float32 = jnp.float64
 
-from p4d_jax import main as command_line  # noqa: E402
-from p4d_jax.models.reconstructor import ReconstructorConfig  # noqa: E402
+from p4d_jax import main as command_line
+from p4d_jax.reconstructor.config import ReconstructorConfig
 
 
 def compute_in_float64(config: ReconstructorConfig) -> None:

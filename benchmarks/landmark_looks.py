@@ -18,12 +18,9 @@ import jax
 import numpy as np
 
 from p4d_jax import assets
-from p4d_jax.capture import likeness
 from p4d_jax.capture.landmarks import Landmarker
-from p4d_jax.geometry import project
-from p4d_jax.head.landmarks import mediapipe_landmarks
-from p4d_jax.head.skinning import head_vertices
-from p4d_jax.jobs._held_out_people import (
+from p4d_jax.evaluation import likeness
+from p4d_jax.evaluation.people import (
     DRIVEN,
     DRIVEN_NEUTRAL,
     OWN_NEUTRAL,
@@ -35,7 +32,10 @@ from p4d_jax.jobs._held_out_people import (
     take,
     with_neck,
 )
-from p4d_jax.jobs._reenact_evaluation import enlarge, film_motion, to_uint8
+from p4d_jax.evaluation.reenactment import enlarge, film_motion, to_uint8
+from p4d_jax.geometry import project
+from p4d_jax.head.landmarks import mediapipe_landmarks
+from p4d_jax.head.skinning import head_vertices
 from p4d_jax.main import enable_compilation_cache
 from p4d_jax.types import FrameParams
 

@@ -16,10 +16,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from p4d_jax import assets
-from p4d_jax.convert.landmark_embedding import paint
 from p4d_jax.geometry import look_at_camera
 from p4d_jax.head.skinning import head_vertices
 from p4d_jax.render.raster import interpolate, rasterize
+from tools.landmark_embedding import paint
 
 SIZE, SAMPLES = 144, 2
 BOTH = ("Left", "Right")

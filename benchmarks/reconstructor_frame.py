@@ -26,10 +26,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from p4d_jax import assets
+from p4d_jax.avatar.encode import animate_avatar, encode_source, render_frame
 from p4d_jax.convert.reconstructor import variable_shapes
 from p4d_jax.geometry import look_at_camera
-from p4d_jax.models.reconstructor import Reconstructor, ReconstructorConfig
-from p4d_jax.render.avatar import animate_avatar, encode_source, render_frame
+from p4d_jax.reconstructor.config import ReconstructorConfig
+from p4d_jax.reconstructor.model import Reconstructor
 from p4d_jax.types import FrameParams
 
 

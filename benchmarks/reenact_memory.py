@@ -21,18 +21,19 @@ import jax
 import jax.numpy as jnp
 
 from p4d_jax import assets
+from p4d_jax.avatar.encode import canonical_frame
 from p4d_jax.data.samples import HeadPair
+from p4d_jax.genhead.discriminator import Discriminator, DiscriminatorConfig, DiscriminatorInput
+from p4d_jax.genhead.parts import build_head_parts
 from p4d_jax.jobs import train_reenact as job
 from p4d_jax.main import load_config
-from p4d_jax.models.discriminator import Discriminator, DiscriminatorConfig, DiscriminatorInput
-from p4d_jax.models.identity import IResNet
-from p4d_jax.models.perceptual import LPIPS
-from p4d_jax.models.reconstructor import Reconstructor, ReconstructorConfig
-from p4d_jax.render.avatar import canonical_frame
-from p4d_jax.render.part_fusion import build_head_parts
-from p4d_jax.train import reenact_step as steps
+from p4d_jax.networks.arcface import IResNet
+from p4d_jax.networks.lpips import LPIPS
+from p4d_jax.reconstructor import step as steps
+from p4d_jax.reconstructor.config import ReconstructorConfig
+from p4d_jax.reconstructor.losses import LossNetworks, Term
+from p4d_jax.reconstructor.model import Reconstructor
 from p4d_jax.train.devices import build_mesh
-from p4d_jax.train.reenact_losses import Judges, Term
 from p4d_jax.train.state import build_optimizer, create_state
 from p4d_jax.types import Camera, FrameParams
 
@@ -77,35 +78,40 @@ def main() -> None:
     head, reconstructor = assets.head_model(), Reconstructor(model)
     critic, lpips, arcface = Discriminator(DiscriminatorConfig()), LPIPS(), IResNet(depths=(3, 4, 14, 3))
     optimizer = build_optimizer(*config.adam, config.clip_norm)
-    psi = steps.Psi(reconstructor, step_config, build_mesh(1), optimizer, None, critic)
+    training = steps.ReconstructorTraining(reconstructor, step_config, build_mesh(1), optimizer, None, critic)
     key, size, rays = jax.random.key(0), model.picture_size, step_config.stages[-1][1]
     face, picture = jnp.zeros((1, 112, 112, 3)), jnp.zeros((1, 64, 64, 3))
     shown = DiscriminatorInput(*(shape(2, size, size, n) for n in (3, 3, 3, 1)))
     judged = jax.eval_shape(critic.init, key, shown, shape(2, 25))["params"]
-    judges = Judges(
+    judges = LossNetworks(
         lpips,
         jax.eval_shape(lpips.init, key, picture, picture),
         arcface,
         jax.eval_shape(arcface.init, key, face),
     )
-    given = steps.Given(head, canonical_frame(head, 512), build_head_parts(head), judges)
+    constants = steps.Constants(head, canonical_frame(head, 512), build_head_parts(head), judges)
     variables = jax.eval_shape(functools.partial(job.initial_variables, reconstructor), key)
     state = jax.eval_shape(
         lambda variables, judged: create_state(variables, optimizer, jax.random.key_data(key), judged),
         variables, judged,
     )  # fmt: skip
     pairs, keys = describe_pairs(batch, size, rays, model), jax.ShapeDtypeStruct((batch, 2), jnp.uint32)
-    samples = jax.eval_shape(functools.partial(steps.build_samples, psi, rays, True), given, pairs, keys)
+    samples = jax.eval_shape(
+        functools.partial(steps.build_samples, training, rays, True), constants, pairs, keys
+    )
     fake = DiscriminatorInput(
         shape(batch, size, size, 3), shape(batch, rays, rays, 3), shape(batch, size, size, 3),
         shape(batch, rays, rays, 1),
     )  # fmt: skip
     active, rate = tuple(n for n in names if n != "density"), shape()
     programs = {
-        "psi": (functools.partial(steps.reenact_step, psi, active), (state, rate, given, samples)),
-        "density": (functools.partial(steps.density_step, psi), (state, rate, given, samples)),
-        "discriminator": (functools.partial(steps.discriminator_step, psi), (state, rate, samples, fake)),
-        "penalty": (functools.partial(steps.penalty_step, psi), (state, rate, samples)),
+        "psi": (functools.partial(steps.reenact_step, training, active), (state, rate, constants, samples)),
+        "density": (functools.partial(steps.density_step, training), (state, rate, constants, samples)),
+        "discriminator": (
+            functools.partial(steps.discriminator_step, training),
+            (state, rate, samples, fake),
+        ),
+        "penalty": (functools.partial(steps.penalty_step, training), (state, rate, samples)),
     }
     for name, (program, arguments) in programs.items():
         started = time.time()

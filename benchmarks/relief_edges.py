@@ -3,7 +3,7 @@
     python -m benchmarks.relief_edges [--weights=reenact_demo] [--people=24]
 
 Of held-out OpenHeads people, before blurred backgrounds and before ones in focus: mean absolute error of the
-opacity that the network gives a source's pixels, and of it settled (`render.matting.settle_opacity`), against
+opacity that the network gives a source's pixels, and of it settled (`imaging.alpha.refine_alpha`), against
 the true mask; then the time that settling takes, as a share of encoding the source.
 """
 
@@ -21,16 +21,18 @@ import numpy as np
 
 from p4d_jax import assets
 from p4d_jax.data.motion import random_motion
-from p4d_jax.data.openheads import prepare_stage, random_cameras, random_identity, render_stage
-from p4d_jax.data.openheads_sets import people_set
-from p4d_jax.jobs._held_out_people import person_keys
+from p4d_jax.evaluation.people import person_keys
+from p4d_jax.head.expression_field import build_canonical_frame
+from p4d_jax.imaging.alpha import refine_alpha
+from p4d_jax.imaging.resizing import resize_antialiased
 from p4d_jax.main import enable_compilation_cache
-from p4d_jax.models.checkpoint import load_reconstructor
-from p4d_jax.nn.resample import resize_antialiased
-from p4d_jax.render.avatar import network_inputs, posed_vertices
-from p4d_jax.render.guide import build_source_guide
-from p4d_jax.render.lifting import build_canonical_frame
-from p4d_jax.render.matting import settle_opacity
+from p4d_jax.openheads.people import random_cameras, random_identity
+from p4d_jax.openheads.portraits import render_stage
+from p4d_jax.openheads.scene import prepare_scene
+from p4d_jax.openheads.sets import people_set
+from p4d_jax.reconstructor.field import network_inputs, posed_vertices
+from p4d_jax.reconstructor.texture import build_source_texture
+from p4d_jax.reconstructor.weights import load_reconstructor
 from p4d_jax.types import FrameParams
 
 ROUNDS = 20
@@ -44,7 +46,7 @@ def main() -> None:
     enable_compilation_cache()
     head, settings = assets.head_model(), people_set("held_out").settings
     reconstructor, variables = load_reconstructor(arguments.weights)
-    config, stage = reconstructor.config, prepare_stage(head)
+    config, stage = reconstructor.config, prepare_scene(head)
     frame = build_canonical_frame(head, config.lifted_size)
 
     @functools.partial(jax.jit, static_argnames="settings")
@@ -64,8 +66,8 @@ def main() -> None:
     @jax.jit
     def find_opacity(image, params):
         posed = posed_vertices(head, params.shape, params)
-        guide = build_source_guide(image, frame, posed, params.neck, params.camera)
-        photo, lifted, mesh = jax.tree.map(lambda x: x[None], network_inputs(reconstructor, guide))
+        texture = build_source_texture(image, frame, posed, params.neck, params.camera)
+        photo, lifted, mesh = jax.tree.map(lambda x: x[None], network_inputs(reconstructor, texture))
         motion = params.motion()[None]
         return reconstructor.apply(
             variables, photo, motion, lifted, jnp.ones(1), mesh, method="encode"
@@ -73,7 +75,7 @@ def main() -> None:
 
     @jax.jit
     def settle(image, opacity):
-        return settle_opacity(resize_antialiased(image, opacity.shape[0]), opacity)
+        return refine_alpha(resize_antialiased(image, opacity.shape[0]), opacity)
 
     for sharp in (0.0, 1.0):
         wanted = dataclasses.replace(settings, sharp_backgrounds=sharp)

@@ -23,13 +23,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from p4d_jax import assets
-from p4d_jax.data.openheads import clip_identity, make_clip, render_openheads
+from p4d_jax.avatar.encode import encode_sources, render_frame
 from p4d_jax.geometry import look_at_camera
 from p4d_jax.head.model import HeadModel
 from p4d_jax.jobs.evaluate import HELD_OUT, to_uint8
-from p4d_jax.models.checkpoint import load_reconstructor
-from p4d_jax.models.reconstructor import Reconstructor
-from p4d_jax.render.avatar import encode_sources, render_frame
+from p4d_jax.openheads.people import clip_identity
+from p4d_jax.openheads.portraits import make_clip, render_openheads
+from p4d_jax.reconstructor.model import Reconstructor
+from p4d_jax.reconstructor.weights import load_reconstructor
 from p4d_jax.train.losses import psnr
 from p4d_jax.types import Camera, FrameParams
 

@@ -27,10 +27,10 @@ from types import SimpleNamespace
 import numpy as np
 
 from p4d_jax import assets
-from p4d_jax.jobs._reenact_evaluation import build_evaluator
+from p4d_jax.evaluation.reenactment import build_evaluator
 from p4d_jax.main import enable_compilation_cache
-from p4d_jax.models.checkpoint import load_reconstructor
-from p4d_jax.models.reconstructor import Reconstructor
+from p4d_jax.reconstructor.model import Reconstructor
+from p4d_jax.reconstructor.weights import load_reconstructor
 
 COMMON = {
     "batch": 4, "evaluate_people": 0, "relief_alone": 0.0, "step.average_half_life": 100.0,

@@ -44,15 +44,15 @@ def save_start(path: Path) -> None:
     from psi_case import tiny_config
 
     from p4d_jax.jobs.train_reenact import build_psi
-    from p4d_jax.models.checkpoint import save_reconstructor
+    from p4d_jax.reconstructor.weights import save_reconstructor
 
-    psi, _, state, _ = build_psi(tiny_config(8))
+    training, _, state, _ = build_psi(tiny_config(8))
     leaves, structure = jax.tree.flatten(state.params)
     keys = jax.random.split(jax.random.key(1), len(leaves))
     moved = [x + START_NOISE * jax.random.normal(k, x.shape) for k, x in zip(keys, leaves, strict=True)]
     variables = {"params": jax.tree.unflatten(structure, moved), "buffers": state.buffers}
     path.parent.mkdir(parents=True, exist_ok=True)
-    save_reconstructor(path, psi.reconstructor.config, variables, {})
+    save_reconstructor(path, training.reconstructor.config, variables, {})
 
 
 def start(workdir: Path, devices: int, flags: tuple[str, ...] = ()) -> subprocess.Popen:

@@ -12,5 +12,5 @@ def get_config() -> ConfigDict:
     config.max_frames = 0  # of a film; 0: all
     config.smoothing = 0.6  # of a film: frames of Gaussian over time that calm jitter; 0 turns it off
     config.write_crops = True  # the 512 x 512 pictures beside the parameters
-    config.write_mattes = False  # of a film: its masks too, about a second a frame, for data to train on
+    config.write_alphas = False  # of a film: its masks too, about a second a frame, for data to train on
     return config

@@ -48,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         command = parse_command_line(argv)
         enable_compilation_cache()
-        take_float32_at_its_word()
+        use_exact_float32()
         join_processes(command)
         job = load_job(command.config)
         job.run(command.config, command.workdir)
@@ -184,7 +184,7 @@ def enable_compilation_cache() -> None:
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 
 
-def take_float32_at_its_word() -> None:
+def use_exact_float32() -> None:
     """Matrix products of float32 numbers are float32 products, also on GPUs and TPUs.
 
     JAX_DEFAULT_MATMUL_PRECISION, when set, is for the networks: `tensorfloat32` is faster on a GPU.

@@ -61,11 +61,11 @@ def reduce_over_the_mesh() -> dict:
 
 def bend_necks(heads: int) -> str:
     """A digest of the fields of `heads` heads with bent necks, made on all devices."""
-    from p4d_jax import assets  # here, for the other tasks do without
+    from p4d_jax import assets
+    from p4d_jax.avatar.encode import canonical_frame
     from p4d_jax.head.skinning import head_vertices
-    from p4d_jax.models.reconstructor import ReconstructorConfig
-    from p4d_jax.render.avatar import canonical_frame
-    from p4d_jax.render.deformation import build_field
+    from p4d_jax.reconstructor.config import ReconstructorConfig
+    from p4d_jax.reconstructor.deformation import build_field
 
     mesh, head, key = build_mesh(), assets.head_model("openhead"), jax.random.key(0)
     frame, config = canonical_frame(head, 32), ReconstructorConfig(deformation="neck")
@@ -179,8 +179,8 @@ class MeanColours(nn.Module):
 
 def measure_distances(workdir: str) -> dict:
     """The Fréchet distance of two sets of pictures of which each process has its share, twice."""
-    from p4d_jax.jobs import _fid as fid  # here, for it imports much that the other tasks do without
-    from p4d_jax.models.frechet import frechet_distance
+    from p4d_jax.evaluation import fid
+    from p4d_jax.evaluation.frechet import frechet_distance
 
     mesh, network = build_mesh(), MeanColours()
     features = fid.build_features(network, network.init(jax.random.key(0), np.zeros((1, 4, 4, 3))), mesh)

@@ -8,8 +8,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from p4d_jax.models.checkpoint import save_reconstructor
-from p4d_jax.models.reconstructor import Reconstructor, ReconstructorConfig
+from p4d_jax.reconstructor.config import ReconstructorConfig
+from p4d_jax.reconstructor.model import Reconstructor
+from p4d_jax.reconstructor.weights import save_reconstructor
 
 TINY = ReconstructorConfig(
     image_size=64,

@@ -124,11 +124,11 @@ def test_what_landmarks_leave_open_is_the_posterior_of_the_shape(head):
         moved = mediapipe_landmarks(head, head.template + head.shape_basis[..., k])
         still[k] = (np.asarray(moved, np.float64) - rest).reshape(-1)
     design = still[:, np.repeat(inner, 3)].T
-    believe = FitSettings()
+    priors = FitSettings()
     corners = [rest[list(head.mediapipe_indices).index(k)] for k in (33, 133, 263, 362)]
     across = np.mean(corners[:2], axis=0) - np.mean(corners[2:], axis=0)
-    noise = (believe.landmark_noise * np.linalg.norm(across)) ** 2
-    noise *= inner.sum() / believe.independent_points
+    noise = (priors.landmark_noise * np.linalg.norm(across)) ** 2
+    noise *= inner.sum() / priors.independent_points
     gain = np.linalg.solve(design @ design.T + noise * np.eye(len(design)), design)
     expected = np.eye(size) - design.T @ gain
     np.testing.assert_allclose(factor[:size] @ factor[:size].T, expected, atol=1e-3)

@@ -12,10 +12,9 @@ from skimage import data
 
 from p4d_jax import assets
 from p4d_jax.capture import Landmarker, capture_album, capture_photo
+from p4d_jax.capture.alpha import guided_filter, seed_regions
 from p4d_jax.capture.crop import crop_matrix, crop_photo, quarter_turn
 from p4d_jax.capture.detect import ANCHORS, merge_detections
-from p4d_jax.capture.film import open_film
-from p4d_jax.capture.image import as_photo, read_photo
 from p4d_jax.capture.landmarks import (
     LANDMARKS,
     LEFT_EYE_CONTOUR,
@@ -23,16 +22,12 @@ from p4d_jax.capture.landmarks import (
     RIGHT_EYE_CONTOUR,
     RIGHT_EYE_CORNERS,
 )
-from p4d_jax.capture.matte import guided_filter, seed_regions
-from p4d_jax.capture.sampling import (
-    PhotoPyramid,
-    apply_matrix,
-    compose_matrices,
-    invert_matrix,
-    square_matrix,
-)
-from p4d_jax.data.openheads import OpenHeadsSettings, portraits_on_stage, prepare_stage
 from p4d_jax.errors import UserError
+from p4d_jax.imaging.film import open_film
+from p4d_jax.imaging.reading import as_photo, read_photo
+from p4d_jax.imaging.warping import PhotoPyramid, apply_matrix, compose_matrices, invert_matrix, square_matrix
+from p4d_jax.openheads.portraits import portraits_on_stage
+from p4d_jax.openheads.scene import OpenHeadsSettings, prepare_scene
 
 
 @pytest.fixture(scope="module")
@@ -172,7 +167,7 @@ def test_following_agrees_with_detecting(photo, landmarker, landmarks):
 def test_several_looks_scatter_less_than_one_and_agree_with_it(photo, landmarker, landmarks):
     def scatter(looks: int) -> tuple[np.ndarray, float]:
         """Points, and their mean standard deviation, over crops of the photo, in its pixels."""
-        cut = lambda x, y: landmarker.detect(photo[y:, x:].copy(), looks=looks).points + np.array([x, y])  # noqa: E731
+        cut = lambda x, y: landmarker.detect(photo[y:, x:].copy(), looks=looks).points + np.array([x, y])
         found = np.stack([cut(x, y) for x, y in ((0, 0), (3, 5), (7, 2), (11, 9))])
         return found[0], found.std(axis=0).mean()
 
@@ -184,7 +179,7 @@ def test_several_looks_scatter_less_than_one_and_agree_with_it(photo, landmarker
 def test_landmarks_of_mirrored_faces_are_mirrored(landmarker):
     """No shift to one side, which half a pixel of the mesh network would be: 0.01 eye distances."""
     skin = np.setdiff1d(np.arange(LANDMARKS), LEFT_EYE_CONTOUR + RIGHT_EYE_CONTOUR)
-    stage = prepare_stage(assets.head_model())
+    stage = prepare_scene(assets.head_model())
     shown = portraits_on_stage(stage, jax.random.split(jax.random.key(0), 32), 128, OpenHeadsSettings())
     shifts = []
     for image in np.asarray(shown.image):
@@ -274,12 +269,12 @@ def test_capture_of_the_astronaut(capture, photo):
 
 
 def test_matte_of_the_astronaut(capture):
-    matte = capture.matte
-    assert matte.shape == (512, 512) and matte.min() >= 0 and matte.max() <= 1
+    alpha = capture.alpha
+    assert alpha.shape == (512, 512) and alpha.min() >= 0 and alpha.max() <= 1
     inside = apply_matrix(capture.crop_matrix, capture.landmarks.points).astype(int)
-    assert matte[inside[:, 1], inside[:, 0]].mean() > 0.99
-    assert matte[:120, :20].mean() < 0.05 and matte[:120, -12:].mean() < 0.05  # the upper corners
-    assert 0.25 < matte.mean() < 0.75
+    assert alpha[inside[:, 1], inside[:, 0]].mean() > 0.99
+    assert alpha[:120, :20].mean() < 0.05 and alpha[:120, -12:].mean() < 0.05  # the upper corners
+    assert 0.25 < alpha.mean() < 0.75
 
 
 def test_seeds_are_apart_and_the_guided_filter_keeps_constants():
@@ -288,5 +283,5 @@ def test_seeds_are_apart_and_the_guided_filter_keeps_constants():
     labels = seed_regions(disc)
     assert set(np.unique(labels)) == {0, 1, 2}
     assert not (labels[disc] == 1).any() and (labels[~disc & (rows < 80)] != 2).all()
-    guide = np.random.default_rng(1).uniform(size=(40, 40)).astype(np.float32)
-    np.testing.assert_allclose(guided_filter(guide, np.full((40, 40), 0.3), 3, 1e-3), 0.3, atol=1e-6)
+    texture = np.random.default_rng(1).uniform(size=(40, 40)).astype(np.float32)
+    np.testing.assert_allclose(guided_filter(texture, np.full((40, 40), 0.3), 3, 1e-3), 0.3, atol=1e-6)

@@ -191,12 +191,12 @@ def state(**changes) -> dict[str, np.ndarray]:
 
 
 def test_rules_turn_axes_and_list_what_is_unused():
-    given = state()
-    converted = convert_state(given, RULES, EXPECTED, "toy, size 2")
+    constants = state()
+    converted = convert_state(constants, RULES, EXPECTED, "toy, size 2")
     params = converted.variables["params"]
-    np.testing.assert_array_equal(params["dense_0"]["kernel"], given["fc0.weight"].T.astype(np.float32))
-    np.testing.assert_array_equal(params["dense_0"]["bias"], given["fc0.bias"].astype(np.float32))
-    assert params["stem"]["kernel"][2, 4, 1, 5] == np.float32(given["stem.weight"][5, 1, 2, 4])
+    np.testing.assert_array_equal(params["dense_0"]["kernel"], constants["fc0.weight"].T.astype(np.float32))
+    np.testing.assert_array_equal(params["dense_0"]["bias"], constants["fc0.bias"].astype(np.float32))
+    assert params["stem"]["kernel"][2, 4, 1, 5] == np.float32(constants["stem.weight"][5, 1, 2, 4])
     assert params["dense_0"]["kernel"].dtype == np.float32
     assert converted.unused == {"bn.num_batches_tracked": "a counter of training"}
 

@@ -414,7 +414,7 @@ def test_bombs_of_references_take_no_time(written):
     with pytest.raises(UserError, match="tuple where an array"):
         to_array(nested)
     member = b"X\x01\x00\x00\x00%sh%c"
-    level = lambda k: b"}(" + member % (b"a", k) + member % (b"b", k) + b"u\x94"  # noqa: E731
+    level = lambda k: b"}(" + member % (b"a", k) + member % (b"b", k) + b"u\x94"
     modules = b"}\x94" + b"".join(map(level, range(60)))
     with pytest.raises(UserError, match="modules without end"):
         state_dict(written(modules + b"0" * 61 + b"h\x3c."))
@@ -541,7 +541,7 @@ def archive(**options) -> bytes:
         (archive(entries={"/etc/passwd": b""}), "passwd"),
         (archive(entries={"archive/../evil": b""}), "evil"),
         (archive(entries={"other/data.pkl": b"N."}), "several data.pkl"),
-        (archive(entries={"archive/constants.pkl": b"N."}), "TorchScript"),
+        (archive(entries={"archive/given.pkl": b"N."}), "TorchScript"),
         (archive(entries={"archive/data/0": bytes(10**6)}, compression=zipfile.ZIP_DEFLATED), "compressed"),
         (zip_by_hand({}, {"x": b""}).replace(b"archive/data.pkl", b"archive/data.pkk"), "no data.pkl"),
         (b"PK\x03\x04" + bytes(100), "broken"),

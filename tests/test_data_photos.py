@@ -11,17 +11,18 @@ from PIL import Image
 from process_tasks import open_silent_events
 
 from p4d_jax import assets
-from p4d_jax.data.motion import ARKIT, save_motion
+from p4d_jax.data.motion import save_motion
 from p4d_jax.data.photos import Photo, numbered_photos, open_photos, write_captures, write_photos
 from p4d_jax.errors import UserError
+from p4d_jax.genhead.photo_stream import PhotoStream, photo_draws
+from p4d_jax.genhead.step import GenHeadState
 from p4d_jax.geometry import look_at_camera, project
+from p4d_jax.head.actions import ARKIT
 from p4d_jax.head.mirror import build_mirror
 from p4d_jax.head.skinning import head_vertices
 from p4d_jax.jobs import train_genhead as job
 from p4d_jax.train import journal
 from p4d_jax.train.devices import build_mesh, own_rows
-from p4d_jax.train.genhead_step import GanState
-from p4d_jax.train.photo_stream import PhotoStream, photo_draws
 from p4d_jax.types import FrameParams
 
 COUNT, SIZE, BATCH = 6, 16, 4
@@ -35,7 +36,7 @@ def head():
 def random_frames(count: int, neck: float = 0.0) -> np.ndarray:
     """(count, 437) of heads that differ in everything."""
     rng = np.random.default_rng(7)
-    uniform = lambda size, width: rng.uniform(-width, width, (count, size)).astype(np.float32)  # noqa: E731
+    uniform = lambda size, width: rng.uniform(-width, width, (count, size)).astype(np.float32)
     camera = look_at_camera(*uniform(2, 0.4).T, 4.0 + uniform(1, 0.3)[:, 0], uniform(1, 0.2)[:, 0])
     camera = camera.replace(intrinsics=camera.intrinsics.at[:, :2, 2].add(uniform(2, 0.02)))
     shape, expression = uniform(300, 1.0), uniform(100, 0.0)
@@ -46,7 +47,7 @@ def random_frames(count: int, neck: float = 0.0) -> np.ndarray:
 
 def random_photos(size: int = SIZE, **more) -> list[Photo]:
     rng, frames = np.random.default_rng(3), random_frames(COUNT, **more)
-    pixels = lambda *shape: rng.integers(0, 256, shape).astype(np.uint8)  # noqa: E731
+    pixels = lambda *shape: rng.integers(0, 256, shape).astype(np.uint8)
     return [Photo(f"0/{i}.b", pixels(size, size, 3), pixels(size, size), frames[i]) for i in range(COUNT)]
 
 
@@ -272,11 +273,11 @@ def test_a_stream_goes_on_from_any_step(folder, head):
 # The job --------------------------------------------------------------------------------------------------
 
 
-def blank_state(gan, key) -> GanState:
+def blank_state(gan, key) -> GenHeadState:
     """A state whose networks have nothing to initialise and to compile."""
-    empty = {field.name: {"w": jnp.zeros(1)} for field in dataclasses.fields(GanState)}
+    empty = {field.name: {"w": jnp.zeros(1)} for field in dataclasses.fields(GenHeadState)}
     numbers = {"step": jnp.zeros((), jnp.int32), "seconds": jnp.zeros(()), "augment": jnp.zeros(())}
-    return GanState(**{**empty, **numbers, "key": jax.random.key_data(key)})
+    return GenHeadState(**{**empty, **numbers, "key": jax.random.key_data(key)})
 
 
 def test_the_job_trains_on_a_folder(folder, head, tmp_path, monkeypatch, capsys):
@@ -284,19 +285,19 @@ def test_the_job_trains_on_a_folder(folder, head, tmp_path, monkeypatch, capsys)
     config = tiny_config(BATCH)
     config.data, config.readers = str(folder), 2
     config.loop.update(steps=3)
-    given = []
+    constants = []
 
     def build_step(gan, draw_real, draw_params, batch):
         assert batch == BATCH
 
         def step(state, rate):
             number = int(state.step)
-            given.append((draw_real(number), draw_params(3 * number)))
+            constants.append((draw_real(number), draw_params(3 * number)))
             return state.replace(step=state.step + 1), {"loss": rate}
 
         return step
 
-    grid = lambda gan, people, config, key: lambda state: np.zeros((4, 4, 3), np.uint8)  # noqa: E731
+    grid = lambda gan, people, config, key: lambda state: np.zeros((4, 4, 3), np.uint8)
     monkeypatch.setattr(journal, "open_events", open_silent_events)
     monkeypatch.setattr(job, "create_gan_state", blank_state)
     monkeypatch.setattr(job, "save_genhead", lambda path, *content: path.touch())
@@ -306,9 +307,9 @@ def test_the_job_trains_on_a_folder(folder, head, tmp_path, monkeypatch, capsys)
     assert "6 photos, and as many flipped" in capsys.readouterr().out
     config.loop.update(steps=5)
     job.run(config, tmp_path / "run")
-    assert len(given) == 5
+    assert len(constants) == 5
     stream, params = photo_draws(open_photos(folder, head, SIZE), build_mesh(1), BATCH, config.seed, 1)
-    for number, (real, frames) in enumerate(given):
+    for number, (real, frames) in enumerate(constants):
         np.testing.assert_array_equal(real.image, stream(number).image)
         np.testing.assert_array_equal(frames.to_vector(), params(3 * number).to_vector())
 

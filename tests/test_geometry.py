@@ -11,10 +11,12 @@ from scipy.spatial.transform import Rotation
 
 from p4d_jax import assets, geometry
 from p4d_jax.convert.parity.geometry import CASES
-from p4d_jax.data.openheads import OpenHeadsSettings, portraits_on_stage, prepare_stage
+from p4d_jax.genhead.parts import build_head_parts, correspondence_map, pose_parts
 from p4d_jax.head.landmarks import project_landmarks
 from p4d_jax.head.retarget import transfer_turn
-from p4d_jax.render.part_fusion import build_head_parts, correspondence_map, pose_parts
+from p4d_jax.imaging import affine
+from p4d_jax.openheads.portraits import portraits_on_stage
+from p4d_jax.openheads.scene import OpenHeadsSettings, prepare_scene
 from p4d_jax.render.rays import generate_rays, pixel_centres
 from p4d_jax.render.volume import march_rays
 from p4d_jax.types import FRAME_VECTOR_SIZE, FrameParams
@@ -109,7 +111,7 @@ def test_decomposed_neck_sees_the_bent_head_as_the_straight_one():
     camera = look_at(0.4, 0.2, 4.0, 0.1, (0.0, 0.0, 0.09))
     neck = jnp.array([0.3, -0.2, 0.1])
     joint = jnp.array([0.01, -0.2, -0.05])
-    moved = geometry.decompose_neck(camera, neck, joint)
+    moved = geometry.camera_for_bent_neck(camera, neck, joint)
     points = jax.random.uniform(jax.random.key(0), (20, 3), minval=-0.5, maxval=0.5)
     rotation = Rotation.from_rotvec(neck).as_matrix()
     bent = (points - joint) @ rotation.T + joint
@@ -162,15 +164,15 @@ def test_warp_is_bilinear_reading(rng, size):
     matrix = np.array([[0.4, -0.1, 5.0], [0.15, 0.35, -3.0]], np.float32)
     height, width = (size, size) if isinstance(size, int) else size
     expected = _warp_in_float64(image, matrix, max(height, width))[:height, :width]
-    ours = jax.jit(geometry.warp_affine, static_argnums=2)(image, matrix, size)
+    ours = jax.jit(affine.warp_affine, static_argnums=2)(image, matrix, size)
     np.testing.assert_allclose(ours, expected, atol=2e-4)
 
 
 def test_the_identity_warp_keeps_the_image_and_shifts_bring_zeros(rng):
     image = rng.standard_normal((12, 9, 3)).astype(np.float32)
     still, shifted = (jnp.array([[1.0, 0, shift], [0, 1, 0]]) for shift in (0, 4))
-    np.testing.assert_allclose(geometry.warp_affine(image, still, (12, 9)), image, atol=1e-5)
-    moved = geometry.warp_affine(image, shifted, (12, 9))
+    np.testing.assert_allclose(affine.warp_affine(image, still, (12, 9)), image, atol=1e-5)
+    moved = affine.warp_affine(image, shifted, (12, 9))
     np.testing.assert_allclose(moved[:, 4:], image[:, :-4], atol=1e-5)
     np.testing.assert_allclose(moved[:, :4], 0, atol=1e-5)
 
@@ -201,7 +203,7 @@ def matrix_products(jaxpr) -> list:
 def test_geometry_asks_for_float32_products_and_leaves_those_around_it_alone():
     """Where nothing is asked for, a GPU rounds the factors to 10 bits and a TPU to 7."""
     head = assets.head_model("openhead")
-    stage, parts = prepare_stage(head), build_head_parts(head)
+    stage, parts = prepare_scene(head), build_head_parts(head)
     frame = FrameParams.from_vector(jnp.zeros(FRAME_VECTOR_SIZE))
 
     def pictures(key):
@@ -227,7 +229,7 @@ def test_geometry_asks_for_float32_products_and_leaves_those_around_it_alone():
             products = matrix_products(jax.make_jaxpr(program)(argument).jaxpr)
             assert products, name
             assert {product.params["precision"] for product in products} == {asked}, name
-        around = lambda x: geometry.axis_angle_to_matrix(x) @ x  # noqa: E731
+        around = lambda x: geometry.axis_angle_to_matrix(x) @ x
         own, plain = matrix_products(jax.make_jaxpr(around)(jnp.ones(3)).jaxpr)
     assert own.params["precision"] == asked != plain.params["precision"]
 
@@ -238,8 +240,8 @@ def test_bad_shapes_are_named():
     with pytest.raises(ValueError, match="axis_angle"):
         geometry.axis_angle_to_matrix(jnp.zeros(4))
     with pytest.raises(ValueError, match="image"):
-        geometry.warp_affine(jnp.zeros((4, 4)), jnp.zeros((2, 3)), 4)
+        affine.warp_affine(jnp.zeros((4, 4)), jnp.zeros((2, 3)), 4)
     with pytest.raises(ValueError, match="2 x 2"):
-        geometry.warp_affine(jnp.zeros((4, 1, 3)), jnp.zeros((2, 3)), 4)
+        affine.warp_affine(jnp.zeros((4, 1, 3)), jnp.zeros((2, 3)), 4)
     with pytest.raises(ValueError, match="neck_rotation"):
-        geometry.decompose_neck(geometry.look_at_camera(0, 0, 4.0), jnp.zeros(4), jnp.zeros(3))
+        geometry.camera_for_bent_neck(geometry.look_at_camera(0, 0, 4.0), jnp.zeros(4), jnp.zeros(3))

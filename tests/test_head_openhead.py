@@ -8,7 +8,8 @@ import pytest
 
 from p4d_jax import assets
 from p4d_jax.errors import UserError
-from p4d_jax.geometry import ARCFACE_TEMPLATE, arcface_transform, look_at_camera, project
+from p4d_jax.geometry import look_at_camera, project
+from p4d_jax.geometry.similarity import ARCFACE_TEMPLATE, arcface_transform
 from p4d_jax.head.landmarks import landmarks70, mediapipe_landmarks
 from p4d_jax.head.loading import load_head_model, save_head_model
 from p4d_jax.head.model import JAW, NECK, REGIONS

@@ -16,7 +16,7 @@ def random_clip(rng: np.random.Generator, frames: int) -> FrameParams:
     yaw, pitch, roll = jnp.asarray(rng.uniform(-0.4, 0.4, (3, frames)))
     radius = jnp.asarray(rng.uniform(3.7, 4.4, frames))
     cameras = jax.vmap(look_at_camera)(yaw, pitch, radius, roll)
-    normal = lambda scale, *shape: jnp.asarray(rng.normal(0, scale, (frames, *shape)), jnp.float32)  # noqa: E731
+    normal = lambda scale, *shape: jnp.asarray(rng.normal(0, scale, (frames, *shape)), jnp.float32)
     pose = jnp.concatenate([normal(0.1, 3), jnp.abs(normal(0.2, 3)) * jnp.array([1, 0, 0])], -1)
     expression = jnp.asarray(rng.uniform(0, 1, (frames, 100)), jnp.float32)
     return FrameParams(cameras, normal(1.0, 300), expression, pose, normal(0.2, 6))

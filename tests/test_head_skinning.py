@@ -11,13 +11,7 @@ from synthetic_head import synthetic_head
 
 from p4d_jax.head.landmarks import eye_centres, landmarks70, mediapipe_landmarks
 from p4d_jax.head.model import CANONICAL_JAW, JAW, LEFT_EYE, NECK, WORLD_SCALE
-from p4d_jax.head.skinning import (
-    canonical_origin,
-    canonical_vertices,
-    head_joints,
-    head_vertices,
-    skin,
-)
+from p4d_jax.head.skinning import canonical_origin, canonical_vertices, head_joints, head_vertices, skin
 
 HEAD = synthetic_head()
 ZERO = {"shape": jnp.zeros(6), "expression": jnp.zeros(5), "pose": jnp.zeros(6), "eyes": jnp.zeros(6)}

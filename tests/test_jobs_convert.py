@@ -25,8 +25,8 @@ from p4d_jax.convert.released import RELEASED
 from p4d_jax.errors import UserError
 from p4d_jax.head.loading import load_head_model
 from p4d_jax.jobs import convert
-from p4d_jax.models import converted
-from p4d_jax.models.converted import load_converted, read_about, save_converted
+from p4d_jax.train import network_folder
+from p4d_jax.train.network_folder import load_converted, read_about, save_converted
 
 CONFIG = Path(__file__).parents[1] / "configs/convert.py"
 
@@ -242,13 +242,13 @@ def test_a_folder_is_replaced_as_a_whole_or_left_as_it_was(run, tmp_path, monkey
     def stop(*_):
         raise OSError("no space left")
 
-    save = converted.ocp.save
-    monkeypatch.setattr(converted.ocp, "save", stop)
+    save = network_folder.ocp.save
+    monkeypatch.setattr(network_folder.ocp, "save", stop)
     code, _, errors = run(zip_file(second.state_dict()))
     assert code == 2 and "no space left" in errors[0]
     kernel = load_converted(tmp_path / "out").variables["params"]["head"]["kernel"]
     np.testing.assert_array_equal(kernel, first.head.weight.detach().T)
-    monkeypatch.setattr(converted.ocp, "save", save)
+    monkeypatch.setattr(network_folder.ocp, "save", save)
     assert run(zip_file(second.state_dict()))[0] == 0
     kernel = load_converted(tmp_path / "out").variables["params"]["head"]["kernel"]
     np.testing.assert_array_equal(kernel, second.head.weight.detach().T)

@@ -14,14 +14,10 @@ from PIL import Image
 
 from p4d_jax import assets, main
 from p4d_jax.capture.fit import fit_photo
-from p4d_jax.data.openheads import OpenHeadsSettings, Portraits, random_shape
-from p4d_jax.data.openheads_sets import SETS, people_set
 from p4d_jax.errors import UserError
-from p4d_jax.geometry import look_at_camera
-from p4d_jax.jobs import _held_out_people as people
-from p4d_jax.jobs import _reenact_evaluation as evaluation
-from p4d_jax.jobs import evaluate
-from p4d_jax.jobs._held_out_people import (
+from p4d_jax.evaluation import people
+from p4d_jax.evaluation import reenactment as evaluation
+from p4d_jax.evaluation.people import (
     DRIVEN,
     DRIVEN_NEUTRAL,
     FILM,
@@ -34,6 +30,12 @@ from p4d_jax.jobs._held_out_people import (
     stack,
     take,
 )
+from p4d_jax.geometry import look_at_camera
+from p4d_jax.jobs import evaluate
+from p4d_jax.openheads.people import random_shape
+from p4d_jax.openheads.portraits import Portraits
+from p4d_jax.openheads.scene import OpenHeadsSettings
+from p4d_jax.openheads.sets import SETS, people_set
 from p4d_jax.types import FrameParams
 
 CONFIG = f"--config={Path(__file__).parents[1]}/configs/evaluate.py"
@@ -46,7 +48,7 @@ SIZE, FILM_FRAMES = 128, 3
 def frame(rng) -> FrameParams:
     """A random frame, yaw 0.2."""
     camera = jax.tree.map(np.asarray, look_at_camera(0.2, 0.0, 4.0))
-    draw = lambda n: rng.normal(size=n).astype(np.float32) * 0.1  # noqa: E731
+    draw = lambda n: rng.normal(size=n).astype(np.float32) * 0.1
     return FrameParams(camera, draw(300), np.abs(draw(100)), draw(6), draw(6))
 
 

@@ -134,7 +134,7 @@ def test_text_files_are_no_driving(tiny_weights, tmp_path, capsys):
 
 
 def test_a_failure_leaves_no_trace(tmp_path):
-    from p4d_jax.jobs._pictures import published
+    from p4d_jax.jobs._publish import published
 
     with pytest.raises(RuntimeError), published(tmp_path / "new/run") as folder:
         (folder / "half.mp4").write_bytes(b"")

@@ -12,10 +12,10 @@ import pytest
 from synthetic_genhead import SMALL, random_variables
 
 from p4d_jax import assets, main
-from p4d_jax.data import p4d_heads, synthesis
-from p4d_jax.models.checkpoint import save_genhead
-from p4d_jax.models.genhead import GenHead
-from p4d_jax.render.part_fusion import build_head_parts
+from p4d_jax.genhead import p4d_heads, synthesis
+from p4d_jax.genhead.model import GenHead
+from p4d_jax.genhead.parts import build_head_parts
+from p4d_jax.genhead.weights import save_genhead
 
 CONFIG = f"--config={Path(__file__).parents[1]}/configs/synthesize.py"
 SHARDS = 3

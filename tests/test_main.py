@@ -132,7 +132,7 @@ def test_float32_products_are_float32_unless_the_user_says_otherwise():
     try:
         for said, meant in ((None, "float32"), ("tensorfloat32", "tensorfloat32")):
             jax.config.update("jax_default_matmul_precision", said)
-            main.take_float32_at_its_word()
+            main.use_exact_float32()
             assert jax.config.jax_default_matmul_precision == meant
     finally:
         jax.config.update("jax_default_matmul_precision", before)

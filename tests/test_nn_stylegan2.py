@@ -7,8 +7,9 @@ import pytest
 import torch
 from parity_cases import load_case
 
-from p4d_jax.models.superresolution import SuperResolution
-from p4d_jax.nn import resample, stylegan2
+from p4d_jax.imaging import resizing
+from p4d_jax.nn import stylegan2
+from p4d_jax.nn.superresolution import SuperResolution
 
 TAPS = torch.outer(torch.tensor([1.0, 3, 3, 1]), torch.tensor([1.0, 3, 3, 1])) / 64
 
@@ -41,13 +42,13 @@ def test_resizing_agrees_with_torch(rng, antialias, size):
     expected = torch.nn.functional.interpolate(
         _torch_image(image), size=size, mode="bilinear", align_corners=False, antialias=antialias
     )
-    resize = resample.resize_antialiased if antialias else resample.resize_bilinear
+    resize = resizing.resize_antialiased if antialias else resizing.resize_bilinear
     np.testing.assert_allclose(resize(jnp.asarray(image), size), _jax_image(expected), atol=1e-5)
 
 
 def test_resizing_needs_an_image():
     with pytest.raises(ValueError, match="image"):
-        resample.resize_bilinear(jnp.zeros((4, 4)), 2)
+        resizing.resize_bilinear(jnp.zeros((4, 4)), 2)
 
 
 def test_upsampling_and_downsampling_agree_with_torch(rng):
@@ -70,7 +71,7 @@ def test_upsampled_convolution_and_gradients_agree_with_a_transposed_one(rng):
 
     ours = jax.jit(stylegan2.convolve_upsampled)(image, weight)
     np.testing.assert_allclose(ours, _jax_image(expected), atol=1e-4)
-    loss = lambda x, w: jnp.square(stylegan2.convolve_upsampled(x, w)).sum()  # noqa: E731
+    loss = lambda x, w: jnp.square(stylegan2.convolve_upsampled(x, w)).sum()
     for gradient, theirs in zip(jax.jit(jax.grad(loss, (0, 1)))(image, weight), (x, w), strict=True):
         np.testing.assert_allclose(gradient, theirs.grad, rtol=1e-4, atol=2e-2)
 

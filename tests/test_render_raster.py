@@ -250,7 +250,7 @@ def test_no_pixel_is_lost_to_a_compilers_rounding():
     cameras = look_at_camera(yaw, pitch, jnp.full(count, 4.0))
 
     def masks(level: int) -> np.ndarray:
-        one = lambda camera: rasterize(head.template, head.faces, camera, 128).mask  # noqa: E731
+        one = lambda camera: rasterize(head.template, head.faces, camera, 128).mask
         options = {"xla_backend_optimization_level": level, "xla_cpu_use_fusion_emitters": True}
         return np.asarray(jax.jit(lambda cameras: lax.map(one, cameras), compiler_options=options)(cameras))
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from parity_cases import load_case
 
 from p4d_jax.geometry import look_at_camera
-from p4d_jax.models.field_decoder import FieldDecoder
+from p4d_jax.nn.field_decoder import FieldDecoder
 from p4d_jax.render import surface, volume
 from p4d_jax.render.rays import depth_normals, generate_rays
 from p4d_jax.render.triplane import sample_planes
@@ -253,7 +253,7 @@ def test_a_ball_is_seen_where_it_is(fine_samples, seed):
 
 def test_merging_by_sorted_scalars_equals_marching_sorted_samples(rng):
     """The reference sorts features as well; ours leaves them where they are."""
-    make = lambda: (  # noqa: E731
+    make = lambda: (
         jnp.asarray(rng.standard_normal(12) * 5, jnp.float32),
         jnp.asarray(rng.standard_normal((12, 4)), jnp.float32),
         jnp.asarray(np.sort(rng.uniform(3.4, 4.6, 12)), jnp.float32),
@@ -274,7 +274,7 @@ def test_distortion_is_the_double_sum_of_its_paper(rng):
     middle = (depths[1:] + depths[:-1]) / 2
     apart = np.abs(middle[:, None] - middle[None])
     expected = weights @ apart @ weights + (weights**2 @ np.diff(depths)) / 3
-    single = lambda x: jnp.asarray(x, jnp.float32)  # noqa: E731
+    single = lambda x: jnp.asarray(x, jnp.float32)
     march = volume.March(single(0), single(0), single(0), single(weights), single(depths))
     np.testing.assert_allclose(volume.distortion(march), expected, rtol=1e-4)
 

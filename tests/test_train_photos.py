@@ -7,13 +7,21 @@ import pytest
 from psi_case import tiny_config
 
 from p4d_jax import assets
+from p4d_jax.avatar.encode import canonical_frame
 from p4d_jax.errors import UserError
 from p4d_jax.jobs.train_reenact import build_draw, initial_variables
-from p4d_jax.models.reconstructor import Reconstructor, ReconstructorConfig
-from p4d_jax.render.avatar import canonical_frame
-from p4d_jax.render.fusion import SourceGuides
+from p4d_jax.reconstructor.config import ReconstructorConfig
+from p4d_jax.reconstructor.model import Reconstructor
+from p4d_jax.reconstructor.several_photos import SourceTextures
+from p4d_jax.reconstructor.step import (
+    Constants,
+    ReconstructorTraining,
+    StepConfig,
+    build_samples,
+    encode_photos,
+    render_samples,
+)
 from p4d_jax.train.devices import build_mesh
-from p4d_jax.train.reenact_step import Given, Psi, StepConfig, build_samples, encode_photos, render_samples
 
 
 def photos_case(photos: int, heads: int):
@@ -24,25 +32,33 @@ def photos_case(photos: int, heads: int):
         fusion_heads=heads, source_lifting=True, deformation="expression", refinement_features=(4,)
     )
     model = Reconstructor(ReconstructorConfig.from_dict(config.model.to_dict()))
-    return config, Psi(model, StepConfig((), stages=((0, 16),), samples=(4, 4)), build_mesh(), None)
+    return config, ReconstructorTraining(
+        model, StepConfig((), stages=((0, 16),), samples=(4, 4)), build_mesh(), None
+    )
 
 
 def test_three_photos_become_one_source_that_teaches_the_attention():
-    config, psi = photos_case(3, 2)
+    config, training = photos_case(3, 2)
     head = assets.head_model("openhead")
-    given = Given(head, canonical_frame(head, 32))
-    draw = build_draw(config, psi, head)
+    constants = Constants(head, canonical_frame(head, 32))
+    draw = build_draw(config, training, head)
     keys = jnp.zeros((2, 2), jnp.uint32)
 
     def whole(key):
-        variables = initial_variables(psi.reconstructor, key)
+        variables = initial_variables(training.reconstructor, key)
         pairs = draw.trace(jnp.uint32(0), [])
-        samples = build_samples(psi, 16, False, given, pairs, keys)
-        return variables, pairs, samples, render_samples(psi, variables, samples, None)
+        samples = build_samples(training, 16, False, constants, pairs, keys)
+        return variables, pairs, samples, render_samples(training, variables, samples, None)
 
     variables, pairs, samples, out = jax.eval_shape(whole, jax.random.key(0))
     assert pairs.photos.shape == (2, 2, 32, 32, 3)
-    assert isinstance(samples.guide, SourceGuides) and samples.guide.guides.image.shape == (2, 3, 32, 32, 3)
+    assert isinstance(samples.texture, SourceTextures) and samples.texture.textures.image.shape == (
+        2,
+        3,
+        32,
+        32,
+        3,
+    )
     assert samples.motion_source.shape == (2, 3, 109)
     assert out.image.shape == (2, 32, 32, 3)
     # Numbers of these shapes: the gradient reaches the attention, and every photo counts.
@@ -52,13 +68,13 @@ def test_three_photos_become_one_source_that_teaches_the_attention():
     )
 
     def objective(variables, image):
-        guides = samples.guide.guides.replace(image=image)
-        changed = samples.replace(guide=samples.guide.replace(guides=guides))
-        source = encode_photos(psi.reconstructor, variables, changed)
+        textures = samples.texture.textures.replace(image=image)
+        changed = samples.replace(texture=samples.texture.replace(textures=textures))
+        source = encode_photos(training.reconstructor, variables, changed)
         assert source.tokens.shape[0] == source.detail.shape[0] == 2
         return jnp.sum(source.tokens**2) + jnp.sum(source.detail**2)
 
-    by_weight, by_photo = jax.jit(jax.grad(objective, (0, 1)))(variables, samples.guide.guides.image)
+    by_weight, by_photo = jax.jit(jax.grad(objective, (0, 1)))(variables, samples.texture.textures.image)
     for name in ("fuse_tokens", "fuse_detail"):
         leaves = jax.tree.leaves(by_weight["params"][name]["query"])
         assert all(np.abs(leaf).max() > 0 for leaf in leaves), name

@@ -9,7 +9,6 @@ import numpy as np
 
 from p4d_jax.capture.clip import shared_shape
 from p4d_jax.capture.fit import bake_shape, fit_photo, landmark_head
-from p4d_jax.capture.image import as_photo
 from p4d_jax.capture.landmarks import Landmarker
 from p4d_jax.capture.photo import (
     Capture,
@@ -20,6 +19,7 @@ from p4d_jax.capture.photo import (
     turned_targets,
 )
 from p4d_jax.head.model import HeadModel
+from p4d_jax.imaging.reading import as_photo
 
 
 def capture_album(

@@ -17,18 +17,13 @@ import numpy as np
 from scipy import ndimage
 
 from p4d_jax.capture.crop import camera_in_square, crop_matrix, crop_photo, quarter_turn
-from p4d_jax.capture.film import open_film
-from p4d_jax.capture.fit import (
-    Fit,
-    bake_shape,
-    fit_photo,
-    landmark_head,
-)
+from p4d_jax.capture.fit import Fit, bake_shape, fit_photo, landmark_head
 from p4d_jax.capture.landmarks import Landmarker, Landmarks
 from p4d_jax.capture.photo import check_face, face_roll, frame_params, turned_targets
-from p4d_jax.capture.sampling import PhotoPyramid, compose_matrices
 from p4d_jax.errors import UserError
 from p4d_jax.head.model import HeadModel
+from p4d_jax.imaging.film import open_film
+from p4d_jax.imaging.warping import PhotoPyramid, compose_matrices
 from p4d_jax.types import FrameParams
 
 SHAPE_FRAMES = 8

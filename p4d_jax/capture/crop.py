@@ -14,8 +14,8 @@ import numpy as np
 from PIL import Image, ImageFilter
 
 from p4d_jax.capture.fit import RADIUS, Fit
-from p4d_jax.capture.sampling import PhotoPyramid, apply_matrix, invert_matrix, output_step
 from p4d_jax.geometry import axis_angle_to_matrix, exact_products, intrinsics_from_fov
+from p4d_jax.imaging.warping import PhotoPyramid, apply_matrix, invert_matrix, output_step
 from p4d_jax.types import Array, Camera
 
 CROP_SIZE = 512

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 from flax import struct
 
-from p4d_jax.capture.sampling import PhotoPyramid, apply_matrix, square_matrix
+from p4d_jax.imaging.warping import PhotoPyramid, apply_matrix, square_matrix
 
 MINIMUM_SCORE = 0.5
 SAME_FACE_OVERLAP = 0.3

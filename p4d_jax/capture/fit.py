@@ -23,8 +23,8 @@ from flax import struct
 from jax.flatten_util import ravel_pytree
 
 from p4d_jax.capture.landmarks import eye_distance
-from p4d_jax.data.motion import GAZE_DOWN, GAZE_SIDE, GAZE_UP, JAW_OPEN
 from p4d_jax.geometry import axis_angle_to_matrix, exact_products, intrinsics_from_fov
+from p4d_jax.head.actions import GAZE_DOWN, GAZE_SIDE, GAZE_UP, JAW_OPEN
 from p4d_jax.head.landmarks import mediapipe_landmarks
 from p4d_jax.head.model import LEFT_EYE, RIGHT_EYE, HeadModel
 from p4d_jax.head.skinning import head_vertices
@@ -205,11 +205,11 @@ def landmark_head(head: HeadModel) -> HeadModel:
     )
 
 
-def shapes_left_open(head: HeadModel, believe: FitSettings = PHOTO_SETTINGS) -> np.ndarray:
+def shapes_left_open(head: HeadModel, priors: FitSettings = PHOTO_SETTINGS) -> np.ndarray:
     """What a photo's landmarks leave open of a head's shape: (300, S), times normal numbers a fit's error.
 
     A factor of the posterior covariance of the shape's S coefficients, of unit variance before, given where
-    the inner landmarks are, those not on the face's `OUTLINE`, with the noise that `believe` says.
+    the inner landmarks are, those not on the face's `OUTLINE`, with the noise that `priors` says.
     """
     if not len(head.mediapipe_indices):
         raise ValueError(f"head: {head.name!r} defines no MediaPipe landmarks; use 'openhead'")
@@ -218,10 +218,10 @@ def shapes_left_open(head: HeadModel, believe: FitSettings = PHOTO_SETTINGS) -> 
     moved = np.einsum("mk,mkas->mas", np.asarray(head.mediapipe_barycentric)[inner], corners)
     points = np.full((468, 3), np.nan)
     points[np.asarray(head.mediapipe_indices)] = mediapipe_landmarks(head, head.template)
-    noise = believe.landmark_noise * eye_distance(points)
+    noise = priors.landmark_noise * eye_distance(points)
     if not np.isfinite(noise):
         raise ValueError(f"head: {head.name!r} does not define the corners of the eyes; use 'openhead'")
-    weight = believe.independent_points / inner.sum() / noise**2
+    weight = priors.independent_points / inner.sum() / noise**2
     moved = moved.reshape(-1, moved.shape[-1]).astype(np.float64)
     size = moved.shape[1]
     factor = np.linalg.cholesky(np.linalg.inv(weight * moved.T @ moved + np.eye(size)))
@@ -461,21 +461,21 @@ def fit_photo(
     points: Array,
     iris: Array,
     start: Unknowns | None = None,
-    believe: FitSettings | None = None,
+    priors: FitSettings | None = None,
 ) -> Fit:
     """`fit_landmarks` of one face, compiled. start: None for a photo, else the frame before."""
-    believe = believe or (PHOTO_SETTINGS if start is None else FRAME_SETTINGS)
-    steps = (np.int32(believe.rough_iterations), np.int32(believe.iterations))
+    priors = priors or (PHOTO_SETTINGS if start is None else FRAME_SETTINGS)
+    steps = (np.int32(priors.rough_iterations), np.int32(priors.iterations))
     # the numbers of steps are arguments, so that photos and frames share one program
-    static = dataclasses.replace(believe, rough_iterations=0, iterations=0)
+    static = dataclasses.replace(priors, rough_iterations=0, iterations=0)
     is_warm = np.bool_(start is not None)
     return _fit(small, points, iris, start or blank_unknowns(small), is_warm, steps, static)
 
 
-def fit_photos(small: HeadModel, points: Array, iris: Array, believe: FitSettings = PHOTO_SETTINGS) -> Fit:
+def fit_photos(small: HeadModel, points: Array, iris: Array, priors: FitSettings = PHOTO_SETTINGS) -> Fit:
     """Many photos at once: points (B, 468, 2), iris (B, 2, 2) -> `Fit` with leading axis B."""
-    steps = (np.int32(believe.rough_iterations), np.int32(believe.iterations))
-    return _fit_many(small, points, iris, blank_unknowns(small), np.bool_(False), steps, believe)
+    steps = (np.int32(priors.rough_iterations), np.int32(priors.iterations))
+    return _fit_many(small, points, iris, blank_unknowns(small), np.bool_(False), steps, priors)
 
 
 _fit = jax.jit(fit_landmarks, static_argnames="settings")

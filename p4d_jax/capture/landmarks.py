@@ -13,7 +13,7 @@ from flax import struct
 
 from p4d_jax import assets
 from p4d_jax.capture.detect import ANCHORS, Face, search_faces
-from p4d_jax.capture.sampling import PhotoPyramid, apply_matrix, square_matrix
+from p4d_jax.imaging.warping import PhotoPyramid, apply_matrix, square_matrix
 
 LANDMARKS = 468
 PRESENCE = 0.5  # of a face that is followed

@@ -8,14 +8,14 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
+from p4d_jax.capture.alpha import estimate_alpha
 from p4d_jax.capture.crop import crop_matrix, crop_photo, quarter_turn
 from p4d_jax.capture.fit import Fit, fit_photo, head_camera, landmark_head
-from p4d_jax.capture.image import as_photo
 from p4d_jax.capture.landmarks import Landmarker, Landmarks
-from p4d_jax.capture.matte import make_matte
-from p4d_jax.capture.sampling import PhotoPyramid, apply_matrix, compose_matrices, invert_matrix
 from p4d_jax.errors import UserError
 from p4d_jax.head.model import HeadModel
+from p4d_jax.imaging.reading import as_photo
+from p4d_jax.imaging.warping import PhotoPyramid, apply_matrix, compose_matrices, invert_matrix
 from p4d_jax.types import FrameParams
 
 SMALLEST_EYE_DISTANCE = 20.0  # photo pixels; the crop shows eyes about 110 apart
@@ -28,7 +28,7 @@ class Capture:
     Attributes:
       crop: (512, 512, 3) uint8, what the default camera sees.
       params: the head in it, as `crop`'s camera sees it.
-      matte: (512, 512) float32 in [0, 1], the person against the background.
+      alpha: (512, 512) float32 in [0, 1], the person against the background.
       landmarks: in photo pixels.
       model_points: (M, 2) the fitted head's landmarks, photo pixels.
       crop_matrix: (2, 3) photo pixels -> crop pixels; its inverse pastes back.
@@ -38,7 +38,7 @@ class Capture:
 
     crop: np.ndarray
     params: FrameParams
-    matte: np.ndarray
+    alpha: np.ndarray
     landmarks: Landmarks
     model_points: np.ndarray
     crop_matrix: np.ndarray
@@ -88,7 +88,7 @@ def finish_capture(
     return Capture(
         crop=crop,
         params=params,
-        matte=make_matte(crop, head, params),
+        alpha=estimate_alpha(crop, head, params),
         landmarks=landmarks,
         model_points=apply_matrix(invert_matrix(turn), np.asarray(fit.points)),
         crop_matrix=matrix,

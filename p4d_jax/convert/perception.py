@@ -16,21 +16,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from p4d_jax.convert.mapping import (
-    NetworkImport,
-    Rule,
-    Rules,
-    Unused,
-    below,
-    conv,
-    dense,
-    layer,
-    shapes_of,
-)
-from p4d_jax.models.identity import IRESNET_18, IRESNET_50, IResNet
-from p4d_jax.models.inception import InceptionV3
-from p4d_jax.models.motion import MotionEncoder
-from p4d_jax.models.perceptual import LPIPS, ConvTrunk, alexnet, vgg16
+from p4d_jax.convert.mapping import NetworkImport, Rule, Rules, Unused, below, conv, dense, layer, shapes_of
+from p4d_jax.networks.arcface import IRESNET_18, IRESNET_50, IResNet
+from p4d_jax.networks.inception import InceptionV3
+from p4d_jax.networks.lpips import LPIPS, ConvTrunk, alexnet, vgg16
+from p4d_jax.networks.motion_encoder import MotionEncoder
 
 # Where the convolutions stand in torchvision's `features`, between ReLUs and poolings.
 VGG16_CONVS = (0, 2, 5, 7, 10, 12, 14, 17, 19, 21, 24, 26, 28)

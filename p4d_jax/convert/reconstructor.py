@@ -20,7 +20,8 @@ from p4d_jax.convert.mapping import (
     same,
     shapes_of,
 )
-from p4d_jax.models.reconstructor import Reconstructor, ReconstructorConfig
+from p4d_jax.reconstructor.config import ReconstructorConfig
+from p4d_jax.reconstructor.model import Reconstructor
 
 
 def norm(key: str, path: str) -> list[Rule]:

@@ -12,7 +12,7 @@ A motion file (`save_motion`, `load_motion`) is an .npz without pickled objects:
   names     (E,) strings, names of the leading expression coefficients, or empty
   frames    (T, 437) float32, `FrameParams.to_vector` of each frame: camera 25 (the head's rotation is
             carried by the camera), shape 300, expression 100, pose 6, eyes 6
-The bundled clip embedded/motion_talk.npz is written by `python -m p4d_jax.data.motion_clip`.
+The bundled clip embedded/motion_talk.npz is written by `python -m tools.bake_motion_clip`.
 """
 
 from __future__ import annotations
@@ -26,66 +26,10 @@ import numpy as np
 from flax import struct
 
 from p4d_jax.data.dice import Dice
-from p4d_jax.types import EXPRESSION_SIZE, FRAME_VECTOR_SIZE, Array, FrameParams
+from p4d_jax.head.actions import ARKIT, Motion, compose_motion
+from p4d_jax.types import FRAME_VECTOR_SIZE, Array, FrameParams
 
 MOTION_FORMAT = "p4d_jax.motion.1"
-JAW_OPEN = 0.36  # radians of jaw rotation at jawOpen = 1
-GAZE_SIDE, GAZE_UP, GAZE_DOWN = 0.55, 0.40, 0.50  # radians of eye rotation at eyeLook* = 1
-
-ARKIT = [
-    "eyeBlinkLeft",
-    "eyeLookDownLeft",
-    "eyeLookInLeft",
-    "eyeLookOutLeft",
-    "eyeLookUpLeft",
-    "eyeSquintLeft",
-    "eyeWideLeft",
-    "eyeBlinkRight",
-    "eyeLookDownRight",
-    "eyeLookInRight",
-    "eyeLookOutRight",
-    "eyeLookUpRight",
-    "eyeSquintRight",
-    "eyeWideRight",
-    "jawForward",
-    "jawLeft",
-    "jawRight",
-    "jawOpen",
-    "mouthClose",
-    "mouthFunnel",
-    "mouthPucker",
-    "mouthLeft",
-    "mouthRight",
-    "mouthSmileLeft",
-    "mouthSmileRight",
-    "mouthFrownLeft",
-    "mouthFrownRight",
-    "mouthDimpleLeft",
-    "mouthDimpleRight",
-    "mouthStretchLeft",
-    "mouthStretchRight",
-    "mouthRollLower",
-    "mouthRollUpper",
-    "mouthShrugLower",
-    "mouthShrugUpper",
-    "mouthPressLeft",
-    "mouthPressRight",
-    "mouthLowerDownLeft",
-    "mouthLowerDownRight",
-    "mouthUpperUpLeft",
-    "mouthUpperUpRight",
-    "browDownLeft",
-    "browDownRight",
-    "browInnerUp",
-    "browOuterUpLeft",
-    "browOuterUpRight",
-    "cheekPuff",
-    "cheekSquintLeft",
-    "cheekSquintRight",
-    "noseSneerLeft",
-    "noseSneerRight",
-    "tongueOut",
-]
 
 # Mouth shapes of speech and faces of feeling. A name without a side means both sides.
 VISEMES = {
@@ -126,15 +70,6 @@ FEELINGS = {
 }
 
 
-@struct.dataclass
-class Motion:
-    """What moves in a head: expression (..., 100), pose (..., 6) neck and jaw, eyes (..., 6) left, right."""
-
-    expression: Array
-    pose: Array
-    eyes: Array
-
-
 def actions_table(shapes: dict[str, dict[str, float]]) -> np.ndarray:
     """(len(shapes), 52) coefficients in `ARKIT` order; a name without a side fills both sides."""
     table = np.zeros((len(shapes), len(ARKIT)), np.float32)
@@ -145,49 +80,6 @@ def actions_table(shapes: dict[str, dict[str, float]]) -> np.ndarray:
                 raise ValueError(f"shapes: unknown facial action '{name}'; known are ARKit's 52, `ARKIT`")
             row[hits] = value
     return table
-
-
-def action_columns(names: tuple[str, ...]) -> np.ndarray:
-    """(52,) where each ARKit action is among a head's expression names."""
-    places = {name: i for i, name in enumerate(names)}
-    missing = [name for name in ARKIT if name not in places]
-    if missing:
-        raise ValueError(
-            f"names: the head's expression basis lacks ARKit's {missing[:4]} ({len(missing)} of 52);"
-            " random motion needs a head such as the embedded 'openhead'"
-        )
-    return np.array([places[name] for name in ARKIT])
-
-
-def compose_motion(actions: Array, gaze: Array, neck: Array, names: tuple[str, ...]) -> Motion:
-    """ARKit actions, gaze and neck -> motion parameters.
-
-    Args:
-      actions: (..., 52) in [0, 1], `ARKIT` order; eyeLook* are overwritten by the gaze.
-      gaze: (..., 2) radians, to the head's left and up.
-      neck: (..., 3) axis-angle.
-      names: the head's expression names.
-    """
-    left, up = gaze[..., 0], gaze[..., 1]
-    look = {
-        "eyeLookOutLeft": left / GAZE_SIDE,
-        "eyeLookInRight": left / GAZE_SIDE,
-        "eyeLookInLeft": -left / GAZE_SIDE,
-        "eyeLookOutRight": -left / GAZE_SIDE,
-        "eyeLookUpLeft": up / GAZE_UP,
-        "eyeLookUpRight": up / GAZE_UP,
-        "eyeLookDownLeft": -up / GAZE_DOWN,
-        "eyeLookDownRight": -up / GAZE_DOWN,
-    }
-    for name, value in look.items():
-        actions = actions.at[..., ARKIT.index(name)].set(jnp.clip(value, 0.0, 1.0))
-    batch = actions.shape[:-1]
-    expression = jnp.zeros((*batch, EXPRESSION_SIZE)).at[..., action_columns(names)].set(actions)
-    zero = jnp.zeros(batch)
-    side = actions[..., ARKIT.index("jawLeft")] - actions[..., ARKIT.index("jawRight")]
-    jaw = jnp.stack([JAW_OPEN * actions[..., ARKIT.index("jawOpen")], 0.08 * side, zero], -1)
-    eye = jnp.stack([-up, left, zero], -1)
-    return Motion(expression, jnp.concatenate([neck, jaw], -1), jnp.concatenate([eye, eye], -1))
 
 
 def random_motion(key: Array, frames: int, names: tuple[str, ...], closed_eyes: float = 0.0) -> Motion:
@@ -207,7 +99,7 @@ def random_motion(key: Array, frames: int, names: tuple[str, ...], closed_eyes: 
 
 def shut_eyes(actions: Array) -> Array:
     """Actions (..., 52) with both lids down: no eye wide, and squints as small as in a blink."""
-    place = lambda name: jnp.array([ARKIT.index(name + side) for side in ("Left", "Right")])  # noqa: E731
+    place = lambda name: jnp.array([ARKIT.index(name + side) for side in ("Left", "Right")])
     actions = actions.at[..., place("eyeBlink")].set(1.0).at[..., place("eyeWide")].set(0.0)
     return actions.at[..., place("eyeSquint")].multiply(0.2)
 

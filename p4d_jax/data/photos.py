@@ -12,13 +12,13 @@
       mirrored_frames  (N, 437) float32 of the flipped pictures; needed where the head has no exact mirror
 
 `write_photos` writes one; `python -m p4d_jax.data.photos FOLDER CAPTURE...` makes one of the workdirs of the
-job `capture`, of photos and of films: frames of those are named CLIP/FRAME (`data.film_pairs`). Pictures are
-square and at least as large as the model's, to which they are reduced.
+job `capture`, of photos and of films: frames of those are named CLIP/FRAME (`reconstructor.film_pairs`).
+Pictures are square and at least as large as the model's, to which they are reduced.
 
 What a step sees depends on the seed and the step's number alone: grain shuffles each pass through the data by
 itself, and number k of the whole, endless order is found without what comes before. So a run goes on where it
 stopped with nothing but its step, and every process reads its own rows of the same batch, whatever their
-number (`train.photo_stream`). Letters: N photos, M samples (2 N with their mirror images), B a batch of all
+number (`genhead.photo_stream`). Letters: N photos, M samples (2 N with their mirror images), B a batch of all
 processes, S image size.
 
 grain (extra `train`) is imported by the functions that need it.
@@ -41,7 +41,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from p4d_jax.data.motion import load_motion
 from p4d_jax.errors import UserError
-from p4d_jax.geometry import decompose_neck
+from p4d_jax.geometry import camera_for_bent_neck
 from p4d_jax.head.mirror import build_mirror
 from p4d_jax.head.model import NECK, HeadModel
 from p4d_jax.head.skinning import head_joints
@@ -130,8 +130,8 @@ def write_captures(folder: Path, workdirs: Iterable[Path]) -> int:
         if (found.head, found.names) != (first.head, first.names):
             raise UserError(f"{workdir}: fitted with head {found.head!r}, {workdirs[0]} with {first.head!r}")
         frames = np.asarray(found.params.to_vector())
-        for name, crop, matte, frame in captured_pictures(workdir, frames):
-            image, mask = read_picture(crop), read_picture(matte).convert("L")
+        for name, crop, alpha, frame in captured_pictures(workdir, frames):
+            image, mask = read_picture(crop), read_picture(alpha).convert("L")
             yield Photo(name, np.asarray(image), np.asarray(mask), frame)
 
     photos = itertools.chain.from_iterable(map(read, workdirs))
@@ -144,9 +144,9 @@ def captured_pictures(workdir: Path, frames: np.ndarray) -> list[tuple[str, Path
         return [(workdir.name, workdir / "crop.png", workdir / "matte.png", frames[0])]
     pictures = []
     for number, frame in enumerate(frames):
-        crop, matte = (workdir / part / f"{number:05d}.png" for part in ("crops", "mattes"))
-        if matte.is_file():
-            pictures.append((f"{workdir.name}/{number:05d}", crop, matte, frame))
+        crop, alpha = (workdir / part / f"{number:05d}.png" for part in ("crops", "mattes"))
+        if alpha.is_file():
+            pictures.append((f"{workdir.name}/{number:05d}", crop, alpha, frame))
     if not pictures:
         raise UserError(
             f"{workdir}: a film without mattes; capture it again with --config.write_mattes=True"
@@ -308,7 +308,7 @@ def straighten_necks(head: HeadModel, frames: np.ndarray) -> np.ndarray:
     def straighten(vector):
         params = FrameParams.from_vector(vector)
         joint = head_joints(head, params.shape, params.expression, params.pose, params.eyes)[NECK]
-        camera = decompose_neck(params.camera, -params.neck, joint)
+        camera = camera_for_bent_neck(params.camera, -params.neck, joint)
         return params.replace(camera=camera, pose=params.pose.at[:3].set(0)).to_vector()
 
     frames = frames.copy()

@@ -1,7 +1,7 @@
 """The job `capture`: photo, film or folder -> parameters, crops and a report.
 
 Written to the workdir: `motion.npz` (the parameters of each frame, the format of `data.motion`, which the job
-`reenact` takes as driving), `report.json`, and, if asked, of a photo `crop.png`, `matte.png` and
+`reenact` takes as driving), `report.json`, and, if asked, of a photo `crop.png`, `alpha.png` and
 `overlay.png`, of a film `crops/00000.png` and so on, and `mattes/` of the frames in which a face was seen.
 """
 
@@ -19,11 +19,11 @@ from tqdm import tqdm
 
 from p4d_jax import assets
 from p4d_jax.capture import Capture, FilmCapture, Landmarker, capture_film, capture_photo
-from p4d_jax.capture.film import is_film
-from p4d_jax.capture.matte import make_matte
-from p4d_jax.capture.sampling import apply_matrix
+from p4d_jax.capture.alpha import estimate_alpha
 from p4d_jax.data.motion import save_motion
 from p4d_jax.head.model import HeadModel
+from p4d_jax.imaging.film import is_film
+from p4d_jax.imaging.warping import apply_matrix
 
 
 def run(config: ConfigDict, workdir: str | Path) -> dict:
@@ -49,7 +49,7 @@ def run_photo(config: ConfigDict, source, head: HeadModel, workdir: Path) -> dic
     save_motion(workdir / "motion.npz", params, 25.0, head.name, head.expression_names)
     if config.write_crops:
         Image.fromarray(capture.crop).save(workdir / "crop.png")
-        Image.fromarray((capture.matte * 255).astype(np.uint8)).save(workdir / "matte.png")
+        Image.fromarray((capture.alpha * 255).astype(np.uint8)).save(workdir / "matte.png")
         draw_overlay(capture, np.asarray(head.mediapipe_indices)).save(workdir / "overlay.png")
     return {"frames": 1, "error": round(capture.error, 5), "note": capture.note}
 
@@ -69,8 +69,8 @@ def run_film(config: ConfigDict, source: Path, head: HeadModel, workdir: Path) -
     save_motion(workdir / "motion.npz", capture.params, capture.fps, head.name, head.expression_names)
     if config.write_crops:
         write_crops(capture, workdir / "crops")
-    if config.write_mattes:
-        write_mattes(capture, head, workdir / "mattes")
+    if config.write_alphas:
+        write_alphas(capture, head, workdir / "mattes")
     return {
         "frames": len(capture),
         "fps": capture.fps,
@@ -93,14 +93,14 @@ def write_crops(capture: FilmCapture, folder: Path) -> None:
         Image.fromarray(crop).save(folder / f"{index:05d}.png")
 
 
-def write_mattes(capture: FilmCapture, head: HeadModel, folder: Path) -> None:
+def write_alphas(capture: FilmCapture, head: HeadModel, folder: Path) -> None:
     """One PNG a frame in which a face was seen."""
     folder.mkdir(exist_ok=True)
     for index, crop in enumerate(tqdm(capture.crops, desc="mattes", total=len(capture), unit="frame")):
         if np.isfinite(capture.errors[index]):
             params = jax.tree.map(lambda x, index=index: x[index], capture.params)
-            matte = make_matte(crop, head, params)
-            Image.fromarray((matte * 255).astype(np.uint8)).save(folder / f"{index:05d}.png")
+            alpha = estimate_alpha(crop, head, params)
+            Image.fromarray((alpha * 255).astype(np.uint8)).save(folder / f"{index:05d}.png")
 
 
 def draw_overlay(capture: Capture, indices: np.ndarray) -> Image.Image:

@@ -25,7 +25,7 @@ from p4d_jax.convert.released import Fingerprint
 from p4d_jax.convert.torch_files import LazyState, read_torch, tensors_below
 from p4d_jax.errors import UserError, nearest
 from p4d_jax.head.loading import save_head_model
-from p4d_jax.models.converted import new_folder, save_converted
+from p4d_jax.train.network_folder import new_folder, save_converted
 
 FLAME = "flame"
 # In a file of StyleGAN's kind, the moving average is the network, and G its copy in training.
@@ -183,10 +183,10 @@ def recognise(source: Source, part: str, networks: Mapping[str, NetworkImport]) 
     # Shapes of a large network take seconds; networks that differ by their weights alone need none here.
     sizes = [(networks[name].config, networks[name].rules) for name in marked]
     if any(size != sizes[0] for size in sizes):
-        fits = lambda net: names_fit(tensors, net.rules, net.init_shapes())  # noqa: E731
+        fits = lambda net: names_fit(tensors, net.rules, net.init_shapes())
         marked = [name for name in marked if fits(networks[name])] or marked
     if len(marked) > 1:
-        plain = lambda name: name.replace("_", "-")  # noqa: E731
+        plain = lambda name: name.replace("_", "-")
         named = [name for name in marked if plain(source.stem).startswith(plain(name))]
         if not named:
             raise UserError(

@@ -20,10 +20,8 @@ from tqdm import tqdm
 
 from p4d_jax import assets
 from p4d_jax.capture import capture_photo
-from p4d_jax.data.openheads_sets import people_set
 from p4d_jax.errors import UserError
-from p4d_jax.jobs import _pictures as pictures
-from p4d_jax.jobs._held_out_people import (
+from p4d_jax.evaluation.people import (
     DRIVEN,
     DRIVEN_NEUTRAL,
     HELD_OUT,
@@ -36,9 +34,9 @@ from p4d_jax.jobs._held_out_people import (
     on_host,
     stack,
 )
-from p4d_jax.jobs._reenact_evaluation import (
+from p4d_jax.evaluation.reenactment import (
     DETECTION_SIZE,
-    Judges,
+    Evaluators,
     Looks,
     Model,
     Row,
@@ -62,8 +60,11 @@ from p4d_jax.jobs._reenact_evaluation import (
     summarise,
     to_uint8,
 )
+from p4d_jax.imaging import writing as pictures
+from p4d_jax.jobs._publish import published, write_json
 from p4d_jax.jobs.reenact import read_source, source_of, user_input
-from p4d_jax.models.checkpoint import load_reconstructor
+from p4d_jax.openheads.sets import people_set
+from p4d_jax.reconstructor.weights import load_reconstructor
 from p4d_jax.types import MOTION_SIZE
 
 __all__ = ["DETECTION_SIZE", "HELD_OUT", "detect", "run", "to_uint8"]
@@ -83,7 +84,7 @@ VIEW_BINS = (0, 15, 30, 45, 90)  # degrees of yaw from the source to a novel vie
 
 def run(config: ConfigDict, workdir: Path) -> None:
     """Runs the job: see the module's docstring."""
-    model, judges, sets, photos = read_inputs(config)
+    model, evaluators, sets, photos = read_inputs(config)
     report = {
         "weights": config.weights,
         "identities": config.identities,
@@ -94,20 +95,20 @@ def run(config: ConfigDict, workdir: Path) -> None:
         "lpips": config.lpips or "not measured: no weights given in config.lpips",
         "sets": {},
     }
-    with pictures.published(workdir) as folder:
+    with published(workdir) as folder:
         report["photos"], rows = measure_photos(model, photos)
         if rows:
             pictures.save_picture(folder / "evaluation_photos.png", np.concatenate(rows))
         for name in sets:
-            report["sets"][name], shown = measure_set(config, model, judges, name)
+            report["sets"][name], shown = measure_set(config, model, evaluators, name)
             for part, draw in (("self", draw_self), ("cross", draw_cross), ("novel", draw_novel)):
                 pictures.save_picture(folder / f"evaluation_{name}_{part}.png", sheet(draw, shown))
-        pictures.write_json(folder / "evaluation.json", report)
+        write_json(folder / "evaluation.json", report)
     print_report(report)
     print(f"see {workdir}")
 
 
-def read_inputs(config: ConfigDict) -> tuple[Model, Judges, list[str], dict[str, np.ndarray]]:
+def read_inputs(config: ConfigDict) -> tuple[Model, Evaluators, list[str], dict[str, np.ndarray]]:
     """Checks and reads all that the config names: the model, what judges it, sets of people, photos."""
     ranges = {
         "identities": (2, 10_000),
@@ -137,11 +138,11 @@ def read_inputs(config: ConfigDict) -> tuple[Model, Judges, list[str], dict[str,
             )
     resolution = config.resolution or own_resolution(reconstructor.config)
     model = Model(reconstructor, variables, head, resolution, (config.samples, config.samples))
-    judges = Judges(
+    evaluators = Evaluators(
         lpips=load_lpips(config.lpips) if config.lpips else None,
         embed=load_arcface(config.arcface) if config.arcface else None,
     )
-    return model, judges, sets, photos
+    return model, evaluators, sets, photos
 
 
 def split_names(names: str) -> list[str]:
@@ -161,7 +162,7 @@ class Shown:
 
 
 def measure_set(
-    config: ConfigDict, model: Model, judges: Judges, name: str
+    config: ConfigDict, model: Model, evaluators: Evaluators, name: str
 ) -> tuple[dict[str, dict], list[Shown]]:
     """The report of one set of people, and the first of them to show."""
     size, count = model.reconstructor.config.picture_size, config.identities
@@ -170,9 +171,9 @@ def measure_set(
     rows, true, seen, shown = [], [], [], []
     for person in tqdm(people, desc=name, unit="person", total=count):
         made = reenact(model, person.clip.image[0], person.source, person.asked)
-        row = measure_person(judges, person, made)
-        true.append(look_at_truth(judges, person))
-        seen.append(look_at_result(judges, made))
+        row = measure_person(evaluators, person, made)
+        true.append(look_at_truth(evaluators, person))
+        seen.append(look_at_result(evaluators, made))
         row |= measure_landmarks(true[-1], seen[-1]) | about_eyes(person, model.head.expression_names)
         rows.append(row)
         if len(shown) <= SHOWN:  # and the one who drives the last of them
@@ -236,7 +237,7 @@ def measure_photos(model: Model, photos: dict[str, np.ndarray]) -> tuple[dict, l
         with user_input("photos"):
             captured = capture_photo(photo, model.head)
         source, params = source_of([captured]), on_host(captured.params)
-        image, mask = np.asarray(pictures.to_image(source.picture, size)), source.matte_at(size)
+        image, mask = np.asarray(pictures.to_image(source.picture, size)), source.alpha_at(size)
         made = reenact(model, image, params, stack([params, *novel_views(params)]))
         values = image_measures(made[0], image, mask, mask)
         report[name] = {key: round(float(values[key]), 3) for key in ("psnr", "ssim")}

@@ -25,23 +25,18 @@ from tqdm import tqdm
 
 from p4d_jax import assets
 from p4d_jax.capture.landmarks import Landmarker, eye_distance
-from p4d_jax.data.openheads import (
-    OpenHeadsSettings,
-    Stage,
-    portraits_on_stage,
-    prepare_stage,
-    random_identity,
-    random_portrait_params,
-)
 from p4d_jax.errors import UserError
+from p4d_jax.genhead.parts import pose_straight_parts
+from p4d_jax.genhead.renderer import GenHeadRenderer, about_weights, open_renderer
+from p4d_jax.genhead.view import GenHeadView
 from p4d_jax.geometry import look_at_camera, project
 from p4d_jax.head.landmarks import mediapipe_landmarks
 from p4d_jax.head.model import HeadModel
 from p4d_jax.head.skinning import head_vertices
-from p4d_jax.jobs._genhead import Studio, about_weights, open_studio
 from p4d_jax.jobs.evaluate import DETECTION_SIZE, HELD_OUT, detect, to_uint8
-from p4d_jax.render.genhead import GenHeadView
-from p4d_jax.render.part_fusion import pose_straight_parts
+from p4d_jax.openheads.people import random_identity, random_portrait_params
+from p4d_jax.openheads.portraits import portraits_on_stage
+from p4d_jax.openheads.scene import OpenHeadsScene, OpenHeadsSettings, prepare_scene
 from p4d_jax.render.raster import Raster, rasterize
 from p4d_jax.render.rays import generate_rays
 from p4d_jax.types import Array, Camera, FrameParams
@@ -60,10 +55,10 @@ def run(config: ConfigDict, workdir: Path) -> None:
     """Runs the job: see the module's docstring."""
     if not len(assets.head_model(config.head).mediapipe_indices):
         raise UserError(f"config.head={config.head!r}: it does not say where MediaPipe's landmarks are on it")
-    studio = open_studio(config.weights, config.head)
+    studio = open_renderer(config.weights, config.head)
     subject = Subject(
         studio,
-        prepare_stage(studio.head),
+        prepare_scene(studio.head),
         config.resolution or studio.trained_resolution,
         (config.samples, config.samples),
         config.truncation_psi,
@@ -88,8 +83,8 @@ def run(config: ConfigDict, workdir: Path) -> None:
 class Subject:
     """What is measured: a GenHead, and how it is shown."""
 
-    studio: Studio
-    stage: Stage
+    studio: GenHeadRenderer
+    stage: OpenHeadsScene
     resolution: int
     samples: tuple[int, int]
     truncation_psi: float
@@ -160,7 +155,7 @@ def compare(found: np.ndarray, wanted: np.ndarray, indices: np.ndarray) -> dict[
     distance = np.linalg.norm(found[indices] - wanted, axis=1) / unit
     result = {"landmarks": float(distance.mean())}
     for name, pairs in (("mouth_opening", LIPS), ("eye_opening", LIDS)):
-        gap = lambda points, pairs=pairs: [points[below, 1] - points[above, 1] for above, below in pairs]  # noqa: E731
+        gap = lambda points, pairs=pairs: [points[below, 1] - points[above, 1] for above, below in pairs]
         gaps = gap(found), gap(everywhere)
         seen, asked = (float(np.mean(values)) / unit for values in gaps)
         if np.isfinite(asked):

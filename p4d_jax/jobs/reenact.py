@@ -32,20 +32,23 @@ from tqdm import tqdm
 
 import p4d_jax
 from p4d_jax import assets
+from p4d_jax.avatar.encode import Avatar, animate_avatar, encode_sources, render_frame
+from p4d_jax.avatar.personalise import orbit, personalise
 from p4d_jax.capture import Capture, capture_album, capture_film, capture_photo
-from p4d_jax.capture.film import FILM_SUFFIXES, FOLDER_FPS, is_film
-from p4d_jax.capture.image import PHOTO_SUFFIXES, read_photo
 from p4d_jax.data.motion import MotionFile, load_motion, motion_for_head
 from p4d_jax.errors import UserError
 from p4d_jax.head.model import HeadModel
 from p4d_jax.head.retarget import transfer_motion
-from p4d_jax.jobs import _pictures as pictures
-from p4d_jax.models.checkpoint import load_reconstructor
-from p4d_jax.models.reconstructor import Reconstructor
-from p4d_jax.render.avatar import Avatar, Frame, animate_avatar, encode_sources, radiance_field, render_frame
+from p4d_jax.head.shading import shade_head, vertex_paint
+from p4d_jax.imaging import writing as pictures
+from p4d_jax.imaging.film import FILM_SUFFIXES, FOLDER_FPS, is_film
+from p4d_jax.imaging.reading import PHOTO_SUFFIXES, read_photo
+from p4d_jax.jobs._publish import published, write_json
+from p4d_jax.reconstructor.field import Frame, radiance_field
+from p4d_jax.reconstructor.model import Reconstructor
+from p4d_jax.reconstructor.weights import load_reconstructor
 from p4d_jax.render.surface import extract_mesh, write_ply
 from p4d_jax.train.losses import psnr
-from p4d_jax.train.personalise import orbit, personalise
 from p4d_jax.types import MOTION_SIZE, Array, FrameParams
 
 
@@ -73,21 +76,21 @@ class Source:
 
     Attributes:
       picture: (512, 512, 3) uint8, crop of the first photo.
-      matte: (512, 512, 1) in [0, 1], of the first photo.
+      alpha: (512, 512, 1) in [0, 1], of the first photo.
       params: what was fitted to the first photo.
       crops: of all photos.
       all_params: of all photos, leading axis K.
     """
 
     picture: np.ndarray
-    matte: np.ndarray
+    alpha: np.ndarray
     params: FrameParams
     crops: list[np.ndarray]
     all_params: FrameParams
 
-    def matte_at(self, size: int) -> Array:
+    def alpha_at(self, size: int) -> Array:
         """The matte (size, size, 1)."""
-        grey = Image.fromarray(self.matte[..., 0]).resize((size, size), Image.Resampling.BOX)
+        grey = Image.fromarray(self.alpha[..., 0]).resize((size, size), Image.Resampling.BOX)
         return jnp.asarray(np.asarray(grey)[..., None])
 
 
@@ -161,14 +164,14 @@ def run(config: ConfigDict, workdir: Path) -> Puppet:
     with watch.stage("personalise", f"personalising it in {config.personalise_steps} steps"):
         puppet = personalise_puppet(puppet, image, source, config, scores)
         scores["psnr_head_personalised"] = score_source(puppet, image, source)
-    with pictures.published(workdir) as folder:
+    with published(workdir) as folder:
         with watch.stage("film", f"rendering {len(driving.pictures)} frames"):
             write_film(folder, puppet, source.picture, driving, config)
         with watch.stage("turntable", f"rendering {config.turntable_frames} views around the head"):
             write_turntable(folder, puppet, config, driving.fps)
         with watch.stage("depth_and_mesh", "depth map and mesh"):
             scores["mesh_vertices"] = write_depth_and_mesh(folder, puppet, config)
-        pictures.write_json(folder / "report.json", report(config, watch, scores, driving))
+        write_json(folder / "report.json", report(config, watch, scores, driving))
     print(f"{sum(watch.seconds.values()):.0f} s; see {workdir / 'reenactment.mp4'}")
     return puppet
 
@@ -283,7 +286,7 @@ def source_of(captured: Sequence[Capture]) -> Source:
     """The person that photos show; the first comes to life."""
     first = captured[0]
     params = jax.tree.map(lambda *x: jnp.stack(x), *[one.params for one in captured])
-    return Source(first.crop, first.matte[..., None], first.params, [one.crop for one in captured], params)
+    return Source(first.crop, first.alpha[..., None], first.params, [one.crop for one in captured], params)
 
 
 def capture_driving(inputs: Inputs, config: ConfigDict) -> Driving:
@@ -328,10 +331,10 @@ def capture_still(inputs: Inputs, config: ConfigDict) -> Driving:
 
 def picture_motion(head: HeadModel, params: FrameParams, size: int) -> list[np.ndarray]:
     """A motion file has no pictures: the head model itself is shown, moving."""
-    paint = jnp.asarray(pictures.vertex_paint(head))
+    paint = jnp.asarray(vertex_paint(head))
     shown = []
     for index in tqdm(range(params.expression.shape[0]), desc="driving", unit="frame"):
-        shown.append(pictures.to_picture(pictures.shade_head(head, paint, take(params, index), size)))
+        shown.append(pictures.to_picture(shade_head(head, paint, take(params, index), size)))
     return shown
 
 
@@ -373,7 +376,7 @@ def personalise_puppet(
             puppet.variables,
             puppet.avatar,
             image,
-            source.matte_at(image.shape[0]),
+            source.alpha_at(image.shape[0]),
             puppet.source,
             puppet.head,
             steps=steps,
@@ -388,7 +391,7 @@ def personalise_puppet(
 def score_source(puppet: Puppet, image: Array, source: Source) -> float:
     """PSNR in dB of the photo's own view against the photo, in the head mask."""
     frame = puppet.render(puppet.source)
-    return round(float(jax.jit(psnr)(frame.image, image, source.matte_at(image.shape[0]))), 2)
+    return round(float(jax.jit(psnr)(frame.image, image, source.alpha_at(image.shape[0]))), 2)
 
 
 # What comes out --------------------------------------------------------------------------------------------
@@ -410,7 +413,7 @@ def write_film(
     )
     count = len(driving.pictures)
     stills = set(np.linspace(0, count - 1, min(config.stills, count)).round().astype(int).tolist())
-    with pictures.FilmWriter(folder / "reenactment.mp4", driving.fps) as film:
+    with pictures.VideoWriter(folder / "reenactment.mp4", driving.fps) as film:
         for index in tqdm(range(count), desc="film", unit="frame"):
             result = pictures.to_picture(puppet.render(take(moved, index)).image)
             row = pictures.side_by_side((source, driving.pictures[index], result), config.panel)
@@ -424,7 +427,7 @@ def write_turntable(folder: Path, puppet: Puppet, config: ConfigDict, fps: float
     count = config.turntable_frames
     yaws = np.deg2rad(config.turntable_yaw) * np.sin(np.linspace(0, 2 * np.pi, count, endpoint=False))
     turned = jax.jit(orbit)
-    with pictures.FilmWriter(folder / "turntable.mp4", fps) as film:
+    with pictures.VideoWriter(folder / "turntable.mp4", fps) as film:
         for yaw in tqdm(yaws, desc="turntable", unit="frame"):
             view = puppet.source.replace(camera=turned(puppet.source.camera, yaw))
             film.add(pictures.resize(pictures.to_picture(puppet.render(view).image), config.panel))
@@ -436,7 +439,7 @@ def write_depth_and_mesh(folder: Path, puppet: Puppet, config: ConfigDict) -> in
     colors = pictures.color_depth(np.asarray(frame.depth), np.asarray(frame.opacity))
     pictures.save_picture(folder / "depth.png", pictures.resize(colors, config.panel))
     field = radiance_field(
-        puppet.reconstructor, puppet.variables, puppet.rest_planes(), None, puppet.avatar.guide
+        puppet.reconstructor, puppet.variables, puppet.rest_planes(), None, puppet.avatar.texture
     )
     mesh = extract_mesh(field, config.mesh_resolution)
     write_ply(folder / "mesh.ply", mesh)

@@ -32,9 +32,11 @@ from tqdm import tqdm
 
 import p4d_jax
 from p4d_jax import assets
-from p4d_jax.data import p4d_heads
 from p4d_jax.data.motion import load_motion, motion_for_head
-from p4d_jax.data.synthesis import (
+from p4d_jax.errors import UserError
+from p4d_jax.genhead import p4d_heads
+from p4d_jax.genhead.renderer import GenHeadRenderer, open_renderer
+from p4d_jax.genhead.synthesis import (
     RandomMotions,
     RandomPortraits,
     Sources,
@@ -45,12 +47,11 @@ from p4d_jax.data.synthesis import (
     stored_portraits,
     synthesize_many,
 )
-from p4d_jax.errors import UserError
+from p4d_jax.genhead.view import GenHeadView
 from p4d_jax.geometry import look_at_camera
 from p4d_jax.head.model import HeadModel
-from p4d_jax.jobs import _pictures as pictures
-from p4d_jax.jobs._genhead import Studio, open_studio
-from p4d_jax.render.genhead import GenHeadView
+from p4d_jax.imaging import writing as pictures
+from p4d_jax.jobs._publish import published, write_json
 from p4d_jax.types import Array, FrameParams
 
 KINDS = ("dynamic", "static")
@@ -79,23 +80,25 @@ def run(config: ConfigDict, workdir: Path) -> None:
     studio, sources, film, orders = read_inputs(config, workdir)
     made = {order.kind: make_dataset(config, workdir, studio, sources, order) for order in orders}
     if jax.process_index() == 0:
-        with pictures.published(workdir) as folder:
+        with published(workdir) as folder:
             if rows := sheet_rows(workdir, orders, config.sheet_rows):
                 pictures.save_picture(folder / "sheet.png", np.concatenate(rows))
             if film is not None:
                 write_film(folder / "film.mp4", studio, sources, film, orders[0].settings, config)
-            pictures.write_json(folder / "synthesis.json", report(config, made))
+            write_json(folder / "synthesis.json", report(config, made))
     print(f"see {workdir / 'synthesis.json'}")
 
 
 # What goes in -----------------------------------------------------------------------------------------------
 
 
-def read_inputs(config: ConfigDict, workdir: Path) -> tuple[Studio, Sources, FrameParams | None, list[Order]]:
+def read_inputs(
+    config: ConfigDict, workdir: Path
+) -> tuple[GenHeadRenderer, Sources, FrameParams | None, list[Order]]:
     """Checks and reads all that the config names: generator and sources, the film's motion, the data sets."""
     if workdir.exists() and not workdir.is_dir():
         raise UserError(f"--workdir={workdir} is a file; name a folder")
-    studio = open_studio(config.weights, config.head)
+    studio = open_renderer(config.weights, config.head)
     sources = read_sources(config, studio.head)
     film = read_clip(config.film_motion, studio.head, "film_motion") if config.film_frames > 0 else None
     shared = shared_settings(config, studio)
@@ -132,7 +135,7 @@ def read_clip(name: str, head: HeadModel, field: str) -> FrameParams:
         raise UserError(f"config.{field}: {error}") from error
 
 
-def shared_settings(config: ConfigDict, studio: Studio) -> SynthesisSettings:
+def shared_settings(config: ConfigDict, studio: GenHeadRenderer) -> SynthesisSettings:
     """`config.settings`, its resolution 0 replaced by the one of the weights' training."""
     values = {k: tuple(v) if isinstance(v, list | tuple) else v for k, v in config.settings.items()}
     try:
@@ -152,7 +155,7 @@ def shared_settings(config: ConfigDict, studio: Studio) -> SynthesisSettings:
 
 
 def build_order(
-    studio: Studio, sources: Sources, kind: str, wanted: ConfigDict, shared: SynthesisSettings
+    studio: GenHeadRenderer, sources: Sources, kind: str, wanted: ConfigDict, shared: SynthesisSettings
 ) -> Order:
     """The data set of a kind, with the exact form of its records."""
     for field in ("motions", "views", "samples"):
@@ -168,7 +171,9 @@ def build_order(
 # The data set -----------------------------------------------------------------------------------------------
 
 
-def draw(studio: Studio, sources: Sources, keys: Array, settings: SynthesisSettings) -> dict[str, Array]:
+def draw(
+    studio: GenHeadRenderer, sources: Sources, keys: Array, settings: SynthesisSettings
+) -> dict[str, Array]:
     """Records of one sample a key, on the device."""
     made: SyntheticHead = synthesize_many(
         studio.genhead, studio.variables, studio.head, studio.parts, keys, settings, sources
@@ -176,7 +181,9 @@ def draw(studio: Studio, sources: Sources, keys: Array, settings: SynthesisSetti
     return p4d_heads.encode_sample(made)
 
 
-def compile_draw(studio: Studio, sources: Sources, settings: SynthesisSettings) -> tuple[Callable, int]:
+def compile_draw(
+    studio: GenHeadRenderer, sources: Sources, settings: SynthesisSettings
+) -> tuple[Callable, int]:
     """`draw` compiled for a batch of one identity on each of this process's devices, and the batch's size."""
     mesh = Mesh(np.asarray(jax.local_devices()), ("identities",))
     arrays = (studio, sources)
@@ -195,7 +202,9 @@ def compile_draw(studio: Studio, sources: Sources, settings: SynthesisSettings) 
     return lambda keys: compiled(arrays, jax.device_put(keys, spread)), mesh.size
 
 
-def make_dataset(config: ConfigDict, workdir: Path, studio: Studio, sources: Sources, order: Order) -> dict:
+def make_dataset(
+    config: ConfigDict, workdir: Path, studio: GenHeadRenderer, sources: Sources, order: Order
+) -> dict:
     """Makes this process's missing shards, and the metadata if no shard is missing then. Returns figures."""
     dataset = p4d_heads.dataset_folder(workdir, order.kind)
     p4d_heads.start_dataset(dataset, recipe(config, order))
@@ -310,7 +319,7 @@ def sheet_row(record: dict[str, np.ndarray]) -> np.ndarray:
 
 def write_film(
     path: Path,
-    studio: Studio,
+    studio: GenHeadRenderer,
     sources: Sources,
     clip: FrameParams,
     settings: SynthesisSettings,
@@ -324,7 +333,7 @@ def write_film(
     )
     key = jax.random.key(config.film_seed)
     identity = draw_identity(studio.genhead, studio.variables, key, sources, settings)
-    with pictures.FilmWriter(path, config.film_fps) as film:
+    with pictures.VideoWriter(path, config.film_fps) as film:
         for index in tqdm(range(count), desc="film", unit="frame"):
             camera, frame = jax.tree.map(lambda x, k=index: x[k], (cameras, clip))
             frame = frame.replace(camera=camera, shape=identity.shape)

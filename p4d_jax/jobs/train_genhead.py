@@ -18,38 +18,33 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from p4d_jax import assets
-from p4d_jax.data.motion import ARKIT, compose_motion
-from p4d_jax.data.openheads import (
-    OpenHeadsSettings,
-    Stage,
-    portraits_on_stage,
-    prepare_stage,
-    random_identity,
-    random_portrait_params,
-)
 from p4d_jax.data.photos import open_photos
 from p4d_jax.errors import UserError
-from p4d_jax.geometry import look_at_camera
-from p4d_jax.head.model import HeadModel
-from p4d_jax.jobs._fid import build_fid, load_inception
-from p4d_jax.jobs._genhead import Studio
-from p4d_jax.jobs.evaluate import to_uint8
-from p4d_jax.jobs.train_reenact import nested_tuple
-from p4d_jax.models.checkpoint import save_genhead
-from p4d_jax.models.discriminator import Discriminator, DiscriminatorConfig
-from p4d_jax.models.genhead import GenHead, GenHeadConfig
-from p4d_jax.render.part_fusion import build_head_parts
-from p4d_jax.train.devices import build_mesh, local, replicate, replicated, split
-from p4d_jax.train.genhead_step import (
-    Gan,
-    GanState,
+from p4d_jax.evaluation.fid import build_fid, load_inception
+from p4d_jax.genhead.discriminator import Discriminator, DiscriminatorConfig
+from p4d_jax.genhead.model import GenHead, GenHeadConfig
+from p4d_jax.genhead.parts import build_head_parts
+from p4d_jax.genhead.photo_stream import photo_draws
+from p4d_jax.genhead.renderer import GenHeadRenderer
+from p4d_jax.genhead.step import (
+    GenHeadState,
     GenHeadStepConfig,
-    build_gan_step,
-    create_gan_state,
+    GenHeadTraining,
+    build_genhead_step,
+    create_genhead_state,
     stage_resolution,
 )
+from p4d_jax.genhead.weights import save_genhead
+from p4d_jax.geometry import look_at_camera
+from p4d_jax.head.actions import ARKIT, compose_motion
+from p4d_jax.head.model import HeadModel
+from p4d_jax.jobs.evaluate import to_uint8
+from p4d_jax.jobs.train_reenact import nested_tuple
+from p4d_jax.openheads.people import random_identity, random_portrait_params
+from p4d_jax.openheads.portraits import portraits_on_stage
+from p4d_jax.openheads.scene import OpenHeadsScene, OpenHeadsSettings, prepare_scene
+from p4d_jax.train.devices import build_mesh, local, replicate, replicated, split
 from p4d_jax.train.loop import LoopConfig, train
-from p4d_jax.train.photo_stream import photo_draws
 from p4d_jax.train.processes import is_primary
 from p4d_jax.types import EXPRESSION_SIZE, SHAPE_SIZE, FrameParams
 
@@ -62,42 +57,44 @@ GRID_SEED = 1  # folded into the run's key for what the pictures show
 
 def run(config: ConfigDict, workdir: Path) -> None:
     """Runs the job: see the module's docstring."""
-    gan, loop_config = build_gan(config)
+    training, loop_config = build_gan(config)
     inception = load_inception(config.inception) if config.inception else None
     key = jax.random.key(config.seed)
-    state = create_gan_state(gan, key)
+    state = create_genhead_state(training, key)
     for name in ("generator", "discriminator"):
         count = sum(value.size for value in jax.tree.leaves(getattr(state, name)))
         if is_primary():
             print(f"{name}: {count / 1e6:.2f} M parameters")
     if is_primary():
-        print(f"{gan.mesh.size} devices, {config.batch} pictures a step")
-    state = replicate(state, gan.mesh)
-    draw_real, draw_params, people = choose_data(gan, config, key)
-    step = build_gan_step(gan, draw_real, draw_params, config.batch)
+        print(f"{training.mesh.size} devices, {config.batch} pictures a step")
+    state = replicate(state, training.mesh)
+    draw_real, draw_params, people = choose_data(training, config, key)
+    step = build_genhead_step(training, draw_real, draw_params, config.batch)
     evaluate = None
     if inception:
         data = {k: v for k, v in config.to_dict().items() if k not in NOT_OF_THE_DATA}
-        data["image_size"] = gan.genhead.config.image_size
+        data["image_size"] = training.genhead.config.image_size
         evaluate = build_fid(
-            gan, inception, draw_real, draw_params, config.batch, config.fid_images, key,
+            training, inception, draw_real, draw_params, config.batch, config.fid_images, key,
             workdir / "data_statistics.npz", data,
         )  # fmt: skip
         loop_config = dataclasses.replace(loop_config, best="fid", best_is="lowest")
-    draw = build_grid(gan, people, config, key)
+    draw = build_grid(training, people, config, key)
 
-    def export(state: GanState, path: Path) -> None:
+    def export(state: GenHeadState, path: Path) -> None:
         about = {
             "command": f"python -m p4d_jax.main --config=configs/{config.name}.py",
             "data": config.data,
             "steps": int(state.step),
             "images": int(state.step) * config.batch,
             "hours": round(float(state.seconds) / 3600, 3),
-            "machine": f"{jax.devices()[0].device_kind}, {platform.machine()}, {gan.mesh.size} devices",
-            "resolution": stage_resolution(gan.config, int(state.step) * config.batch),
-            "samples": list(gan.config.samples),
+            "machine": f"{jax.devices()[0].device_kind}, {platform.machine()}, {training.mesh.size} devices",
+            "resolution": stage_resolution(training.config, int(state.step) * config.batch),
+            "samples": list(training.config.samples),
         }
-        save_genhead(path, gan.genhead.config, {"params": state.average, "buffers": state.buffers}, about)
+        save_genhead(
+            path, training.genhead.config, {"params": state.average, "buffers": state.buffers}, about
+        )
 
     train(
         loop_config, workdir, state, step, draw, export,
@@ -105,7 +102,7 @@ def run(config: ConfigDict, workdir: Path) -> None:
     )  # fmt: skip
 
 
-def build_gan(config: ConfigDict) -> tuple[Gan, LoopConfig]:
+def build_gan(config: ConfigDict) -> tuple[GenHeadTraining, LoopConfig]:
     """Networks, head, mesh and settings of a config.
 
     Raises:
@@ -133,27 +130,27 @@ def build_gan(config: ConfigDict) -> tuple[Gan, LoopConfig]:
         )
     head = assets.head_model(config.head)
     networks = GenHead(model, dtype), Discriminator(judge, dtype)
-    return Gan(*networks, step, head, build_head_parts(head), mesh), loop
+    return GenHeadTraining(*networks, step, head, build_head_parts(head), mesh), loop
 
 
-def choose_data(gan: Gan, config: ConfigDict, key: jax.Array):
+def choose_data(training: GenHeadTraining, config: ConfigDict, key: jax.Array):
     """`draw_real`, `draw_params` and shapes (SHOWN, 300) for the grid, of the data that the config names.
 
     Raises:
       UserError: the folder of photos cannot be used.
     """
-    size = gan.genhead.config.image_size
+    size = training.genhead.config.image_size
     if config.data != "openheads":
         if config.readers < 1:
             raise UserError(f"config.readers={config.readers}: expected at least 1")
-        photos = open_photos(config.data, gan.head, size, config.mirror)
+        photos = open_photos(config.data, training.head, size, config.mirror)
         if is_primary():
             print(f"{config.data}: {photos.summary()}")
-        draws = photo_draws(photos, gan.mesh, config.batch, config.seed, config.readers)
+        draws = photo_draws(photos, training.mesh, config.batch, config.seed, config.readers)
         return *draws, jnp.resize(photos.frames[:SHOWN, 25:325], (SHOWN, SHAPE_SIZE))
-    stage = prepare_stage(gan.head)
+    stage = prepare_scene(training.head)
     settings = OpenHeadsSettings(supersample=config.supersample)
-    draws = openheads_draws(gan, stage, size, config.batch, key, settings)
+    draws = openheads_draws(training, stage, size, config.batch, key, settings)
     keys = grid_keys(key)
     return *draws, jax.vmap(lambda k: random_identity(k, stage, OpenHeadsSettings()).shape)(keys)
 
@@ -164,19 +161,21 @@ def grid_keys(key: jax.Array) -> jax.Array:
 
 
 def openheads_draws(
-    gan: Gan,
-    stage: Stage,
+    training: GenHeadTraining,
+    stage: OpenHeadsScene,
     size: int,
     batch: int,
     key: jax.Array,
     settings: OpenHeadsSettings,
 ):
-    """`draw_real` and `draw_params` of `build_gan_step`: new OpenHeads for every number."""
-    shares = split(gan.mesh)
-    spec, whole = shares.spec, replicated(gan.mesh).spec
+    """`draw_real` and `draw_params` of `build_genhead_step`: new OpenHeads for every number."""
+    shares = split(training.mesh)
+    spec, whole = shares.spec, replicated(training.mesh).spec
 
     def spread(f):
-        on_device = jax.shard_map(f, mesh=gan.mesh, in_specs=(whole, spec), out_specs=spec, check_vma=False)
+        on_device = jax.shard_map(
+            f, mesh=training.mesh, in_specs=(whole, spec), out_specs=spec, check_vma=False
+        )
         return jax.jit(
             lambda stage, key: on_device(stage, jax.random.split(jax.random.wrap_key_data(key), batch))
         )
@@ -189,7 +188,7 @@ def openheads_draws(
         identity = random_identity(keys[0], stage, settings)
         return random_portrait_params(keys[1], keys[2], stage, identity.shape, settings)
 
-    stage = replicate(stage, gan.mesh)
+    stage = replicate(stage, training.mesh)
     reals, frames = spread(real), spread(lambda stage, keys: jax.vmap(lambda k: frame(stage, k))(keys))
     key_real, key_frames = jax.random.split(key)
 
@@ -226,16 +225,16 @@ def demonstration_frames(head: HeadModel) -> FrameParams:
     return FrameParams(camera, jnp.zeros((len(yaws), SHAPE_SIZE)), expression, pose, eyes)
 
 
-def build_grid(gan: Gan, people: jax.Array, config: ConfigDict, key: jax.Array):
+def build_grid(training: GenHeadTraining, people: jax.Array, config: ConfigDict, key: jax.Array):
     """The picture of a run: rows are identities of shapes (SHOWN, 300), columns `demonstration_frames`."""
-    frames = demonstration_frames(gan.head)
-    latent = jax.vmap(lambda k: jax.random.normal(k, (gan.genhead.config.latent_size,)))(grid_keys(key))
+    frames = demonstration_frames(training.head)
+    latent = jax.vmap(lambda k: jax.random.normal(k, (training.genhead.config.latent_size,)))(grid_keys(key))
     label = jnp.broadcast_to(frames.camera.to_label()[1], (SHOWN, 25))
 
-    def draw(state: GanState) -> np.ndarray:
+    def draw(state: GenHeadState) -> np.ndarray:
         variables = local({"params": state.average, "buffers": state.buffers})
-        studio = Studio(gan.genhead, variables, gan.head, gan.parts)
-        resolution = stage_resolution(gan.config, int(state.step) * config.batch)
+        studio = GenHeadRenderer(training.genhead, variables, training.head, training.parts)
+        resolution = stage_resolution(training.config, int(state.step) * config.batch)
         planes, backgrounds = studio.make_identities(latent, label, people)
         rows = []
         for person in range(SHOWN):
@@ -243,7 +242,9 @@ def build_grid(gan: Gan, people: jax.Array, config: ConfigDict, key: jax.Array):
             for column in range(len(frames.pose)):
                 frame = jax.tree.map(lambda x, column=column: x[column], frames)
                 frame = frame.replace(shape=people[person])
-                view = studio.show(planes[person], backgrounds[person], frame, resolution, gan.config.samples)
+                view = studio.show(
+                    planes[person], backgrounds[person], frame, resolution, training.config.samples
+                )
                 row.append(to_uint8(view.image_sr))
             rows.append(np.concatenate(row, axis=1))
         return np.concatenate(rows)

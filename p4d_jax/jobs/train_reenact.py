@@ -21,56 +21,50 @@ from flax import traverse_util
 from ml_collections import ConfigDict
 
 from p4d_jax import assets
+from p4d_jax.avatar.encode import canonical_frame, encode_source, render_frame
 from p4d_jax.capture.fit import shapes_left_open
-from p4d_jax.data.film_pairs import FilmPairs, open_films
-from p4d_jax.data.openheads import OpenHeadsSettings, prepare_stage
-from p4d_jax.data.pairs import join_pairs, openheads_pair, pair_of_synthetic, static_pairs
 from p4d_jax.data.samples import HeadPair
-from p4d_jax.data.stored_pairs import (
+from p4d_jax.errors import UserError
+from p4d_jax.evaluation.reenactment import build_evaluator
+from p4d_jax.genhead.discriminator import Discriminator, DiscriminatorConfig
+from p4d_jax.genhead.parts import build_head_parts
+from p4d_jax.genhead.synthesis import SynthesisSettings, openheads_sources, synthesize
+from p4d_jax.genhead.weights import load_genhead
+from p4d_jax.head.model import HeadModel
+from p4d_jax.jobs.evaluate import to_uint8
+from p4d_jax.networks.arcface import IResNet
+from p4d_jax.networks.lpips import LPIPS
+from p4d_jax.networks.motion_encoder import MotionEncoder
+from p4d_jax.openheads.scene import OpenHeadsSettings, prepare_scene
+from p4d_jax.reconstructor.config import ReconstructorConfig
+from p4d_jax.reconstructor.film_pairs import FilmPairs, open_films
+from p4d_jax.reconstructor.losses import TERMS, LossNetworks, Term
+from p4d_jax.reconstructor.model import Reconstructor
+from p4d_jax.reconstructor.multiview import PseudoViews, pseudo_view_programs
+from p4d_jax.reconstructor.pairs import join_pairs, openheads_pair, pair_of_synthetic, static_pairs
+from p4d_jax.reconstructor.step import (
+    Constants,
+    ReconstructorTraining,
+    StepConfig,
+    TrainingHooks,
+    build_step,
+    check_terms,
+    motions_of_pair,
+)
+from p4d_jax.reconstructor.stored_pairs import (
     PairSource,
     StoredHeads,
     numbered_pairs,
     open_stored_heads,
     stored_shapes,
 )
-from p4d_jax.data.synthesis import SynthesisSettings, openheads_sources, synthesize
-from p4d_jax.errors import UserError
-from p4d_jax.head.model import HeadModel
-from p4d_jax.jobs._reenact_evaluation import build_evaluator
-from p4d_jax.jobs.evaluate import to_uint8
-from p4d_jax.models.checkpoint import load_genhead, load_reconstructor, save_reconstructor
-from p4d_jax.models.converted import ConvertedNetwork, load_converted
-from p4d_jax.models.discriminator import Discriminator, DiscriminatorConfig
-from p4d_jax.models.identity import IResNet
-from p4d_jax.models.motion import MotionEncoder
-from p4d_jax.models.perceptual import LPIPS
-from p4d_jax.models.reconstructor import Reconstructor, ReconstructorConfig
-from p4d_jax.render.avatar import canonical_frame, encode_source, render_frame
-from p4d_jax.render.part_fusion import build_head_parts
+from p4d_jax.reconstructor.weights import load_reconstructor, save_reconstructor
 from p4d_jax.render.rays import depth_normals
-from p4d_jax.train.devices import (
-    build_mesh,
-    local,
-    on_devices,
-    own_rows,
-    replicate,
-    samples_at_once,
-    split,
-)
+from p4d_jax.train.devices import build_mesh, local, on_devices, own_rows, replicate, samples_at_once, split
 from p4d_jax.train.loop import LoopConfig, train
-from p4d_jax.train.multiview import PseudoViews, pseudo_view_programs
+from p4d_jax.train.network_folder import ConvertedNetwork, load_converted
 from p4d_jax.train.numbered_stream import NumberedStream
 from p4d_jax.train.processes import is_primary
-from p4d_jax.train.reenact_losses import TERMS, Judges, Term
-from p4d_jax.train.reenact_step import (
-    Extra,
-    Given,
-    Psi,
-    StepConfig,
-    build_step,
-    check_terms,
-    motions_of_pair,
-)
 from p4d_jax.train.state import TrainState, build_optimizer, create_state, jit_init
 
 SHOWN = 4  # people in the pictures of the run
@@ -79,18 +73,20 @@ CONVERT = "python -m p4d_jax.main --config=configs/convert.py"
 
 def run(config: ConfigDict, workdir: Path) -> None:
     """Runs the job: see the module's docstring."""
-    psi, given, state, loop_config = build_psi(config)
+    training, constants, state, loop_config = build_psi(config)
     if is_primary():
         count = sum(value.size for value in jax.tree.leaves(state.params))
-        print(f"{count / 1e6:.2f} M parameters, {psi.mesh.size} devices, {config.batch} pairs a step")
+        print(f"{count / 1e6:.2f} M parameters, {training.mesh.size} devices, {config.batch} pairs a step")
         print(f"motion: {config.motion}; perceptual: {config.perceptual}; data: {dict(config.data)}")
-    draw_pairs = build_draw(config, psi, given.head)
-    check_terms(psi.config, draw_pairs.shapes, given.judges)
-    state, given = replicate((state, given), psi.mesh)
-    step = build_step(psi, given, draw_pairs, config.batch, pseudo_views(config, psi, given))
-    draw = build_grid(config, psi, given, draw_pairs)
-    export = build_export(config, psi)
-    evaluate = build_evaluation(config, psi, given)
+    draw_pairs = build_draw(config, training, constants.head)
+    check_terms(training.config, draw_pairs.shapes, constants.loss_networks)
+    state, constants = replicate((state, constants), training.mesh)
+    step = build_step(
+        training, constants, draw_pairs, config.batch, pseudo_views(config, training, constants)
+    )
+    draw = build_grid(config, training, constants, draw_pairs)
+    export = build_export(config, training)
+    evaluate = build_evaluation(config, training, constants)
     train(
         loop_config, workdir, state, step, draw, export,
         evaluate=evaluate, batch=config.batch, shown=("image", "psnr"),
@@ -100,7 +96,7 @@ def run(config: ConfigDict, workdir: Path) -> None:
 # What a config asks for -------------------------------------------------------------------------------------
 
 
-def build_psi(config: ConfigDict) -> tuple[Psi, Given, TrainState, LoopConfig]:
+def build_psi(config: ConfigDict) -> tuple[ReconstructorTraining, Constants, TrainState, LoopConfig]:
     """Networks, arrays, a new run's state and settings of a config.
 
     Raises:
@@ -125,11 +121,11 @@ def build_psi(config: ConfigDict) -> tuple[Psi, Given, TrainState, LoopConfig]:
     reconstructor = Reconstructor(model)
     encoder, motion_variables = motion_encoder(config)
     discriminator, judged = critic(config, step_config)
-    given = Given(
+    constants = Constants(
         head,
         canonical_frame(head, model.lifted_size),
         build_head_parts(head) if discriminator else None,
-        judges(config, step_config),
+        loss_networks(config, step_config),
         motion_variables,
         shape_errors(config, head),
     )
@@ -144,12 +140,12 @@ def build_psi(config: ConfigDict) -> tuple[Psi, Given, TrainState, LoopConfig]:
             f" {', '.join(sorted(variables['params']))}"
         )
     state = create_state(variables, optimizer, jax.random.key_data(key), judged)
-    psi = Psi(reconstructor, step_config, mesh, optimizer, encoder, discriminator)
-    return psi, given, state, loop_config
+    training = ReconstructorTraining(reconstructor, step_config, mesh, optimizer, encoder, discriminator)
+    return training, constants, state, loop_config
 
 
 def shape_errors(config: ConfigDict, head: HeadModel) -> np.ndarray | None:
-    """`Given.shape_errors`: what landmarks leave open of the head's shape, times `config.fit_noise`."""
+    """`Constants.shape_errors`: what landmarks leave open of the head's shape, times `config.fit_noise`."""
     if not config.fit_noise:
         return None
     try:
@@ -223,9 +219,9 @@ def converted(config: ConfigDict, field: str, name: str, instead: str) -> Conver
     return network
 
 
-def judges(config: ConfigDict, step: StepConfig) -> Judges:
+def loss_networks(config: ConfigDict, step: StepConfig) -> LossNetworks:
     """The networks that the loss table asks for."""
-    found = Judges()
+    found = LossNetworks()
     if config.perceptual == "lpips":
         network = converted(config, "lpips", "lpips_vgg", "--config.perceptual=structure")
         found = found.replace(lpips=LPIPS(), lpips_variables=network.variables)
@@ -246,24 +242,24 @@ def critic(config: ConfigDict, step: StepConfig) -> tuple[Discriminator | None, 
     return Discriminator(DiscriminatorConfig(**network.config)), network.variables["params"]
 
 
-def pseudo_views(config: ConfigDict, psi: Psi, given: Given) -> Extra:
+def pseudo_views(config: ConfigDict, training: ReconstructorTraining, constants: Constants) -> TrainingHooks:
     """What the frozen static model of v2 adds; nothing where the config names none."""
     if not config.static:
-        return Extra()
+        return TrainingHooks()
     reconstructor, variables = load_reconstructor(assets.weights(config.static))
-    mine, its = psi.reconstructor.config, reconstructor.config
+    mine, its = training.reconstructor.config, reconstructor.config
     if (its.picture_size, its.motion_size) != (mine.picture_size, mine.motion_size):
         raise UserError(
             f"config.static={config.static!r} makes pictures of {its.picture_size}² from {its.motion_size}"
             f" numbers of motion, the model of {mine.picture_size}² from {mine.motion_size}"
         )
-    frame = canonical_frame(local(given.head), its.lifted_size)
-    static, variables = replicate((Given(local(given.head), frame), variables), psi.mesh)
+    frame = canonical_frame(local(constants.head), its.lifted_size)
+    static, variables = replicate((Constants(local(constants.head), frame), variables), training.mesh)
     views = PseudoViews(
-        dataclasses.replace(psi, reconstructor=reconstructor, motion_encoder=None, discriminator=None),
+        dataclasses.replace(training, reconstructor=reconstructor, motion_encoder=None, discriminator=None),
         config.multiview_every, config.multiview_weight, config.multiview_motion,
     )  # fmt: skip
-    return pseudo_view_programs(psi, views, static, variables)
+    return pseudo_view_programs(training, views, static, variables)
 
 
 def initial_variables(reconstructor: Reconstructor, key: jax.Array) -> dict:
@@ -286,16 +282,22 @@ class Draw:
     """
 
     def __init__(
-        self, drawn: list[tuple[Callable, int]], read: list[PairSource], psi: Psi, config: ConfigDict
+        self,
+        drawn: list[tuple[Callable, int]],
+        read: list[PairSource],
+        training: ReconstructorTraining,
+        config: ConfigDict,
     ):
         """drawn: sources on the devices, ((keys, static) -> pairs, their number); read: sources on disk."""
         self.drawn, self.read = drawn, read
         self.static_share, self.key = config.static_share, jax.random.fold_in(jax.random.key(config.seed), 1)
         self.streams = [
-            NumberedStream(numbered_pairs(source, own_rows(source.count, psi.mesh)), psi.mesh, config.readers)
+            NumberedStream(
+                numbered_pairs(source, own_rows(source.count, training.mesh)), training.mesh, config.readers
+            )
             for source in read
         ]
-        self.join = jax.jit(self.trace, out_shardings=split(psi.mesh))
+        self.join = jax.jit(self.trace, out_shardings=split(training.mesh))
 
     def trace(self, number: jax.Array, stored: list[dict]) -> HeadPair:
         """The batch of a number, given what was read for it."""
@@ -318,17 +320,17 @@ class Draw:
         return jax.eval_shape(self.trace, jax.ShapeDtypeStruct((), jnp.uint32), stored)
 
 
-def build_draw(config: ConfigDict, psi: Psi, head: HeadModel) -> Draw:
+def build_draw(config: ConfigDict, training: ReconstructorTraining, head: HeadModel) -> Draw:
     """The sources of a config, with as many pairs each as `config.data` says of a batch.
 
     Raises:
       UserError: the numbers do not fit, there is no such source, or its data cannot be used.
     """
     counts = config.data.to_dict()
-    if sum(counts.values()) != config.batch or any(n % psi.mesh.size for n in counts.values()):
+    if sum(counts.values()) != config.batch or any(n % training.mesh.size for n in counts.values()):
         raise UserError(
             f"config.data={counts}: the pairs of all sources together are config.batch={config.batch}, and"
-            f" each number is a multiple of the {psi.mesh.size} devices"
+            f" each number is a multiple of the {training.mesh.size} devices"
         )
     if config.photos < 1 or (
         config.photos > 1 and any(counts.get(n) for n in ("genhead", "stored", "real_films"))
@@ -336,7 +338,7 @@ def build_draw(config: ConfigDict, psi: Psi, head: HeadModel) -> Draw:
         raise UserError(
             f"config.photos={config.photos}: at least 1, and exactly 1 with sources but openheads and films"
         )
-    if psi.reconstructor.config.fusion_heads and config.photos == 1:
+    if training.reconstructor.config.fusion_heads and config.photos == 1:
         raise UserError(
             "config.model.fusion_heads learns from several photos: set config.photos to 2 or more"
         )
@@ -346,12 +348,12 @@ def build_draw(config: ConfigDict, psi: Psi, head: HeadModel) -> Draw:
         raise UserError(f"config.data: no source {unknown[0]!r}; there are {', '.join(drawn | read)}")
     wanted = sorted(name for name, count in counts.items() if count)
     draw = Draw(
-        [(drawn[name](config, psi, head), counts[name]) for name in wanted if name in drawn],
-        [read[name](config, psi, head, counts[name]) for name in wanted if name in read],
-        psi,
+        [(drawn[name](config, training, head), counts[name]) for name in wanted if name in drawn],
+        [read[name](config, training, head, counts[name]) for name in wanted if name in read],
+        training,
         config,
     )
-    if psi.config.face_weight and draw.shapes.face_mask is None:
+    if training.config.face_weight and draw.shapes.face_mask is None:
         raise UserError("config.step.face_weight: this data does not know face_mask; set it to 0")
     return draw
 
@@ -369,11 +371,13 @@ def openheads_settings(config: ConfigDict) -> OpenHeadsSettings:
         raise UserError(f"config.{error}") from None
 
 
-def openheads_source(config: ConfigDict, psi: Psi, head: HeadModel, one_camera: bool = False) -> Callable:
+def openheads_source(
+    config: ConfigDict, training: ReconstructorTraining, head: HeadModel, one_camera: bool = False
+) -> Callable:
     """Rendered OpenHeads."""
-    stage = prepare_stage(head)
+    stage = prepare_scene(head)
     settings = openheads_settings(config)
-    size = psi.reconstructor.config.picture_size
+    size = training.reconstructor.config.picture_size
 
     def one(stage, sample: tuple) -> HeadPair:
         key, static = sample
@@ -382,18 +386,18 @@ def openheads_source(config: ConfigDict, psi: Psi, head: HeadModel, one_camera: 
             resolution=size, settings=settings, one_camera=one_camera, photos=config.photos,
         )  # fmt: skip
 
-    return on_devices(psi.mesh, one, stage, at_once=samples_at_once())
+    return on_devices(training.mesh, one, stage, at_once=samples_at_once())
 
 
-def films_source(config: ConfigDict, psi: Psi, head: HeadModel) -> Callable:
+def films_source(config: ConfigDict, training: ReconstructorTraining, head: HeadModel) -> Callable:
     """OpenHeads before one camera each, as real films are."""
-    return openheads_source(config, psi, head, one_camera=True)
+    return openheads_source(config, training, head, one_camera=True)
 
 
-def genhead_source(config: ConfigDict, psi: Psi, head: HeadModel) -> Callable:
+def genhead_source(config: ConfigDict, training: ReconstructorTraining, head: HeadModel) -> Callable:
     """A GenHead's synthetic people: of M = 2 motions, V = 2 views each."""
     genhead, variables = load_genhead(assets.weights(config.genhead))
-    size, wanted = genhead.config.image_size, psi.reconstructor.config.picture_size
+    size, wanted = genhead.config.image_size, training.reconstructor.config.picture_size
     if size != wanted:
         raise UserError(
             f"config.genhead={config.genhead!r} makes pictures of {size}², the model takes {wanted}²"
@@ -408,21 +412,25 @@ def genhead_source(config: ConfigDict, psi: Psi, head: HeadModel) -> Callable:
         key = jax.random.wrap_key_data(key)
         return pair_of_synthetic(synthesize(genhead, variables, head, parts, key, settings, sources), static)
 
-    return on_devices(psi.mesh, one, variables, head, parts, at_once=1)
+    return on_devices(training.mesh, one, variables, head, parts, at_once=1)
 
 
-def stored_source(config: ConfigDict, psi: Psi, head: HeadModel, count: int) -> StoredHeads:
+def stored_source(
+    config: ConfigDict, training: ReconstructorTraining, head: HeadModel, count: int
+) -> StoredHeads:
     """Samples of a GenHead that the job synthesize has stored."""
-    folder, size = named_folder(config, "stored"), psi.reconstructor.config.picture_size
+    folder, size = named_folder(config, "stored"), training.reconstructor.config.picture_size
     source = open_stored_heads(folder, config.head, size, count, config.static_share, config.seed)
     if is_primary():
         print(f"{folder}: {source.summary()}")
     return source
 
 
-def real_films_source(config: ConfigDict, psi: Psi, head: HeadModel, count: int) -> FilmPairs:
+def real_films_source(
+    config: ConfigDict, training: ReconstructorTraining, head: HeadModel, count: int
+) -> FilmPairs:
     """Frames of real films."""
-    folder, size = named_folder(config, "real_films"), psi.reconstructor.config.picture_size
+    folder, size = named_folder(config, "real_films"), training.reconstructor.config.picture_size
     source = open_films(folder, head, size, config.mirror, count, config.seed)
     if is_primary():
         print(f"{folder}: {source.summary()}")
@@ -445,22 +453,22 @@ def named_folder(config: ConfigDict, field: str) -> str:
 
 
 def build_grid(
-    config: ConfigDict, psi: Psi, given: Given, draw_pairs: Draw
+    config: ConfigDict, training: ReconstructorTraining, constants: Constants, draw_pairs: Draw
 ) -> Callable[[TrainState], np.ndarray]:
     """The picture of a run, a column a person.
 
     From above: source, driving (only where it is not the target), target, result, raw image, depth, normals,
     opacity, other view.
     """
-    reconstructor, head = psi.reconstructor, local(given.head)
+    reconstructor, head = training.reconstructor, local(constants.head)
     shown = jax.tree.map(lambda x: np.asarray(x.addressable_data(0)[:SHOWN]), draw_pairs(2**32 - 1))
-    see = jax.jit(functools.partial(motions_of_pair, psi, local(given)))
+    see = jax.jit(functools.partial(motions_of_pair, training, local(constants)))
     motions = [see(jax.tree.map(lambda x, i=i: x[i], shown)) for i in range(len(shown.source))]
-    samples = psi.config.samples
+    samples = training.config.samples
 
     def draw(state: TrainState) -> np.ndarray:
         variables = local({"params": state.average, "buffers": state.buffers})
-        resolution = psi.config.resolution(int(state.step) * config.batch)
+        resolution = training.config.resolution(int(state.step) * config.batch)
         columns = []
         for person in range(len(shown.source)):
             pair = jax.tree.map(lambda x, person=person: jnp.asarray(x[person]), shown)
@@ -485,7 +493,9 @@ def build_grid(
     return draw
 
 
-def build_evaluation(config: ConfigDict, psi: Psi, given: Given) -> Callable | None:
+def build_evaluation(
+    config: ConfigDict, training: ReconstructorTraining, constants: Constants
+) -> Callable | None:
     """What measures the moving average every `loop.evaluate_every` steps, on people that are never shown.
 
     Raises:
@@ -493,16 +503,19 @@ def build_evaluation(config: ConfigDict, psi: Psi, given: Given) -> Callable | N
     """
     if not config.evaluate_people:
         return None
-    if psi.motion_encoder is not None:
+    if training.motion_encoder is not None:
         raise UserError("config.evaluate_people needs --config.motion=flame_motion; set it to 0")
     if config.evaluate_people < 2:
         raise UserError("config.evaluate_people: at least 2, since one drives the other")
     return build_evaluator(
-        psi.reconstructor, local(given.head), people=config.evaluate_people, samples=psi.config.samples
+        training.reconstructor,
+        local(constants.head),
+        people=config.evaluate_people,
+        samples=training.config.samples,
     )
 
 
-def build_export(config: ConfigDict, psi: Psi) -> Callable[[TrainState, Path], None]:
+def build_export(config: ConfigDict, training: ReconstructorTraining) -> Callable[[TrainState, Path], None]:
     """What writes the weights."""
 
     def export(state: TrainState, path: Path) -> None:
@@ -512,12 +525,12 @@ def build_export(config: ConfigDict, psi: Psi) -> Callable[[TrainState, Path], N
             "steps": int(state.step),
             "samples": int(state.step) * config.batch,
             "hours": round(float(state.seconds) / 3600, 3),
-            "machine": f"{jax.devices()[0].device_kind}, {platform.machine()}, {psi.mesh.size} devices",
+            "machine": f"{jax.devices()[0].device_kind}, {platform.machine()}, {training.mesh.size} devices",
             "motion": config.motion,
             "perceptual": config.perceptual,
             "data": config.data.to_dict(),
         }
         variables = {"params": state.average, "buffers": state.buffers}
-        save_reconstructor(path, psi.reconstructor.config, variables, about)
+        save_reconstructor(path, training.reconstructor.config, variables, about)
 
     return export

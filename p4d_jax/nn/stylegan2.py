@@ -215,15 +215,15 @@ class MappingNetwork(nn.Module):
         return x
 
 
-def truncate_styles(ws: Array, w_avg: Array, psi: Array | float, cutoff: int | None = None) -> Array:
+def truncate_styles(ws: Array, w_avg: Array, training: Array | float, cutoff: int | None = None) -> Array:
     """Draws styles (B, L, W) towards the mean style (W,): psi 1 keeps them, psi 0 gives the mean.
 
     Args:
-      psi: the weight of the style against the mean.
+      training: the weight of the style against the mean.
       cutoff: how many of the L styles, coarse ones first, are drawn; None for all.
     """
     # Not mean + psi * (w - mean): this form is exact at both ends.
-    drawn = psi * ws + (1 - psi) * w_avg
+    drawn = training * ws + (1 - training) * w_avg
     return drawn if cutoff is None else jnp.concatenate([drawn[:, :cutoff], ws[:, cutoff:]], axis=1)
 
 
@@ -257,7 +257,7 @@ class SynthesisLayer(nn.Module):
         return bound(scaled_leaky_relu(x + bias.astype(self.dtype)), self.clamp)
 
     def _noise(self, shape: tuple[int, ...], noise: Noise) -> Array:
-        draw = lambda: jax.random.normal(self.make_rng("params"), shape[1:3])  # noqa: E731
+        draw = lambda: jax.random.normal(self.make_rng("params"), shape[1:3])
         image = self.variable("buffers", "noise_const", draw).value[..., None]
         strength = self.param("noise_strength", nn.initializers.zeros, ())
         if noise == "random":
@@ -369,7 +369,7 @@ class SynthesisNetwork(nn.Module):
         common = {
             "image_channels": self.image_channels, "noisy": True, "clamp": self.clamp, "dtype": self.dtype
         }  # fmt: skip
-        channels = lambda size: block_channels(size, self.channel_base, self.channel_max)  # noqa: E731
+        channels = lambda size: block_channels(size, self.channel_base, self.channel_max)
         x, image = FirstBlock(channels(4), **common, name="block4")(by_layer[:2], noise)
         for index, size in enumerate(block_resolutions(self.resolution)[1:]):
             block = SynthesisBlock(channels(size), **common, name=f"block{size}")

@@ -34,7 +34,7 @@ def image_to_tokens(image: Array) -> Array:
 
 def attend(query: Array, key: Array, value: Array, heads: int) -> Array:
     """Scaled dot-product attention: query (B, N, D), key and value (B, M, D) -> (B, N, D)."""
-    split = lambda x: x.reshape(x.shape[0], x.shape[1], heads, -1)  # noqa: E731
+    split = lambda x: x.reshape(x.shape[0], x.shape[1], heads, -1)
     q, k, v = split(query), split(key), split(value)
     logits = jnp.einsum("bnhd,bmhd->bhnm", q, k, preferred_element_type=jnp.float32) * q.shape[-1] ** -0.5
     weights = jax.nn.softmax(logits, axis=-1).astype(value.dtype)
@@ -153,7 +153,7 @@ class SelfBlock(nn.Module):
 
     @nn.compact
     def __call__(self, tokens: Array, grid: tuple[int, int]) -> Array:
-        norm = lambda name: nn.LayerNorm(epsilon=1e-5, dtype=self.dtype, name=name)  # noqa: E731
+        norm = lambda name: nn.LayerNorm(epsilon=1e-5, dtype=self.dtype, name=name)
         x = tokens
         x = x + SelfAttention(self.heads, self.reduction, self.dtype, name="attn")(norm("norm1")(x), grid)
         return x + MixFFN(self.ratio, self.dtype, name="mlp")(norm("norm2")(x), grid)
@@ -168,7 +168,7 @@ class CrossBlock(nn.Module):
 
     @nn.compact
     def __call__(self, tokens: Array, motion_tokens: Array, grid: tuple[int, int], scale: Array) -> Array:
-        norm = lambda name: nn.LayerNorm(epsilon=1e-5, dtype=self.dtype, name=name)  # noqa: E731
+        norm = lambda name: nn.LayerNorm(epsilon=1e-5, dtype=self.dtype, name=name)
         x = tokens
         answer = CrossAttention(self.heads, self.dtype, name="attn2")(norm("norm2")(x), motion_tokens)
         x = x + answer * scale[:, None, None]

@@ -11,10 +11,10 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from p4d_jax.models.discriminator import DiscriminatorInput
-from p4d_jax.nn.resample import resize_antialiased
+from p4d_jax.genhead.discriminator import DiscriminatorInput
+from p4d_jax.genhead.view import GenHeadView
+from p4d_jax.imaging.resizing import resize_antialiased
 from p4d_jax.nn.stylegan2 import filter_axis
-from p4d_jax.render.genhead import GenHeadView
 from p4d_jax.types import Array
 
 BOX_WARP = 1.3  # world units: the side of the tri-planes' box

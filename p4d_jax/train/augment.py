@@ -13,8 +13,8 @@ import jax
 import jax.numpy as jnp
 from jax.scipy.ndimage import map_coordinates
 
+from p4d_jax.genhead.discriminator import DiscriminatorInput
 from p4d_jax.geometry import exact_products
-from p4d_jax.models.discriminator import DiscriminatorInput
 from p4d_jax.types import Array
 
 
@@ -41,8 +41,8 @@ class Augmentation:
 def draw_warp(augmentation: Augmentation, probability: Array, key: Array) -> Array:
     """(2, 3) affine map from places in the augmented picture to places in the picture, both in [-1, 1]."""
     a, keys = augmentation, jax.random.split(key, 10)
-    chance = lambda k: jax.random.uniform(keys[k]) < probability  # noqa: E731
-    normal = lambda k, shape=(): jax.random.normal(keys[k], shape)  # noqa: E731
+    chance = lambda k: jax.random.uniform(keys[k]) < probability
+    normal = lambda k, shape=(): jax.random.normal(keys[k], shape)
     matrix = jnp.eye(2)
     if a.mirror:
         flip = jnp.where(chance(0) & (jax.random.uniform(keys[1]) < 0.5), -1.0, 1.0)
@@ -65,7 +65,7 @@ def warp(image: Array, matrix: Array) -> Array:
     y, x = jnp.meshgrid(axis, axis, indexing="ij")
     at = jnp.einsum("ij,jyx->iyx", matrix, jnp.stack([x, y, jnp.ones_like(x)]))
     rows, columns = ((at[k] + 1) / 2 * size - 0.5 for k in (1, 0))
-    read = lambda channel: map_coordinates(channel, [rows, columns], order=1, mode="mirror")  # noqa: E731
+    read = lambda channel: map_coordinates(channel, [rows, columns], order=1, mode="mirror")
     return jax.vmap(read, -1, -1)(image)
 
 

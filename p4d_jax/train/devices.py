@@ -87,7 +87,7 @@ def gather_batch(tree: Tree, mesh: Mesh) -> Tree:
     Returns:
       Arrays with leading axis (n * processes,), split over the mesh: process 0's share first.
     """
-    one = lambda value: jax.make_array_from_process_local_data(split(mesh), np.asarray(value))  # noqa: E731
+    one = lambda value: jax.make_array_from_process_local_data(split(mesh), np.asarray(value))
     return jax.tree.map(one, tree)
 
 
@@ -105,7 +105,7 @@ def on_devices(mesh: Mesh, f: Callable, *shared, at_once: int = 0) -> Callable:
     whole, shares = PartitionSpec(), PartitionSpec(DATA_AXIS)
 
     def on_device(batch, *shared):
-        one = lambda sample: f(*shared, sample)  # noqa: E731
+        one = lambda sample: f(*shared, sample)
         return jax.lax.map(one, batch, batch_size=at_once) if at_once else jax.vmap(one)(batch)
 
     spread = jax.shard_map(

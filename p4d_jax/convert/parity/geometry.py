@@ -12,9 +12,11 @@ import numpy as np
 from p4d_jax import geometry
 from p4d_jax.convert.parity.fixtures import Case
 from p4d_jax.errors import UserError
+from p4d_jax.geometry.similarity import ARCFACE_SIZE
 from p4d_jax.head import deformation
 from p4d_jax.head.model import PARENTS, HeadModel
 from p4d_jax.head.skinning import skin
+from p4d_jax.imaging import affine
 from p4d_jax.render import volume as rendering
 from p4d_jax.render.raster import interpolate, rasterize
 from p4d_jax.render.rays import generate_rays, pixel_centres
@@ -180,7 +182,7 @@ def alignment(case: Case) -> Outputs:
     """
     landmarks = _arrays(case)["landmarks"] * jnp.array([1, -1]) + jnp.array([0, IMAGE_SIZE - 1])
     images = case.image("image", (len(landmarks), 3, IMAGE_SIZE, IMAGE_SIZE)).transpose(0, 2, 3, 1)
-    warp = jax.jit(jax.vmap(lambda i, m: geometry.warp_affine(i, m, geometry.ARCFACE_SIZE)))
+    warp = jax.jit(jax.vmap(lambda i, m: affine.warp_affine(i, m, ARCFACE_SIZE)))
     return {
         "arcface": jax.jit(jax.vmap(geometry.arcface_transform))(landmarks),
         "motion": jax.jit(jax.vmap(geometry.motion_transform))(landmarks),

@@ -11,9 +11,9 @@ import numpy as np
 from p4d_jax.convert.mapping import convert_state
 from p4d_jax.convert.parity.fixtures import Case
 from p4d_jax.convert.perception import NETWORKS
-from p4d_jax.models.identity import IResNet
-from p4d_jax.models.motion import MotionEncoder
-from p4d_jax.models.perceptual import LPIPS
+from p4d_jax.networks.arcface import IResNet
+from p4d_jax.networks.lpips import LPIPS
+from p4d_jax.networks.motion_encoder import MotionEncoder
 
 
 def _variables(name: str, state: dict[str, np.ndarray]) -> dict:

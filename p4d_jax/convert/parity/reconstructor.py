@@ -16,13 +16,17 @@ from p4d_jax.convert.mapping import Rules, convert_state, shapes_of
 from p4d_jax.convert.parity.fixtures import Case
 from p4d_jax.convert.parity.geometry import reference_mesh
 from p4d_jax.head.deformation import build_neck_field
-from p4d_jax.models import reconstructor as models
-from p4d_jax.models.field_decoder import FieldDecoder
-from p4d_jax.models.superresolution import SuperResolution
-from p4d_jax.nn.resample import resize_bilinear
+from p4d_jax.head.expression_field import BOX_WARP
+from p4d_jax.imaging.resizing import resize_bilinear
+from p4d_jax.nn.field_decoder import FieldDecoder
+from p4d_jax.nn.layers import pixel_shuffle
+from p4d_jax.nn.superresolution import SuperResolution
 from p4d_jax.nn.transformer import tokens_to_image
-from p4d_jax.render.avatar import compose, radiance_field
-from p4d_jax.render.lifting import BOX_WARP
+from p4d_jax.reconstructor.config import ReconstructorConfig
+from p4d_jax.reconstructor.encoders import Canonicalizer, EncoderDetail, EncoderGlobal, UNet
+from p4d_jax.reconstructor.field import compose, radiance_field
+from p4d_jax.reconstructor.model import Reconstructor
+from p4d_jax.reconstructor.planes import Reenactor, TriplaneGenerator
 from p4d_jax.render.rays import generate_rays
 from p4d_jax.render.volume import depth_range, render_rays_at
 from p4d_jax.types import Camera
@@ -56,19 +60,19 @@ def run(case: Case, module: nn.Module, rules: Rules, *arguments, **keywords):
     return jax.jit(lambda *a: module.apply(*a, **keywords))(variables, *arguments)
 
 
-def config_for(image_size: int) -> models.ReconstructorConfig:
+def config_for(image_size: int) -> ReconstructorConfig:
     """The released sizes for another image size: the networks are convolutional."""
     return dataclasses.replace(tables.CONFIG, image_size=image_size)
 
 
 def encoder_global(case: Case) -> Outputs:
-    module = models.EncoderGlobal(tables.CONFIG)
+    module = EncoderGlobal(tables.CONFIG)
     features = run(case, module, tables.ENCODER_GLOBAL, channels_last(case.inputs["image"]))
     return {"features": channels_first(features)}
 
 
 def encoder_detail(case: Case) -> Outputs:
-    module = models.EncoderDetail(tables.CONFIG)
+    module = EncoderDetail(tables.CONFIG)
     features = run(case, module, tables.ENCODER_DETAIL, channels_last(case.inputs["image"]))
     return {"features": channels_first(features)}
 
@@ -76,11 +80,11 @@ def encoder_detail(case: Case) -> Outputs:
 class _Canonical(nn.Module):
     """Phi_de and Phi_re, which one module of the source holds."""
 
-    config: models.ReconstructorConfig
+    config: ReconstructorConfig
 
     def setup(self):
-        self.canonicalizer = models.Canonicalizer(self.config)
-        self.reenactor = models.Reenactor(self.config)
+        self.canonicalizer = Canonicalizer(self.config)
+        self.reenactor = Reenactor(self.config)
 
     def __call__(self, features, motion_driving, motion_source, scale):
         tokens = self.canonicalizer(features, motion_source, scale)
@@ -104,16 +108,14 @@ def encoder_canonical(case: Case) -> Outputs:
             mutable=["intermediates"],
         )
         tokens = kept["intermediates"]["reenactor"][last]["__call__"][0]
-        outputs[f"low_{suffix}"] = channels_first(
-            models.pixel_shuffle(tokens_to_image(tokens, side, side), 2)
-        )
+        outputs[f"low_{suffix}"] = channels_first(pixel_shuffle(tokens_to_image(tokens, side, side), 2))
         outputs[f"high_{suffix}"] = channels_first(high)
     return outputs
 
 
 def triplane_decoder(case: Case) -> Outputs:
     features = [channels_last(case.inputs[key]) for key in ("global_features", "detail_features")]
-    module = models.TriplaneGenerator(config_for(2 * features[0].shape[1]))
+    module = TriplaneGenerator(config_for(2 * features[0].shape[1]))
     nothing_lifted = jnp.zeros((*features[0].shape[:3], 0))
     planes = run(case, module, tables.GENERATOR_TRIPLANE, *features, nothing_lifted)
     return {"planes": planes_first(planes)}
@@ -121,7 +123,7 @@ def triplane_decoder(case: Case) -> Outputs:
 
 def background_encoder(case: Case) -> Outputs:
     config = tables.CONFIG
-    module = models.UNet(config.background_widths, config.feature_channels, config.dtype)
+    module = UNet(config.background_widths, config.feature_channels, config.dtype)
     features = run(case, module, tables.BACKGROUND, channels_last(case.inputs["image"]))
     return {"features": channels_first(features)}
 
@@ -146,7 +148,7 @@ def field_decoder(case: Case) -> Outputs:
 def reconstructor(case: Case) -> Outputs:
     """Psi and R end to end, with samples at the left edge of their strata and importance u = 0.5."""
     config = tables.CONFIG
-    module = models.Reconstructor(config)
+    module = Reconstructor(config)
     shapes = tables.variable_shapes(config)
     variables = convert_state(case.state, tables.RECONSTRUCTOR, shapes, "reconstructor").variables
     image = channels_last(case.image("image", (1, 3, config.image_size, config.image_size)))

@@ -1,0 +1,274 @@
+"""The fitted head model as a bridge between the canonical frame and a driving frame.
+
+Two objects, both without gradient:
+
+- `CanonicalFrame`: constants of one head model: its canonical mesh m(0, 0, γ_ca), that mesh's front
+  surface on the texels of the xy-plane, and a few hundred candidates spread over it.
+- `ExpressionField`: observed point -> canonical point, by the surface that a ray meets where the point is
+  close to it, elsewhere by a smooth average of the motions of the nearest candidates. It stands where
+  SPEC section 3 has the part-wise field and needs no nearest-neighbour search.
+
+A vertex's motion is rigid and turns with the neck, so that hair, which stands off the mesh, turns too.
+World units and axes of docs/conventions.md. L texels a side, row 0 at y = -box_warp/2 (tri-plane order:
+rows grow with y).
+"""
+
+from __future__ import annotations
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import struct
+
+from p4d_jax.geometry import axis_angle_to_matrix, exact_products, project
+from p4d_jax.head.model import HeadModel
+from p4d_jax.head.skinning import canonical_vertices
+from p4d_jax.render.raster import Raster, interpolate, rasterize
+from p4d_jax.types import Array, Camera
+
+BOX_WARP = 1.3
+FAR_CAMERA = 60.0  # so far away that its rays are parallel to within half a percent
+SURFACE_REACH = 0.04  # world units around a visible surface where its own offset holds
+BLEND_WIDTH = 0.03  # world units: Gaussian width of the candidates' average
+BLEND_SHARE = 0.5  # of the distance to the nearest candidate: by which it grows
+MIRROR = np.array([-1.0, 1.0, 1.0], np.float32)
+PROXY_DEPTH = 0.0  # z of the texels that the mesh does not cover: the head's middle
+
+
+@struct.dataclass
+class CanonicalFrame:
+    """Constants of one head model that lifting and deformation share.
+
+    Attributes:
+      vertices: (V, 3) the canonical mesh.
+      faces: (F, 3).
+      candidates: (n,) int32 vertices spread over the mesh, dense at lips and lids.
+      covered: (L, L) bool, texels that the canonical mesh's front covers.
+      triangles: (L, L, 3) int32 vertices of the triangle at each texel.
+      barycentric: (L, L, 3).
+      points: (L, L, 3) surface points; uncovered texels lie on the plane z = PROXY_DEPTH.
+      neck_weight: (V,) in [0, 1], how much of the neck's rotation each vertex follows.
+      mirror: (V,) int32 the vertex nearest to each one's mirror image.
+      parts: (V, 4) from `part_labels`.
+      decimated_faces: (f, 3) triangles of the decimated mesh.
+      decimated_triangles, decimated_barycentric: (v, 3) each decimated vertex on the full mesh.
+    """
+
+    vertices: Array
+    faces: Array
+    candidates: Array
+    covered: Array
+    triangles: Array
+    barycentric: Array
+    points: Array
+    neck_weight: Array
+    mirror: Array
+    parts: Array
+    decimated_faces: Array
+    decimated_triangles: Array
+    decimated_barycentric: Array
+
+
+@struct.dataclass
+class ExpressionField:
+    """Observed -> canonical motions of one frame.
+
+    Attributes:
+      camera: of the frame.
+      raster: of the posed mesh, R x R.
+      surface: (R, R, 4) rows of `rigid_motions` of the surface seen there.
+      observed: (n, 3) candidates on the posed mesh.
+      candidates: (n, 4) theirs.
+      neck_rotation: (3, 3) the neck's rotation, undone.
+      parts: (R, R, 4) `CanonicalFrame.parts` of the surface seen there.
+    """
+
+    camera: Camera
+    raster: Raster
+    surface: Array
+    observed: Array
+    candidates: Array
+    neck_rotation: Array
+    parts: Array
+
+
+def part_labels(head: HeadModel, vertices: Array) -> Array:
+    """What of eyes and mouth the vertices (V, 3) of a head that looks ahead are: (V, 4) in [0, 1].
+
+    Channels: eyeball; on it, how near the axis of the gaze, from 1 at the pupil's middle to 0 at the rim;
+    teeth, of heads that have them; the rest of the mouth's inside.
+    """
+    within = jnp.zeros(vertices.shape[0])
+    eyeball, pupil, teeth, mouth = within, within, within, within + 1.0
+    for name in ("left_eyeball", "right_eyeball"):
+        region = head.regions[name]
+        ball = vertices[region]
+        low, high = ball.min(axis=0), ball.max(axis=0)
+        away = jnp.linalg.norm((2 * ball - low - high)[:, :2], axis=-1) / (high - low)[0]
+        eyeball, pupil = eyeball.at[region].set(1.0), pupil.at[region].set(1.0 - away)
+    if "teeth" in head.regions:
+        teeth = teeth.at[head.regions["teeth"]].set(1.0)
+    mouth = mouth.at[head.regions["without_inner_mouth"]].set(0.0) * (1.0 - eyeball) * (1.0 - teeth)
+    return jnp.stack([eyeball, pupil, teeth, mouth], axis=-1)
+
+
+def spread_candidates(head: HeadModel, vertices: np.ndarray, count: int) -> np.ndarray:
+    """`count` vertex indices, farthest-point sampling; lips, lids, eyeballs count four times their size."""
+    stretch = np.ones(len(vertices))
+    for region in ("lips", "eyelids", "left_eyeball", "right_eyeball"):
+        stretch[np.asarray(head.regions[region])] = 4.0
+    chosen = [int(np.argmax(vertices[:, 2]))]
+    distance = np.full(len(vertices), np.inf)
+    for _ in range(count - 1):
+        distance = np.minimum(distance, np.sum((vertices - vertices[chosen[-1]]) ** 2, axis=1))
+        chosen.append(int(np.argmax(distance * stretch**2)))
+    return np.asarray(chosen, np.int32)
+
+
+def orthographic_camera(box_warp: float = BOX_WARP) -> Camera:
+    """A frontal camera so far away that the image is the xy-plane of the box (row 0 at +y)."""
+    cam2world = jnp.eye(4).at[2, 3].set(FAR_CAMERA)
+    focal = FAR_CAMERA / box_warp
+    intrinsics = jnp.array([[focal, 0, 0.5], [0, focal, 0.5], [0, 0, 1.0]])
+    return Camera(cam2world, intrinsics)
+
+
+def build_canonical_frame(
+    head: HeadModel, lifted_size: int, candidates: int = 96, box_warp: float = BOX_WARP
+) -> CanonicalFrame:
+    """Rasterises the canonical mesh from the front, once per head model."""
+    frame = _rasterize_canonical(head, lifted_size, box_warp)
+    chosen = spread_candidates(head, np.asarray(frame.vertices), candidates)
+    return frame.replace(candidates=jnp.asarray(chosen))
+
+
+@functools.partial(jax.jit, static_argnames=("lifted_size", "box_warp"))
+@exact_products
+def _rasterize_canonical(head: HeadModel, lifted_size: int, box_warp: float) -> CanonicalFrame:
+    """The frame, with all vertices for candidates."""
+    vertices = canonical_vertices(head)
+    mirrored = vertices * MIRROR
+    squared = jnp.sum(vertices**2, axis=-1) - 2 * mirrored @ vertices.T
+    raster = rasterize(vertices, head.faces, orthographic_camera(box_warp), lifted_size, True)
+    triangles = head.faces[jnp.maximum(raster.face_index, 0)]
+    points = interpolate(raster, vertices)
+    centre = ((jnp.arange(lifted_size) + 0.5) / lifted_size - 0.5) * box_warp
+    y, x = jnp.meshgrid(-centre, centre, indexing="ij")
+    proxy = jnp.stack([x, y, jnp.full_like(x, PROXY_DEPTH)], -1)
+    points = jnp.where(raster.mask[..., None], points, proxy)
+    return CanonicalFrame(
+        vertices,
+        head.faces,
+        jnp.arange(vertices.shape[0], dtype=jnp.int32),
+        raster.mask[::-1],
+        triangles[::-1],
+        raster.barycentric[::-1],
+        points[::-1],
+        1.0 - head.skinning_weights[:, 0],
+        jnp.argmin(squared, axis=-1).astype(jnp.int32),
+        part_labels(head, vertices),
+        head.decimated_faces,
+        head.decimated_triangles,
+        head.decimated_barycentric,
+    )
+
+
+@exact_products
+def rigid_motions(places: Array, images: Array, neck_weight: Array, neck_rotation: Array) -> Array:
+    """Motions of places (n, 3) to images (n, 3), with shares `neck_weight` (n,) of a rotation (3, 3): (n, 4).
+
+    The motion of a place p with image q and share w takes any point x to q + (I + w (R - I)) (x - p). A row
+    is that motion's constant part and w, so that motions can be averaged; `move` applies them.
+    """
+    share = neck_weight[:, None]
+    turned = places + share * (places @ neck_rotation.T - places)
+    return jnp.concatenate([images - turned, share], axis=-1)
+
+
+@exact_products
+def move(points: Array, motions: Array, neck_rotation: Array) -> Array:
+    """Points (P, 3) under rows (P, 4) of `rigid_motions` about `neck_rotation` (3, 3): (P, 3)."""
+    return points + motions[:, :3] + motions[:, 3:] * (points @ neck_rotation.T - points)
+
+
+def build_expression_field(
+    frame: CanonicalFrame, posed: Array, neck: Array, camera: Camera, resolution: int
+) -> ExpressionField:
+    """The field of one frame whose posed mesh is `posed` (V, 3), for points on rays of `camera`.
+
+    neck: (3,) the neck's rotation in `posed`, axis-angle.
+    """
+    raster = rasterize(posed, frame.faces, camera, resolution, False)
+    back = axis_angle_to_matrix(neck).T
+    motions = rigid_motions(posed, frame.vertices, frame.neck_weight, back)
+    return ExpressionField(
+        camera,
+        raster,
+        interpolate(raster, motions),
+        posed[frame.candidates],
+        motions[frame.candidates],
+        back,
+        interpolate(raster, frame.parts),
+    )
+
+
+@exact_products
+def nearest_average(places: Array, values: Array, points: Array) -> Array:
+    """Values (n, c) at places (n, 3), averaged at points (P, 3) by exp(-d²/width²): (P, c).
+
+    The width grows with the distance to the nearest place, so that values change slowly far from all.
+    """
+    squared = jnp.sum(points**2, axis=-1, keepdims=True) - 2 * points @ places.T + jnp.sum(places**2, axis=-1)
+    nearest = jnp.maximum(squared.min(axis=-1, keepdims=True), 0.0)
+    return jax.nn.softmax(-squared / (BLEND_WIDTH**2 + BLEND_SHARE**2 * nearest), axis=-1) @ values
+
+
+def surface_seen(
+    field: ExpressionField, points: Array, values: Array | None = None
+) -> tuple[Array, Array, Array]:
+    """The posed mesh on the rays of points (P, 3), between those of the four pixels around that show it near.
+
+    values: (R, R, c) of the surface seen there; None for its motions.
+
+    Returns:
+      distance - depth of the mesh (P,); how near that is (P,), 1 on the mesh, 0 where there is none; the
+      surface's values (P, c).
+    """
+    values = field.surface if values is None else values
+    depth = field.raster.depth
+    size, count = depth.shape[0], values.shape[-1]
+    place = project(field.camera, points)[0] * size - 0.5
+    corner = jnp.floor(place)
+    share = place - corner
+    distance = jnp.linalg.norm(points - field.camera.cam2world[:3, 3], axis=-1)
+    pixels = jnp.concatenate([values, depth[..., None]], axis=-1).reshape(size * size, count + 1)
+
+    def pixel(right: int, down: int) -> tuple[Array, Array]:
+        column = jnp.clip(corner[:, 0].astype(jnp.int32) + right, 0, size - 1)
+        row = jnp.clip(corner[:, 1].astype(jnp.int32) + down, 0, size - 1)
+        seen = pixels[row * size + column]
+        gap = distance - seen[:, count]
+        near = jnp.where(seen[:, count] > 0, jnp.exp(-((gap / SURFACE_REACH) ** 2)), 0.0)
+        weight = jnp.abs(1 - right - share[:, 0]) * jnp.abs(1 - down - share[:, 1]) * near
+        return weight, jnp.concatenate([seen[:, :count], gap[:, None], near[:, None]], axis=-1)
+
+    around = [pixel(right, down) for right in (0, 1) for down in (0, 1)]
+    total = sum(weight for weight, _ in around) + 1e-8
+    mean = sum(weight[:, None] * value for weight, value in around) / total[:, None]
+    return mean[:, count], mean[:, count + 1], mean[:, :count]
+
+
+def apply_expression_field(field: ExpressionField, points: Array) -> Array:
+    """Observed points (P, 3) -> canonical points (P, 3). No gradient."""
+    _, near, surface = surface_seen(field, points)
+    average = nearest_average(field.observed, field.candidates, points)
+    motions = near[:, None] * surface + (1 - near[:, None]) * average
+    return jax.lax.stop_gradient(move(points, motions, field.neck_rotation))
+
+
+def snap_to_surface(field: ExpressionField, points: Array, directions: Array) -> Array:
+    """Rendered surface points (P, 3) pulled along their rays (P, 3) on to the posed mesh where it is near."""
+    gap, near, _ = surface_seen(field, points)
+    return points - (near * gap)[:, None] * directions

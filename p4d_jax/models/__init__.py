@@ -1,1 +1,0 @@
-"""Networks: reconstructor, genhead, discriminator, motion, identity, perceptual."""

@@ -1,0 +1,193 @@
+"""OpenHeads: endless synthetic portraits of a parametric head, rendered on the device.
+
+An identity is a shape, an appearance (openheads_appearance), a haircut (openheads_hair), a bust
+(openheads_bust); a scene is light (openheads_light), background and sensor. `make_clip` draws all of them
+from one key; `render_openheads` shows one identity from any camera in any expression: the truth for novel
+views. Shading is deferred: light and geometry a vertex, colour and noise a pixel. Domain randomisation
+follows Wood et al., "Fake It Till You Make It" (ICCV 2021). Colours are linear until the sensor.
+"""
+
+from __future__ import annotations
+
+import functools
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+
+from p4d_jax.data.motion import random_motion
+from p4d_jax.data.samples import HeadClip, Portrait
+from p4d_jax.head.actions import Motion
+from p4d_jax.head.model import HeadModel
+from p4d_jax.openheads.background import _blur, _shrink, develop, paint_background, paint_sharp_background
+from p4d_jax.openheads.people import Identity, random_cameras, random_identity, random_portrait_params
+from p4d_jax.openheads.scene import DEFAULTS, OpenHeadsScene, OpenHeadsSettings, prepare_scene
+from p4d_jax.openheads.shading import build_surface, shade
+from p4d_jax.types import SHAPE_SIZE, Array, FrameParams
+
+
+@struct.dataclass
+class Portraits:
+    """Renderings of an identity, leading axis frames; fields as in `HeadClip`."""
+
+    image: Array
+    mask: Array
+    face_mask: Array
+    depth: Array
+    background: Array
+
+
+def _render_frame(stage, identity, motion, camera, noise_key, background, resolution, settings):
+    """One portrait: image, mask, face mask, depth of (S, S, C)."""
+    factor = settings.supersample
+    surface = build_surface(stage, identity, motion)
+    color, mask, face, depth = shade(stage, identity, surface, camera, resolution * factor)
+    scene = identity.scene
+    mask, face = mask[..., None].astype(jnp.float32), face[..., None].astype(jnp.float32)
+    # Composited in display values, as a lens blurs, so that the background is the same picture everywhere.
+    front = _shrink(develop(color, scene) * mask, factor)
+    depth = _shrink(depth[..., None], factor) / jnp.maximum(_shrink(mask, factor), 1e-6)
+    present = _shrink(mask, factor)
+    depth = jnp.where(present > 0, depth, 0.0)
+    stacked = _blur(jnp.concatenate([front, present, _shrink(face, factor)], -1), scene.blur)
+    front, soft, face = stacked[..., :3], stacked[..., 3:4], stacked[..., 4:]
+    image = front + (1.0 - soft) * background
+    image += scene.noise * jax.random.normal(noise_key, image.shape)
+    return jnp.clip(image, 0.0, 1.0) * 2.0 - 1.0, soft, face, depth
+
+
+def _render(
+    stage, identity, params: FrameParams, key, resolution: int, settings: OpenHeadsSettings
+) -> Portraits:
+    scene = identity.scene
+    background = paint_background(scene.background_key, resolution)
+    if settings.sharp_backgrounds:
+        key_of_chance, key_of_sharp = jax.random.split(jax.random.fold_in(scene.background_key, 1))
+        is_sharp = jax.random.bernoulli(key_of_chance, settings.sharp_backgrounds)
+        background = jnp.where(is_sharp, paint_sharp_background(key_of_sharp, resolution), background)
+    background = jnp.clip(develop(background, scene), 0.0, 1.0)
+    frames = params.expression.shape[0]
+
+    def one(frame):
+        motion, camera, noise_key = frame
+        return _render_frame(stage, identity, motion, camera, noise_key, background, resolution, settings)
+
+    motion = Motion(params.expression, params.pose, params.eyes)
+    frames = (motion, params.camera, jax.random.split(key, frames))
+    image, mask, face, depth = jax.lax.map(one, frames) if _on_cpu() else jax.vmap(one)(frames)
+    return Portraits(image, mask, face, depth, background * 2.0 - 1.0)
+
+
+def _on_cpu() -> bool:
+    """One frame after another keeps a CPU's caches warm; accelerators want them side by side."""
+    return jax.default_backend() == "cpu"
+
+
+@functools.partial(jax.jit, static_argnames=("resolution", "settings"))
+def render_stage(
+    stage: OpenHeadsScene,
+    identity: Identity,
+    params: FrameParams,
+    key: Array,
+    resolution: int,
+    settings: OpenHeadsSettings,
+) -> Portraits:
+    """`render_openheads` on a prepared stage, for use inside other compiled programs."""
+    return _render(stage, identity, params, key, resolution, settings)
+
+
+def render_openheads(
+    head: HeadModel,
+    identity: Identity,
+    params: FrameParams,
+    key: Array,
+    resolution: int = 128,
+    settings: OpenHeadsSettings = DEFAULTS,
+) -> Portraits:
+    """Shows one identity in any frames: the truth for novel views and other expressions.
+
+    Args:
+      head: the model.
+      identity: from `random_identity` or `clip_identity`; its shape is used, not `params.shape`.
+      params: frames, leading axis (F,).
+      key: sensor noise.
+      resolution: pixels a side.
+      settings: supersampling and sensor.
+    """
+    return render_stage(prepare_scene(head), identity, params, key, resolution, settings)
+
+
+def clip_on_stage(
+    stage: OpenHeadsScene, key: Array, frames: int, resolution: int, settings: OpenHeadsSettings
+) -> HeadClip:
+    """`make_clip` on a prepared stage: a pure function, for use inside other compiled programs."""
+    keys = jax.random.split(key, 4)
+    identity = random_identity(keys[0], stage, settings)
+    motion = random_motion(keys[1], frames, stage.head.expression_names, settings.closed_eyes)
+    camera = random_cameras(keys[2], frames, settings)
+    shape = jnp.broadcast_to(identity.shape, (frames, SHAPE_SIZE))
+    params = FrameParams(camera, shape, motion.expression, motion.pose, motion.eyes)
+    shown = _render(stage, identity, params, keys[3], resolution, settings)
+    return HeadClip(shown.image, shown.mask, shown.face_mask, shown.depth, shown.background, params)
+
+
+@functools.partial(jax.jit, static_argnames=("frames", "resolution", "settings"))
+def clips_on_stage(
+    stage: OpenHeadsScene, keys: Array, frames: int, resolution: int, settings: OpenHeadsSettings
+) -> HeadClip:
+    """`make_clips` on a prepared stage."""
+
+    def one(key):
+        return clip_on_stage(stage, key, frames, resolution, settings)
+
+    return jax.lax.map(one, keys) if _on_cpu() else jax.vmap(one)(keys)
+
+
+def make_clips(
+    head: HeadModel,
+    keys: Array,
+    frames: int,
+    resolution: int = 128,
+    settings: OpenHeadsSettings = DEFAULTS,
+) -> HeadClip:
+    """One clip a key: `HeadClip` with leading axis (N,), the same as N calls of `make_clip`.
+
+    Args:
+      head: a head whose expression basis names ARKit's actions (the embedded 'openhead').
+      keys: (N,) typed or (N, 2) raw random keys.
+      frames: frames a clip. resolution: pixels a side.
+      settings: ranges.
+    """
+    if frames < 1 or resolution < 8:
+        raise ValueError(f"frames, resolution: got {frames}, {resolution}; expected at least 1 and 8")
+    return clips_on_stage(prepare_scene(head), keys, frames, resolution, settings)
+
+
+def make_clip(
+    head: HeadModel,
+    key: Array,
+    frames: int,
+    resolution: int = 128,
+    settings: OpenHeadsSettings = DEFAULTS,
+) -> HeadClip:
+    """A clip of one random identity, all from one key: see `make_clips`."""
+    clips = make_clips(head, key[None], frames, resolution, settings)
+    return jax.tree.map(lambda value: value[0], clips)
+
+
+@functools.partial(jax.jit, static_argnames=("resolution", "settings"))
+def portraits_on_stage(
+    stage: OpenHeadsScene, keys: Array, resolution: int, settings: OpenHeadsSettings
+) -> Portrait:
+    """One picture of one person for each key; necks are straight and cameras carry the heads' rotations."""
+
+    def one(key: Array) -> Portrait:
+        keys = jax.random.split(key, 4)
+        identity = random_identity(keys[0], stage, settings)
+        params = random_portrait_params(keys[1], keys[2], stage, identity.shape, settings)
+        shown = _render(
+            stage, identity, jax.tree.map(lambda x: x[None], params), keys[3], resolution, settings
+        )
+        return Portrait(shown.image[0], shown.mask[0], params)
+
+    return jax.lax.map(one, keys) if _on_cpu() else jax.vmap(one)(keys)

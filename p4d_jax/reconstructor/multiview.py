@@ -1,0 +1,204 @@
+"""Pseudo views: what a frozen static model says of the sides that a film does not show (SPEC section 8, v2).
+
+Real films show a head from one side at a time. The static model Psi_3d, which reconstructs and does not
+reenact, turns a film's frame into other views, for two ends:
+
+- motion: with a probability, the motion vector of the driving frame is taken from such a view, so that it
+  cannot carry the view (only where motion is seen in pictures);
+- appearance: every few steps Psi's picture from a random side, without background, is compared with
+  Psi_3d's of the driving frame.
+
+Psi_3d makes heads with shut eyes a little larger than those with open ones; its box is scaled by how far the
+eyes are open. Source: Portrait4D-v2 (arXiv 2403.13570).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+
+from p4d_jax.data.samples import HeadPair
+from p4d_jax.genhead.synthesis import SynthesisSettings, look_at_cameras
+from p4d_jax.head.landmarks import landmarks70
+from p4d_jax.head.model import HeadModel
+from p4d_jax.reconstructor.field import posed_vertices
+from p4d_jax.reconstructor.losses import Rendered, over_black
+from p4d_jax.reconstructor.step import (
+    Constants,
+    ReconstructorTraining,
+    TrainingHooks,
+    build_samples,
+    learning_variables,
+    move_psi,
+    render_samples,
+    resize_to,
+    step_keys,
+)
+from p4d_jax.train.devices import replicated, split
+from p4d_jax.train.state import TrainState
+from p4d_jax.types import Array, Camera, FrameParams
+
+LIDS = ((37, 41), (38, 40), (43, 47), (44, 46))  # iBUG numbers, from 0: upper and lower lid
+CORNERS = ((36, 39), (42, 45))
+
+
+@dataclasses.dataclass(frozen=True)
+class PseudoViews:
+    """The static model and how it is used.
+
+    Attributes:
+      training: Psi_3d, with the settings of the trained Psi's views.
+      every: steps between the comparisons from a random side; 0 makes none.
+      weight: of the comparison.
+      motion_share: probability that a motion vector is seen in a pseudo view.
+      cameras: ranges of the random sides.
+    """
+
+    training: ReconstructorTraining
+    every: int = 4
+    weight: float = 1.0
+    motion_share: float = 0.9
+    cameras: SynthesisSettings = dataclasses.field(default_factory=SynthesisSettings)
+
+
+def box_scale(head: HeadModel, shape: Array, params: FrameParams) -> Array:
+    """() by how much Psi_3d's box is scaled for a frame: clip(0.97 + 0.1 r, 0.97, 1), r the eyes' opening.
+
+    r is the lids' distance over the eyes' width, in 3D.
+    """
+    points = landmarks70(head, posed_vertices(head, shape, params), 0.0)
+    gap = lambda pairs: jnp.stack([jnp.linalg.norm(points[a] - points[b]) for a, b in pairs]).mean()
+    return jnp.clip(0.97 + 0.1 * gap(LIDS) / gap(CORNERS), 0.97, 1.0)
+
+
+def turned(pairs: HeadPair, cameras: Camera, straight: bool) -> FrameParams:
+    """The targets' parameters (B,) before other cameras; `straight`: with the neck's rotation undone."""
+    params = pairs.params.replace(camera=cameras)
+    return params.replace(pose=params.pose.at[:, :3].set(0.0)) if straight else params
+
+
+def static_pairs_of(pairs: HeadPair, params: FrameParams) -> HeadPair:
+    """Psi_3d's pairs: the driving frame is the source, its own motion is shown in another view."""
+    return HeadPair(
+        pairs.image, pairs.params.replace(shape=pairs.source_params.shape), pairs.image, params, pairs.mask,
+        jnp.zeros_like(pairs.scale), face_mask=pairs.face_mask,
+    )  # fmt: skip
+
+
+def look_from_elsewhere(
+    views: PseudoViews,
+    resolution: int,
+    static: Constants,
+    variables: dict,
+    pairs: HeadPair,
+    params: FrameParams,
+    keys: Array,
+) -> Rendered:
+    """Psi_3d's views of the driving frames under other parameters. No gradient."""
+    scales = jax.vmap(functools.partial(box_scale, static.head))(pairs.source_params.shape, pairs.params)
+    samples = build_samples(views.training, resolution, False, static, static_pairs_of(pairs, params), keys)
+    # At scale 0 a motion has no effect: any numbers will do.
+    still = jnp.zeros((len(keys), views.training.reconstructor.config.motion_size))
+    samples = samples.replace(motion_source=still, motion_driving=still, box_scale=scales)
+    return jax.lax.stop_gradient(render_samples(views.training, variables, samples, None))
+
+
+def pseudo_driving(
+    views: PseudoViews,
+    resolution: int,
+    state: TrainState,
+    static: Constants,
+    variables: dict,
+    pairs: HeadPair,
+) -> HeadPair:
+    """Pairs (B,) whose driving pictures are, with probability `motion_share`, Psi_3d's of the target."""
+    # A motion encoder looks at whole pictures.
+    whole = dataclasses.replace(views.training.config, crop=0)
+    views = dataclasses.replace(views, training=dataclasses.replace(views.training, config=whole))
+    keys = step_keys(state, 5, pairs.scale.shape[0] + 2)
+    first, second = (jax.random.wrap_key_data(keys[k]) for k in (-1, -2))
+    params = turned(pairs, look_at_cameras(first, pairs.scale.shape[0], views.cameras), straight=False)
+    seen = look_from_elsewhere(views, resolution, static, variables, pairs, params, keys[:-2])
+    chosen = jax.random.uniform(second, pairs.scale.shape) < views.motion_share
+
+    def pick(new, old):
+        return jax.tree.map(lambda a, b: jnp.where(chosen.reshape(-1, *(1,) * (a.ndim - 1)), a, b), new, old)
+
+    return pairs.replace(driving=pick(seen.image, pairs.image), driving_params=pick(params, pairs.params))
+
+
+def multiview_step(
+    training: ReconstructorTraining,
+    views: PseudoViews,
+    resolution: int,
+    state: TrainState,
+    rate: Array,
+    constants: Constants,
+    static: Constants,
+    variables: dict,
+    pairs: HeadPair,
+) -> tuple[TrainState, dict[str, Array]]:
+    """Psi's step on looking like Psi_3d from a random side, `every` times as heavy.
+
+    Args:
+      constants, static: of Psi and of Psi_3d. variables: Psi_3d's.
+    """
+    count = pairs.scale.shape[0]
+    keys = step_keys(state, 4, count + 1)
+    cameras = look_at_cameras(jax.random.wrap_key_data(keys[-1]), count, views.cameras)
+    params = turned(pairs, cameras, straight=True)
+    targets = without_background(
+        look_from_elsewhere(views, resolution, static, variables, pairs, params, keys[:-1])
+    )
+    samples = build_samples(
+        training, resolution, False, constants, pairs.replace(params=params, depth=None), keys[:-1]
+    )
+
+    def objective(params):
+        out = render_samples(training, learning_variables(training, state, params), samples, None)
+        loss = views.weight * constants.loss_networks.perceptual(without_background(out), targets)
+        return views.every * loss, loss
+
+    gradients, loss = jax.grad(objective, has_aux=True)(state.params)
+    return move_psi(training, state, rate, gradients), {"multiview": loss}
+
+
+def without_background(out: Rendered) -> Array:
+    """(B, kc, kc, 3) pictures, black where the head is not."""
+    size = out.image.shape[1]
+    return over_black(out.image, jax.vmap(lambda x: resize_to(x, size))(out.opacity))
+
+
+def pseudo_view_programs(
+    training: ReconstructorTraining, views: PseudoViews, static: Constants, variables: dict
+) -> TrainingHooks:
+    """What v2 adds to `reenact_step.build_step`.
+
+    Args:
+      static, variables: Psi_3d's arrays, on every device.
+    """
+    whole, shares = replicated(training.mesh), split(training.mesh)
+
+    @functools.cache
+    def describing(resolution: int):
+        return jax.jit(functools.partial(pseudo_driving, views, resolution), out_shardings=shares)
+
+    @functools.cache
+    def regularising(resolution: int):
+        return jax.jit(
+            functools.partial(multiview_step, training, views, resolution),
+            out_shardings=whole,
+            donate_argnums=0,
+        )
+
+    def describe(resolution: int, state: TrainState, pairs: HeadPair) -> HeadPair:
+        return describing(resolution)(state, static, variables, pairs)
+
+    def regularise(resolution: int, state: TrainState, rate: Array, constants: Constants, pairs: HeadPair):
+        return regularising(resolution)(state, rate, constants, static, variables, pairs)
+
+    seen = training.motion_encoder is not None and views.motion_share > 0
+    return TrainingHooks(describe if seen else None, regularise if views.every else None, views.every)

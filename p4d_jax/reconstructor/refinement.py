@@ -1,0 +1,69 @@
+"""The rendered picture mixed with the photo seen at its surface (not in the paper)."""
+
+from __future__ import annotations
+
+import flax.linen as nn
+import jax.numpy as jnp
+
+from p4d_jax.nn.layers import conv3, leaky
+from p4d_jax.types import Array
+
+PART_CHANNELS = 4  # `head.expression_field.part_labels`
+# Colours that a new refinement paints them in: eyes white at the rim and dark in the middle, teeth white, the
+# mouth's inside dark.
+PAINT = (0.8, -1.6, 0.5, -0.8)
+
+
+def paint_of_parts(key: Array, shape: tuple[int, int], dtype=jnp.float32) -> Array:
+    """Initial weights (PART_CHANNELS, 3) of the paint."""
+    del key
+    return jnp.broadcast_to(jnp.asarray(PAINT, dtype)[:, None], shape)
+
+
+class GuidedRefinement(nn.Module):
+    """The rendered picture, and the photo seen at the rendered surface, mixed pixel by pixel.
+
+    A 3D-anchored stand-in for detail that a small super-resolution would have to invent: each pixel is a
+    convex mixture of the rendered colour; the three of `look_up_source`; the background, which stands still,
+    at the same pixel of the photo; where a relief is known, the colour of what the photo shows nearby; and
+    paint for eyes, teeth and the mouth's inside, since what lids or lips hide in the photo is seen nowhere
+    in it. And a correction.
+    """
+
+    features: tuple[int, ...]
+
+    @nn.compact
+    def __call__(
+        self, image: Array, guide: Array, opacity: Array, parts: Array, nearby: Array | None = None
+    ) -> Array:
+        """image (B, S, S, 3) in [-1, 1], guide (B, S, S, 15), opacity (B, S, S, 1) -> (B, S, S, 3).
+
+        The guide is `look_up_source` (12) and the photo's background at the same pixel (3). parts:
+        (B, S, S, 4) `lifting.part_labels` of the surface. Of a model with a relief, nearby: (B, S, S, 4)
+        `look_up_nearby`; else nothing is nearby.
+        """
+        more = [] if nearby is None else [nearby]
+        x = jnp.concatenate([image, guide, 2.0 * opacity - 1.0, *more, parts], axis=-1)
+        for index, features in enumerate(self.features):
+            x = leaky(conv3(features, name=f"conv{index}")(x))
+        by_mesh, by_point, by_other_side, behind = jnp.split(guide, (4, 8, 12), axis=-1)
+        opacity = opacity[..., 0]
+        colours = [image, by_mesh[..., :3], by_point[..., :3], by_other_side[..., :3], behind]
+        shown = [
+            jnp.ones_like(opacity),
+            nn.relu(by_mesh[..., 3]),
+            opacity * by_point[..., 3],
+            opacity * by_other_side[..., 3],
+            1.0 - opacity,
+        ]
+        if nearby is not None:
+            colours.append(nearby[..., :3])
+            shown.append(opacity)
+        # The same for all people: how light or dark they are is left to the shares and the correction.
+        colours.append(nn.Dense(3, name="paint", kernel_init=paint_of_parts)(parts))
+        shown.append(parts[..., (0, 2, 3)].sum(-1))
+        count = len(shown)
+        x = conv3(count + 3, name="mix", init=nn.initializers.normal(0.01))(x)
+        shares = nn.softmax(x[..., :count], axis=-1) * jnp.stack(shown, axis=-1)
+        shares = shares / (shares.sum(-1, keepdims=True) + 1e-6)
+        return jnp.sum(shares[..., None, :] * jnp.stack(colours, axis=-1), axis=-1) + x[..., count:]

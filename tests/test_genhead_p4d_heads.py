@@ -1,0 +1,129 @@
+"""The data set `p4d_heads`: TFDS gives back, bit for bit, what was put in; what is not whole is not there."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from p4d_jax.errors import UserError
+from p4d_jax.genhead import p4d_heads
+from p4d_jax.genhead.synthesis import SyntheticHead
+from p4d_jax.types import FrameParams
+
+GRID = (2, 3)  # motions, views
+SHAPES = {
+    "image": (*GRID, 8, 8, 3), "opacity": (*GRID, 4, 4), "depth": (*GRID, 4, 4), "features": (*GRID, 4, 4, 5),
+    "correspondence": (*GRID, 8, 8, 3), "landmarks": (*GRID, 70, 2), "points": (*GRID, 6, 3),
+    "plane_features": (*GRID, 6, 4), "motion": (*GRID, 109), "params": (*GRID, 437),
+    "background": (4, 4, 5), "latent": (7,), "conditioning": (25,),
+}  # fmt: skip
+
+
+def random_sample(seed: int) -> SyntheticHead:
+    rng = np.random.default_rng(seed)
+    values = {name: jnp.asarray(rng.uniform(-1, 1, shape), jnp.float32) for name, shape in SHAPES.items()}
+    return SyntheticHead(**values | {"params": FrameParams.from_vector(values["params"])})
+
+
+def record(seed: int) -> dict[str, np.ndarray]:
+    return jax.tree.map(np.asarray, p4d_heads.encode_sample(random_sample(seed)))
+
+
+@pytest.fixture(scope="module")
+def spec():
+    return p4d_heads.record_spec(random_sample(0))
+
+
+@pytest.fixture(scope="module")
+def stored(tmp_path_factory, spec):
+    """A finished data set of two shards of two records."""
+    folder = tmp_path_factory.mktemp("data")
+    dataset = p4d_heads.dataset_folder(folder, "dynamic")
+    p4d_heads.start_dataset(dataset, {"seed": 0})
+    for shard in range(2):
+        path = p4d_heads.shard_path(dataset, shard, 2)
+        p4d_heads.write_shard(path, spec, [record(2 * shard), record(2 * shard + 1)])
+    p4d_heads.finish_dataset(dataset, spec, 2, 2)
+    return folder
+
+
+def assert_same(found: dict, expected: dict) -> None:
+    assert found.keys() == expected.keys() == SHAPES.keys()
+    for name, value in expected.items():
+        assert found[name].dtype == value.dtype and found[name].shape == SHAPES[name], name
+        assert found[name].tobytes() == value.tobytes(), name
+
+
+def test_tfds_reads_every_field_bit_for_bit_without_this_package(stored):
+    import tensorflow_datasets as tfds
+
+    source = tfds.data_source("p4d_heads/dynamic", split="train", data_dir=str(stored))
+    assert len(source) == 4
+    for number in (3, 0, 2, 1):
+        assert_same(source[number], record(number))
+    builder = tfds.builder_from_directory(str(p4d_heads.dataset_folder(stored, "dynamic")))
+    assert builder.name == "p4d_heads" and builder.info.splits["train"].shard_lengths == [2, 2]
+    features = {name: (feature.shape, feature.np_dtype) for name, feature in builder.info.features.items()}
+    assert features == {name: (SHAPES[name], record(0)[name].dtype) for name in SHAPES}
+    assert_same(p4d_heads.read_heads(stored, "dynamic")[1], record(1))
+
+
+def test_bits_of_any_number_survive(tmp_path, spec):
+    """Infinities, NaNs with payload, subnormals, minus zero."""
+    rng = np.random.default_rng(0)
+    wild = {
+        name: np.frombuffer(rng.bytes(leaf.size * leaf.dtype.itemsize), leaf.dtype).reshape(leaf.shape)
+        for name, leaf in spec.items()
+    }
+    path = tmp_path / "shard"
+    p4d_heads.write_shard(path, spec, [wild])
+    assert_same(p4d_heads.read_shard(path, spec)[0], wild)
+
+
+def test_a_record_loses_what_is_documented_and_no_more(spec):
+    sample = random_sample(0)
+    back = p4d_heads.decode_sample(record(0))
+    for name in p4d_heads.EXACT:
+        for ours, theirs in zip(
+            jax.tree.leaves(getattr(back, name)), jax.tree.leaves(getattr(sample, name)), strict=True
+        ):
+            np.testing.assert_array_equal(ours, theirs)
+    np.testing.assert_allclose(back.image, sample.image, atol=0.5 / 127.5 + 1e-6)
+    for name in ("opacity", "features", "correspondence", "plane_features", "background"):
+        np.testing.assert_allclose(getattr(back, name), getattr(sample, name), rtol=2**-11, atol=2**-24)
+    bright = p4d_heads.encode_sample(sample.replace(image=jnp.full(SHAPES["image"], 1.7)))
+    assert (bright["image"] == 255).all()  # a network's output beyond the range is cut, not wrapped
+    assert p4d_heads.record_bytes(spec) == sum(value.nbytes for value in record(0).values())
+
+
+def test_a_shard_that_is_not_whole_is_not_there(tmp_path, spec):
+    dataset = p4d_heads.dataset_folder(tmp_path, "static")
+    p4d_heads.start_dataset(dataset, {"seed": 0})
+
+    def broken():
+        yield record(0)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        p4d_heads.write_shard(p4d_heads.shard_path(dataset, 0, 2), spec, broken())
+    assert [path.name for path in dataset.iterdir()] == ["recipe.json"]
+    p4d_heads.write_shard(p4d_heads.shard_path(dataset, 1, 2), spec, [record(0)])
+    assert p4d_heads.missing_shards(dataset, 2) == [0]
+    with pytest.raises(ValueError, match="1 of 2 are missing"):
+        p4d_heads.finish_dataset(dataset, spec, 2, 1)
+    with pytest.raises(UserError, match="no finished data set p4d_heads/static"):
+        p4d_heads.read_heads(tmp_path, "static")
+
+
+def test_records_of_another_form_are_refused(tmp_path, spec):
+    with pytest.raises(ValueError, match="depth"):
+        p4d_heads.write_shard(tmp_path / "shard", spec, [record(0) | {"depth": np.zeros((4, 4), np.float32)}])
+    assert not list(tmp_path.iterdir())
+
+
+def test_shards_of_two_recipes_do_not_mix(tmp_path):
+    recipe = {"seed": 0, "settings": {"samples": (4, 4)}}
+    p4d_heads.start_dataset(tmp_path, recipe)
+    p4d_heads.start_dataset(tmp_path, recipe)
+    with pytest.raises(UserError, match="seed=0, not 1"):
+        p4d_heads.start_dataset(tmp_path, recipe | {"seed": 1})

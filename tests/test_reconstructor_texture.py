@@ -1,0 +1,239 @@
+"""The photo as a texture of the canonical head, and the refinement that mixes it in."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from synthetic_head import sphere
+
+from p4d_jax import assets
+from p4d_jax.geometry import look_at_camera, project
+from p4d_jax.head.expression_field import (
+    CanonicalFrame,
+    build_canonical_frame,
+    build_expression_field,
+    surface_seen,
+)
+from p4d_jax.head.model import HeadModel
+from p4d_jax.head.skinning import head_vertices
+from p4d_jax.reconstructor.config import ReconstructorConfig
+from p4d_jax.reconstructor.model import GUIDE_CHANNELS, NEARBY_CHANNELS
+from p4d_jax.reconstructor.refinement import PART_CHANNELS, GuidedRefinement
+from p4d_jax.reconstructor.texture import (
+    GRAZING,
+    SQUARE,
+    SourceTexture,
+    build_source_texture,
+    facing,
+    look_up_features,
+    look_up_nearby,
+    look_up_source,
+    mesh_depth_and_alpha,
+    seen_by,
+)
+from p4d_jax.render.rays import rays_through
+
+SIZE = 64
+
+
+class LookedUp(NamedTuple):
+    """See the fixture."""
+
+    head: HeadModel
+    frame: CanonicalFrame
+    texture: SourceTexture
+    uv: np.ndarray
+    found: np.ndarray
+    on_mesh: np.ndarray
+    front: np.ndarray
+    features: np.ndarray
+    nearby: dict
+
+
+@pytest.fixture(scope="module")
+def looked_up():
+    """An open-mouthed head, turned by 0.4 rad in a photo of which red and green are the place and blue is the
+    head: its vertices' places, what `look_up_source` finds at them in a view from the other side, with
+    another expression, which of them that view sees, and of the front's what `look_up_features` and
+    `look_up_nearby` find at their canonical points; of the last also at their mirror images, and off the
+    mesh, and without a person. The features are the colour and the mesh's own relief."""
+    head = assets.head_model("openhead")
+    frame = build_canonical_frame(head, 256)
+    expression = jnp.zeros(100).at[head.expression_names.index("mouthSmileLeft")].set(0.8)
+    pose = jnp.zeros(6).at[3].set(0.3)
+    posed = jax.jit(head_vertices)(head, jnp.zeros(300), expression, pose, jnp.zeros(6))
+    camera = look_at_camera(0.4, 0.0, 4.0)
+    centres = (np.arange(SIZE) + 0.5) / SIZE
+    image = jnp.stack([*np.meshgrid(centres, centres), np.full((SIZE, SIZE), 0.5)], -1).astype(jnp.float32)
+    texture = jax.jit(build_source_texture)(image, frame, posed, pose[:3], camera)
+    image = image.at[..., 2].set(mesh_depth_and_alpha(texture, SIZE)[..., 1] - 0.5)
+    texture = texture.replace(image=image, person=image, background=image)
+    front = np.asarray(head.regions["front"])
+    uv = np.asarray(project(camera, posed)[0])
+    driving = jax.jit(head_vertices)(head, jnp.zeros(300), 0 * expression, 0.9 * pose, jnp.zeros(6))
+    view = look_at_camera(-0.1, 0.0, 4.0)
+    field = build_expression_field(frame, driving, pose[:3], view, 128)
+    on_mesh = np.asarray(surface_seen(field, driving)[1])
+    found = np.asarray(jax.jit(look_up_source)(texture, field, driving, frame.vertices))
+    pixels = jnp.concatenate([image[::2, ::2], mesh_depth_and_alpha(texture, SIZE // 2)], axis=-1)
+    points = frame.vertices[front]
+    features = jax.jit(look_up_features)(texture.with_features(pixels), points)
+    shown, empty, near = (
+        texture.with_features(pixels),
+        texture.with_features(0 * pixels),
+        jax.jit(look_up_nearby),
+    )
+    skin, flip = jnp.ones(len(front)), jnp.array([-1.0, 1.0, 1.0])
+    nearby = {
+        "here": near(shown, points, skin),
+        "mirrored": near(shown, points * flip, skin),
+        "off": near(shown, points, 0 * skin),
+        "empty": near(empty, points, skin),
+    }
+    nearby = {name: np.asarray(value) for name, value in nearby.items()}
+    return LookedUp(head, frame, texture, uv, found, on_mesh, front, np.asarray(features), nearby)
+
+
+def test_front_vertices_are_found_where_the_photo_shows_them(looked_up):
+    uv, found = looked_up.uv[looked_up.front], looked_up.found[looked_up.front]
+    seen = found[:, 3] > 0.9
+    assert seen.mean() > 0.4
+    error = np.abs(found[seen, :2] - uv[seen]).max(1)
+    assert np.median(error) < 0.002 and np.quantile(error, 0.99) < 0.02  # shares of the photo's side
+
+
+def test_what_a_view_sees_of_the_mesh_is_found_in_the_photo_mouth_and_eyes_too(looked_up):
+    shown = looked_up.on_mesh > 0.99
+    for region in ("front", "inner_mouth", "left_eyeball", "lips", "ears"):
+        chosen = np.asarray(looked_up.head.regions[region])
+        chosen = chosen[shown[chosen] & (looked_up.found[chosen, 7] > 0.5)]
+        assert len(chosen) > 5, region
+        error = np.abs(looked_up.found[chosen, 4:6] - looked_up.uv[chosen]).max(1)
+        assert np.quantile(error, 0.9) < 0.01, region
+    # Mirror images: the place of the vertex on the other side.
+    other = np.asarray(looked_up.frame.mirror)
+    mirrored = np.asarray(looked_up.frame.vertices) * np.array([-1, 1, 1])
+    exact = np.linalg.norm(looked_up.frame.vertices[other] - mirrored, axis=1) < 0.002
+    chosen = shown & exact & (looked_up.found[:, 11] > 0.5)
+    assert chosen.sum() > 500
+    error = np.abs(looked_up.found[chosen, 8:10] - looked_up.uv[other][chosen]).max(1)
+    assert np.quantile(error, 0.9) < 0.01
+
+
+def test_a_turned_photo_hides_one_side_and_the_other_side_stands_in(looked_up):
+    found = looked_up.found[looked_up.front]
+    hidden = found[:, 3] < 0.1
+    assert 0.02 < hidden.mean() < 0.5
+    assert (found[hidden, 11] > 0.9).mean() > 0.3
+
+
+def test_points_see_the_features_of_their_pixel(looked_up):
+    features = looked_up.features
+    uv, shown = looked_up.uv[looked_up.front], looked_up.found[looked_up.front]
+    inside = features[:, 7] == 1
+    assert inside.mean() > 0.5 and np.all(features[~inside, :7] == 0)
+    opaque, gap = features[:, 3] > 0.99, features[:, 6]
+    # Half as many pixels: those that were kept lie half a pixel further left and up.
+    error = np.abs(features[opaque, :2] + 0.5 / SIZE - uv[opaque]).max(1)
+    assert np.quantile(error, 0.95) < 0.04
+    assert np.all(np.abs(features[:, 8:]) < 1)
+    # At the photo's surface there is no gap, and what the photo hides lies behind it.
+    seen = shown[:, 3] > 0.9
+    assert np.median(np.abs(gap[opaque & seen])) < 0.1
+    assert gap[opaque & (shown[:, 3] == 0)].mean() > 0.15
+
+
+def test_what_the_photo_hides_is_guessed_from_the_nearest_place_that_it_shows(looked_up):
+    uv, found, nearby = looked_up.uv[looked_up.front], looked_up.found[looked_up.front], looked_up.nearby
+    seen, hidden = found[:, 3] > 0.9, found[:, 3] < 0.1
+    # The colour is the place in the photo: a point that it shows gets its own, to within two places of 32.
+    here, mirrored = nearby["here"], nearby["mirrored"]
+    assert np.quantile(np.abs(here[seen, :2] - uv[seen]).max(1), 0.9) < 2 / 32
+    assert np.median(here[seen, 3]) > 0.9
+    # A point well behind what the photo shows gets what its mirror image gets, if the photo shows that.
+    other = hidden & (looked_up.features[:, 6] > 0.3) & (mirrored[:, 3] > 0.9)
+    assert other.sum() > 20
+    assert np.median(np.abs(here[other, :2] - mirrored[other, :2]).max(1)) < 2 / 32
+    # All the photo shows here is skin: nothing of the kind is near a point off the mesh, and nothing is near
+    # at all where the photo shows nobody.
+    assert np.all(nearby["off"][:, 3] < np.exp(-0.9)) and np.all(nearby["empty"][:, 3] == 0)
+    assert all(np.isfinite(value).all() for value in nearby.values())
+
+
+def test_person_and_background_are_spread_over_each_other(rng, looked_up):
+    """A person of two colours before noise; at its right edge a column of pixels is half the person's."""
+    image = rng.uniform(-1, -0.5, (48, 48, 3)).astype(np.float32)
+    opacity = np.zeros((48, 48, 1), np.float32)
+    opacity[20:, 10:29], opacity[20:, 29] = 1.0, 0.5
+    image[20:, 10:20], image[20:, 20:29], image[20:, 29] = (0.2, 0.5, 0.8), (0.6, 0.1, 0.3), 0.9
+    split = jax.jit(lambda texture, features: texture.replace(image=image).with_features(features))
+    texture = split(looked_up.texture, np.concatenate([opacity, opacity], axis=-1))
+    person, background = np.asarray(texture.person), np.asarray(texture.background)
+    surely = opacity[..., 0] == 1
+    np.testing.assert_allclose(person[surely], image[surely], atol=1e-6)
+    assert person.min() > 0.1 - 1e-3 and person.max() < 0.8 + 1e-3
+    far = lambda pixel, colour: np.abs(pixel - np.array(colour)).max()
+    assert far(person[40, 5], (0.2, 0.5, 0.8)) < far(person[40, 5], (0.6, 0.1, 0.3))
+    assert far(person[40, 34], (0.6, 0.1, 0.3)) < far(person[40, 34], (0.2, 0.5, 0.8))
+    # The background keeps one pixel's distance.
+    np.testing.assert_allclose(background[:19, :9], image[:19, :9], atol=1e-6)
+    assert background.max() < -0.5 + 1e-3
+
+
+def test_a_depth_buffer_hides_what_lies_behind_it_softly_at_its_edges():
+    camera = look_at_camera(0.0, 0.0, 4.0)
+    depth = np.where(np.arange(16) < 8, 3.0, 5.0) * np.ones((16, 1))  # the left half is in front
+    u = np.array([0.2, 0.5, 0.8], np.float32)
+    origins, directions = rays_through(camera, jnp.stack([u, jnp.full(3, 0.5)], -1))
+    uv, seen = seen_by(camera, origins + 4.0 * directions, jnp.asarray(depth, jnp.float32), 0.02)
+    np.testing.assert_allclose(uv[:, 0], u, atol=1e-5)
+    np.testing.assert_allclose(seen, (0.0, 0.5, 1.0), atol=1e-3)
+    np.testing.assert_array_equal(
+        seen_by(camera, origins + 4.0 * directions, jnp.zeros((16, 16)), 0.02)[1], 1.0
+    )
+
+
+def test_a_sphere_is_seen_squarely_in_its_middle_and_not_at_its_outline():
+    vertices, faces = sphere(60, 120)
+    camera = look_at_camera(0.3, 0.0, 40.0, 0.0, jnp.zeros(3))
+    towards = np.asarray(camera.cam2world[:3, 3]) / 40.0
+    cosine = np.abs(vertices @ towards) / np.linalg.norm(vertices, axis=1)
+    expected = np.clip((cosine - GRAZING) / (SQUARE - GRAZING), 0, 1)
+    found = facing(jnp.asarray(vertices, jnp.float32), jnp.asarray(faces), camera)
+    np.testing.assert_allclose(found, expected, atol=0.1)
+
+
+def test_refinement_keeps_what_the_photo_does_not_show_and_mixes_only_what_it_does(key):
+    image = jax.random.uniform(key, (1, 8, 8, 3), minval=-1)
+    module = GuidedRefinement((4,))
+    blind = jnp.full((1, 8, 8, GUIDE_CHANNELS), 0.7).at[..., jnp.array([3, 7, 11])].set(0.0)
+    ones, skin = jnp.ones((1, 8, 8, 1)), jnp.zeros((1, 8, 8, PART_CHANNELS))
+    variables = jax.jit(module.init)(key, image, blind, ones, skin)
+    variables["params"]["mix"] = jax.tree.map(jnp.zeros_like, variables["params"]["mix"])  # equal shares
+    refine = jax.jit(module.apply)
+    np.testing.assert_allclose(refine(variables, image, blind, ones, skin), image, atol=1e-5)
+    shown = blind.at[..., 3].set(1.0)
+    np.testing.assert_allclose(refine(variables, image, shown, ones, skin), (image + 0.7) / 2, atol=1e-5)
+    np.testing.assert_allclose(refine(variables, image, blind, 0 * ones, skin), (image + 0.7) / 2, atol=1e-5)
+    # Eyes, teeth and the mouth's inside have a paint: at first white at an eye's rim, dark at its pupil.
+    for part, paint in (((1, 0, 0, 0), 0.8), ((1, 1, 0, 0), -0.8), ((0, 0, 1, 0), 0.5), ((0, 0, 0, 1), -0.8)):
+        parts = skin + jnp.array(part)
+        painted = refine(variables, image, blind, ones, parts)
+        np.testing.assert_allclose(painted, (image + paint) / 2, atol=1e-5)
+    # With a relief: what is nearby, where the person is.
+    nearby = jnp.full((1, 8, 8, NEARBY_CHANNELS), -0.5)
+    variables = jax.jit(module.init)(key, image, blind, ones, skin, nearby)
+    variables["params"]["mix"] = jax.tree.map(jnp.zeros_like, variables["params"]["mix"])
+    np.testing.assert_allclose(
+        refine(variables, image, blind, ones, skin, nearby), (image - 0.5) / 2, atol=1e-5
+    )
+    np.testing.assert_allclose(
+        refine(variables, image, blind, 0 * ones, skin, nearby), (image + 0.7) / 2, atol=1e-5
+    )
+
+
+def test_refinement_says_what_it_needs():
+    with pytest.raises(ValueError, match="source_lifting"):
+        ReconstructorConfig(refinement_features=(8,))
