@@ -2,8 +2,8 @@
 
 Features are those of the network in `networks.inception`; pictures are rounded to 8 bits first, as files
 would hold them. Generated pictures are the moving average's, without truncation, conditioned on frames
-drawn the distribution of the data. The same codes and frames are shown each time, so that two distances of
-a run differ by its weights alone.
+drawn from the distribution of the data. The same codes and frames are shown each time, so that two
+distances of a run differ by its weights alone.
 
 Devices share the pictures. Every process gets all features and computes the same statistics: nothing has to
 be sent, and nobody waits for the primary one.
