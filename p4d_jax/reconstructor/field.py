@@ -103,14 +103,14 @@ def radiance_field(
     variables: dict,
     planes: Array,
     deformation: Deformation | None,
-    texture: SourceTexture | SourceTextures,
+    texture: SourceTexture | SourceTextures | None,
     box_scale: Array | float = 1.0,
 ) -> Field:
     """Observed points -> densities and features, from one tri-plane (3, H, W, C).
 
     Args:
       deformation: observed -> canonical, or None where observed and canonical space are the same.
-      texture: of the source, with its features where the model has `photo_features`.
+      texture: of the source, with its features where the model has `photo_features`; None where it has not.
       box_scale: by which the planes' box is larger than they were made for.
     """
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -73,7 +73,7 @@ def new_folder(folder: str | Path, about: dict) -> Iterator[Path]:
     """
     folder = Path(folder)
     if folder.exists() and not (folder / _ABOUT).is_file() and (folder.is_file() or any(folder.iterdir())):
-        raise UserError(f"{folder}: is there already and is no converted network; give another --workdir")
+        raise UserError(f"{folder}: is there already and is no converted network; give another workdir")
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
@@ -110,7 +110,7 @@ def read_about(folder: str | Path) -> dict:
     Raises:
       UserError: it is no such folder.
     """
-    path = _network_folder(Path(folder)) / _ABOUT
+    path = network_folder(Path(folder)) / _ABOUT
     try:
         about = json.loads(path.read_text())
         if (
@@ -136,7 +136,7 @@ def load_converted(folder: str | Path) -> ConvertedNetwork:
     Raises:
       UserError: it is no such folder, or broken.
     """
-    folder = _network_folder(Path(folder))
+    folder = network_folder(Path(folder))
     about = read_about(folder)
     if not (folder / _CHECKPOINT).is_dir():
         raise UserError(f"{folder}: holds no network's checkpoint ({about['network']})")
@@ -147,12 +147,24 @@ def load_converted(folder: str | Path) -> ConvertedNetwork:
     return ConvertedNetwork(about["network"], about["config"], variables)
 
 
-def _network_folder(path: Path) -> Path:
-    """The folder itself, or the one network in it."""
+def network_folder(path: Path, wanted: Callable[[dict], bool] | None = None) -> Path:
+    """The folder itself, or the one network in it.
+
+    Args:
+      path: of the network, or a workdir of the job that wrote it.
+      wanted: tells by its about.json which of several networks in a workdir is meant.
+
+    Raises:
+      UserError: there is none, or more than one.
+    """
     if (path / _ABOUT).is_file():
         return path
     inside = sorted(about.parent for about in path.glob(f"*/{_ABOUT}"))
-    if len(inside) != 1:
+    meant = [folder for folder in inside if wanted is None or wanted(read_about(folder))]
+    if len(meant) != 1:
         names = f"{len(inside)}: {', '.join(p.name for p in inside)}" if inside else "none"
-        raise UserError(f"{path}: no folder of a converted network, and of those in it there is {names}")
-    return inside[0]
+        raise UserError(
+            f"{path}: no folder of a converted network, and of those in it there is {names}; name the folder"
+            " of the one that is meant"
+        )
+    return meant[0]

@@ -7,6 +7,7 @@ path in the variables, `params/encoder_global/...`. Loading runs no code.
 
 from __future__ import annotations
 
+import functools
 import json
 from pathlib import Path
 
@@ -16,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from p4d_jax.errors import UserError
-from p4d_jax.train.network_folder import load_converted
+from p4d_jax.train.network_folder import load_converted, network_folder
 
 EMBEDDED = Path(__file__).resolve().parent.parent / "embedded"
 NAMES = {name: EMBEDDED / f"{name}.npz" for name in ("reenact_demo", "genhead_demo")}
@@ -54,12 +55,21 @@ def _load(path_or_name: str | Path, network: str, config_class):
 
 
 def _load_folder(folder: Path, network: str, config_class):
-    name, values, variables = load_converted(folder)
+    name, values, variables = load_converted(network_folder(folder, functools.partial(_is_of, config_class)))
     try:
         config = config_class.from_dict(values)
     except ValueError:
         raise UserError(f"weights: {str(folder)!r} holds the network {name!r}, not a {network}") from None
     return config, jax.tree.map(jnp.asarray, variables)
+
+
+def _is_of(config_class, about: dict) -> bool:
+    """Whether a folder's about.json is of a network with that class of config."""
+    try:
+        config_class.from_dict(about["config"])
+    except ValueError:
+        return False
+    return True
 
 
 def read_about(path_or_name: str | Path) -> dict:

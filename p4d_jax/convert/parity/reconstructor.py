@@ -163,7 +163,10 @@ def reconstructor(case: Case) -> Outputs:
         apply, one = functools.partial(module.apply, variables), jnp.ones(1)
         features = apply(image, source, None, one, method="encode")
         planes = apply(features, driving, one, method="animate")
-        field = radiance_field(module, variables, planes[0], build_neck_field(posed, straight, faces))
+        # The released models see no features of the photo's pixels, so that no texture is looked up.
+        field = radiance_field(
+            module, variables, planes[0], build_neck_field(posed, straight, faces), texture=None
+        )
         near, far = depth_range(camera, BOX_WARP)
         rays = render_rays_at(
             field,
