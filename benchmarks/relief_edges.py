@@ -23,6 +23,7 @@ from p4d_jax import assets
 from p4d_jax.data.motion import random_motion
 from p4d_jax.evaluation.people import person_keys
 from p4d_jax.head.expression_field import build_canonical_frame
+from p4d_jax.head.skinning import posed_vertices
 from p4d_jax.imaging.alpha import refine_alpha
 from p4d_jax.imaging.resizing import resize_antialiased
 from p4d_jax.main import enable_compilation_cache
@@ -30,7 +31,7 @@ from p4d_jax.openheads.people import random_cameras, random_identity
 from p4d_jax.openheads.portraits import render_stage
 from p4d_jax.openheads.scene import prepare_scene
 from p4d_jax.openheads.sets import people_set
-from p4d_jax.reconstructor.field import network_inputs, posed_vertices
+from p4d_jax.reconstructor.field import network_inputs
 from p4d_jax.reconstructor.texture import build_source_texture
 from p4d_jax.reconstructor.weights import load_reconstructor
 from p4d_jax.types import FrameParams

@@ -114,7 +114,7 @@ def save_wide(path):
         (lambda f: (f / "parameters.npz").write_bytes(b"PK"), "cannot be read as an .npz"),
         (lambda f: spoil(f, frames=None), "lacks frames"),
         (lambda f: spoil(f, format="other.1"), "format is 'other.1'"),
-        (lambda f: spoil(f, head="flame2020"), "head 'flame2020', but --config.head is 'openhead'"),
+        (lambda f: spoil(f, head="flame2020"), "head 'flame2020', but the head in use is 'openhead'"),
         (lambda f: spoil(f, expressions=np.array(["x"])), "expressions are not those"),
         (lambda f: spoil(f, pictures=np.array(["a"] * COUNT)), "names 'a' 6 times"),
         (lambda f: spoil(f, pictures=np.array([], "U1")), "at least one"),
@@ -202,7 +202,7 @@ def test_mirrored_twice_is_the_same(head):
 def test_a_head_without_a_mirror_needs_mirrored_frames(folder, head):
     plain = head.replace(name="flame", expression_names=())
     spoil(folder, head="flame", expressions=np.array([], "U1"))
-    with pytest.raises(UserError, match=r"no exact mirror.*mirrored_frames.*--config\.mirror=False"):
+    with pytest.raises(UserError, match=r"no exact mirror.*mirrored_frames.*mirror=False"):
         open_photos(folder, plain, SIZE)
     assert len(open_photos(folder, plain, SIZE, mirror=False)) == COUNT
     spoil(folder, mirrored_frames=random_frames(COUNT)[::-1])

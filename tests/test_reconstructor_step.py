@@ -21,6 +21,7 @@ from p4d_jax.genhead.parts import build_head_parts
 from p4d_jax.geometry import look_at_camera
 from p4d_jax.head.expression_field import ExpressionField, apply_expression_field
 from p4d_jax.head.landmarks import project_landmarks
+from p4d_jax.head.skinning import posed_vertices
 from p4d_jax.imaging.sampling import sample_image
 from p4d_jax.jobs import train_reenact as job
 from p4d_jax.main import load_config
@@ -30,7 +31,6 @@ from p4d_jax.networks.motion_encoder import MotionEncoder
 from p4d_jax.nn.field_decoder import SHOWN_DENSITY
 from p4d_jax.reconstructor import multiview
 from p4d_jax.reconstructor import step as steps
-from p4d_jax.reconstructor.field import posed_vertices
 from p4d_jax.reconstructor.losses import TERMS, LossNetworks, Term
 from p4d_jax.reconstructor.model import PLACE_CHANNELS, Reconstructor
 from p4d_jax.reconstructor.pairs import static_pairs

@@ -17,8 +17,9 @@ from flax import struct
 from p4d_jax.errors import UserError
 from p4d_jax.head.expression_field import CanonicalFrame, build_canonical_frame
 from p4d_jax.head.model import HeadModel
+from p4d_jax.head.skinning import posed_vertices
 from p4d_jax.reconstructor.encoders import SourceFeatures
-from p4d_jax.reconstructor.field import Frame, driven_meshes, network_inputs, posed_vertices, render_planes
+from p4d_jax.reconstructor.field import Frame, driven_meshes, network_inputs, render_planes
 from p4d_jax.reconstructor.model import Reconstructor
 from p4d_jax.reconstructor.several_photos import (
     SourceTextures,

@@ -149,8 +149,7 @@ def captured_pictures(workdir: Path, frames: np.ndarray) -> list[tuple[str, Path
             pictures.append((f"{workdir.name}/{number:05d}", crop, alpha, frame))
     if not pictures:
         raise UserError(
-            f"{workdir}: a film without mattes; capture it again with --config.write_mattes=True"
-            " --config.write_crops=True"
+            f"{workdir}: a film without mattes; capture it again with write_mattes=True and write_crops=True"
         )
     return pictures
 
@@ -255,7 +254,7 @@ def load_parameters(path: Path, head: HeadModel) -> dict[str, np.ndarray]:
         raise UserError(f"{path}: format is {str(stored['format'])!r}, expected {PHOTOS_FORMAT!r}")
     if str(stored["head"]) != head.name:
         raise UserError(
-            f"{path}: fitted with head {str(stored['head'])!r}, but --config.head is {head.name!r}"
+            f"{path}: fitted with head {str(stored['head'])!r}, but the head in use is {head.name!r}"
         )
     expressions = tuple(stored["expressions"].tolist())
     if expressions and expressions != head.expression_names[: len(expressions)]:

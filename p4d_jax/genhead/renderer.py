@@ -57,7 +57,7 @@ class GenHeadRenderer:
 
 
 def open_renderer(weights: str, head: str) -> GenHeadRenderer:
-    """Reads what a config names by `weights` and `head`.
+    """Reads weights and head model, each given by the name of an embedded one or by a path.
 
     Raises:
       UserError: there is no such file, or it holds something else.
@@ -66,7 +66,7 @@ def open_renderer(weights: str, head: str) -> GenHeadRenderer:
     try:
         genhead, variables = load_genhead(path)
     except ValueError as error:
-        raise UserError(f"config.weights: {error}") from error
+        raise UserError(f"weights={weights!r}: {error}") from error
     resolution = about_weights(weights).get("resolution", RELEASED_RESOLUTION)
     return GenHeadRenderer(genhead, variables, model, build_head_parts(model), resolution)
 

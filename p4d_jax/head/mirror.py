@@ -107,5 +107,5 @@ def no_mirror(head: HeadModel, why: str) -> UserError:
     """The error of a head whose coefficients cannot be mirrored."""
     return UserError(
         f"head {head.name!r} has no exact mirror ({why}): fit the flipped pictures too and store"
-        " mirrored_frames beside frames, or set --config.mirror=False"
+        " mirrored_frames beside frames, or do without mirrored pictures (mirror=False)"
     )

@@ -10,7 +10,7 @@ import numpy as np
 
 from p4d_jax.geometry import exact_products
 from p4d_jax.head.model import HeadModel
-from p4d_jax.reconstructor.field import posed_vertices
+from p4d_jax.head.skinning import posed_vertices
 from p4d_jax.render.raster import interpolate, rasterize
 from p4d_jax.types import Array, FrameParams
 

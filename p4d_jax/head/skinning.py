@@ -14,7 +14,7 @@ import jax.numpy as jnp
 
 from p4d_jax.geometry import axis_angle_to_matrix, exact_products
 from p4d_jax.head.model import CANONICAL_JAW, PARENTS, WORLD_SCALE, HeadModel
-from p4d_jax.types import Array
+from p4d_jax.types import Array, FrameParams
 
 
 def _leading(name: str, coefficients: Array, size: int) -> Array:
@@ -108,6 +108,16 @@ def head_vertices(model: HeadModel, shape: Array, expression: Array, pose: Array
       eyes: (6,) left and right eye, axis-angle, radians.
     """
     return to_world(model, skin(model, shape, expression, joint_rotations(pose, eyes))[0])
+
+
+def posed_vertices(model: HeadModel, shape: Array, frame: FrameParams) -> Array:
+    """(V, 3) world units: `head_vertices` of identity `shape` with the frame's expression, pose and gaze."""
+    return head_vertices(model, shape, frame.expression, frame.pose, frame.eyes)
+
+
+def straightened_vertices(model: HeadModel, shape: Array, frame: FrameParams) -> Array:
+    """(V, 3) world units: `posed_vertices` with the neck's rotation at zero."""
+    return posed_vertices(model, shape, frame.replace(pose=frame.pose.at[..., :3].set(0.0)))
 
 
 @exact_products

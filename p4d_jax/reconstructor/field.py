@@ -16,7 +16,7 @@ from flax import struct
 from p4d_jax.geometry import project
 from p4d_jax.head.expression_field import CanonicalFrame, snap_to_surface, surface_seen
 from p4d_jax.head.model import HeadModel
-from p4d_jax.head.skinning import head_vertices
+from p4d_jax.head.skinning import posed_vertices, straightened_vertices
 from p4d_jax.imaging.resizing import resize_antialiased, resize_bilinear
 from p4d_jax.imaging.sampling import sample_image
 from p4d_jax.reconstructor.deformation import DEPTH_EXTENT, Deformation, apply_field, build_field
@@ -71,16 +71,6 @@ class Frame:
     raw: Array
     depth: Array
     opacity: Array
-
-
-def posed_vertices(head: HeadModel, shape: Array, driving: FrameParams) -> Array:
-    """(V, 3) the mesh of identity `shape` with the driving frame's expression, pose and gaze."""
-    return head_vertices(head, shape, driving.expression, driving.pose, driving.eyes)
-
-
-def straightened_vertices(head: HeadModel, shape: Array, driving: FrameParams) -> Array:
-    """(V, 3) `posed_vertices` without the neck's rotation."""
-    return posed_vertices(head, shape, driving.replace(pose=driving.pose.at[..., :3].set(0.0)))
 
 
 def network_inputs(

@@ -24,7 +24,7 @@ from p4d_jax.data.samples import HeadPair
 from p4d_jax.genhead.synthesis import SynthesisSettings, look_at_cameras
 from p4d_jax.head.landmarks import landmarks70
 from p4d_jax.head.model import HeadModel
-from p4d_jax.reconstructor.field import posed_vertices
+from p4d_jax.head.skinning import posed_vertices
 from p4d_jax.reconstructor.losses import Rendered, over_black
 from p4d_jax.reconstructor.step import (
     Constants,

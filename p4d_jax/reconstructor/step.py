@@ -31,7 +31,7 @@ from p4d_jax.geometry import camera_for_bent_neck
 from p4d_jax.head.expression_field import CanonicalFrame
 from p4d_jax.head.landmarks import project_landmarks
 from p4d_jax.head.model import NECK, HeadModel
-from p4d_jax.head.skinning import head_joints
+from p4d_jax.head.skinning import head_joints, posed_vertices, straightened_vertices
 from p4d_jax.imaging.resizing import resize_antialiased
 from p4d_jax.networks.motion_encoder import MotionEncoder, portrait_motion
 from p4d_jax.reconstructor.deformation import Deformation, apply_field, build_field
@@ -39,11 +39,9 @@ from p4d_jax.reconstructor.encoders import SourceFeatures
 from p4d_jax.reconstructor.field import (
     compose,
     network_inputs,
-    posed_vertices,
     radiance_field,
     refine_image,
     shade_rays,
-    straightened_vertices,
 )
 from p4d_jax.reconstructor.losses import (
     TERMS,
