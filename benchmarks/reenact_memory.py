@@ -23,15 +23,16 @@ import jax.numpy as jnp
 from p4d_jax import assets
 from p4d_jax.avatar.encode import canonical_frame
 from p4d_jax.data.samples import HeadPair
-from p4d_jax.genhead.discriminator import Discriminator, DiscriminatorConfig, DiscriminatorInput
+from p4d_jax.genhead.config import DiscriminatorConfig
+from p4d_jax.genhead.discriminator import Discriminator, DiscriminatorInput
 from p4d_jax.genhead.parts import build_head_parts
 from p4d_jax.jobs import train_reenact as job
 from p4d_jax.main import load_config
 from p4d_jax.networks.arcface import IResNet
 from p4d_jax.networks.lpips import LPIPS
 from p4d_jax.reconstructor import step as steps
-from p4d_jax.reconstructor.config import ReconstructorConfig
-from p4d_jax.reconstructor.losses import LossNetworks, Term
+from p4d_jax.reconstructor.config import ReconstructorConfig, Term
+from p4d_jax.reconstructor.losses import LossNetworks
 from p4d_jax.reconstructor.model import Reconstructor
 from p4d_jax.train.devices import build_mesh
 from p4d_jax.train.state import build_optimizer, create_state

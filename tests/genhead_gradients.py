@@ -14,7 +14,8 @@ from genhead_case import tiny_config
 from p4d_jax import main as command_line
 from p4d_jax.genhead import step as steps
 from p4d_jax.jobs import train_genhead as job
-from p4d_jax.openheads.scene import OpenHeadsSettings, prepare_scene
+from p4d_jax.openheads.config import OpenHeadsSettings
+from p4d_jax.openheads.scene import prepare_scene
 from p4d_jax.train import adversarial
 
 BATCH = 4

@@ -15,6 +15,7 @@ from jax.sharding import PartitionSpec
 
 from p4d_jax.geometry import look_at_camera
 from p4d_jax.train import journal, loop
+from p4d_jax.train.config import LoopConfig
 from p4d_jax.train.devices import (
     DATA_AXIS,
     build_mesh,
@@ -26,7 +27,6 @@ from p4d_jax.train.devices import (
     replicated,
     samples_at_once,
 )
-from p4d_jax.train.loop import LoopConfig
 from p4d_jax.train.processes import agreed, check_shared, is_primary
 from p4d_jax.train.state import build_optimizer, create_state
 

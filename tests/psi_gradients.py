@@ -15,7 +15,8 @@ import jax.numpy as jnp
 from psi_case import tiny_config
 
 from p4d_jax import main as command_line
-from p4d_jax.genhead.discriminator import Discriminator, DiscriminatorConfig, DiscriminatorInput
+from p4d_jax.genhead.config import DiscriminatorConfig
+from p4d_jax.genhead.discriminator import Discriminator, DiscriminatorInput
 from p4d_jax.genhead.parts import build_head_parts
 from p4d_jax.jobs import train_reenact as job
 from p4d_jax.networks.arcface import IResNet

@@ -6,7 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from p4d_jax.genhead.model import GenHead, GenHeadConfig
+from p4d_jax.genhead.config import GenHeadConfig
+from p4d_jax.genhead.model import GenHead
 
 SMALL = GenHeadConfig(
     latent_size=4, style_size=4, shape_size=5, plane_size=16, plane_channels=4, channel_base=32,

@@ -26,8 +26,9 @@ from p4d_jax.errors import UserError
 from p4d_jax.imaging.film import open_film
 from p4d_jax.imaging.reading import as_photo, read_photo
 from p4d_jax.imaging.warping import PhotoPyramid, apply_matrix, compose_matrices, invert_matrix, square_matrix
+from p4d_jax.openheads.config import OpenHeadsSettings
 from p4d_jax.openheads.portraits import portraits_on_stage
-from p4d_jax.openheads.scene import OpenHeadsSettings, prepare_scene
+from p4d_jax.openheads.scene import prepare_scene
 
 
 @pytest.fixture(scope="module")

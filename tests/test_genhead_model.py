@@ -13,8 +13,9 @@ from p4d_jax.convert.genhead import NETWORKS, dense_behind_image
 from p4d_jax.convert.mapping import convert_state
 from p4d_jax.convert.parity.genhead import CASES
 from p4d_jax.errors import UserError
-from p4d_jax.genhead.discriminator import Discriminator, DiscriminatorConfig, DiscriminatorInput
-from p4d_jax.genhead.model import GenHead, GenHeadConfig
+from p4d_jax.genhead.config import DiscriminatorConfig, GenHeadConfig
+from p4d_jax.genhead.discriminator import Discriminator, DiscriminatorInput
+from p4d_jax.genhead.model import GenHead
 from p4d_jax.nn import stylegan2
 
 SMALL = GenHeadConfig(

@@ -15,9 +15,11 @@ from genhead_case import ROOT, tiny_config
 
 from p4d_jax.errors import UserError
 from p4d_jax.genhead import step as steps
-from p4d_jax.genhead.discriminator import Discriminator, DiscriminatorConfig, DiscriminatorInput
+from p4d_jax.genhead.config import DiscriminatorConfig
+from p4d_jax.genhead.discriminator import Discriminator, DiscriminatorInput
 from p4d_jax.jobs import train_genhead as job
-from p4d_jax.openheads.scene import OpenHeadsSettings, prepare_scene
+from p4d_jax.openheads.config import OpenHeadsSettings
+from p4d_jax.openheads.scene import prepare_scene
 from p4d_jax.train import adversarial, augment
 from p4d_jax.train.state import average_decay
 

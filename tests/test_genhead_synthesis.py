@@ -10,9 +10,9 @@ from synthetic_genhead import SMALL, random_variables
 
 from p4d_jax import assets
 from p4d_jax.genhead import synthesis
+from p4d_jax.genhead.config import SynthesisSettings
 from p4d_jax.genhead.model import HEAD, PARTS, GenHead
 from p4d_jax.genhead.parts import PartMasks, build_head_parts, pose_straight_parts
-from p4d_jax.genhead.synthesis import SynthesisSettings
 from p4d_jax.genhead.view import show_frame
 from p4d_jax.geometry import look_at_camera, project
 from p4d_jax.head.actions import Motion

@@ -8,7 +8,8 @@ import pytest
 from p4d_jax import assets
 from p4d_jax.genhead import parts as part_fusion
 from p4d_jax.genhead import view as views
-from p4d_jax.genhead.model import GenHead, GenHeadConfig
+from p4d_jax.genhead.config import GenHeadConfig
+from p4d_jax.genhead.model import GenHead
 from p4d_jax.geometry import look_at_camera, project
 from p4d_jax.nn.stylegan2 import blur2d
 from p4d_jax.types import FrameParams

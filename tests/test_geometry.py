@@ -15,8 +15,9 @@ from p4d_jax.genhead.parts import build_head_parts, correspondence_map, pose_par
 from p4d_jax.head.landmarks import project_landmarks
 from p4d_jax.head.retarget import transfer_turn
 from p4d_jax.imaging import affine
+from p4d_jax.openheads.config import OpenHeadsSettings
 from p4d_jax.openheads.portraits import portraits_on_stage
-from p4d_jax.openheads.scene import OpenHeadsSettings, prepare_scene
+from p4d_jax.openheads.scene import prepare_scene
 from p4d_jax.render.rays import generate_rays, pixel_centres
 from p4d_jax.render.volume import march_rays
 from p4d_jax.types import FRAME_VECTOR_SIZE, FrameParams

@@ -32,9 +32,9 @@ from p4d_jax.evaluation.people import (
 )
 from p4d_jax.geometry import look_at_camera
 from p4d_jax.jobs import evaluate
+from p4d_jax.openheads.config import OpenHeadsSettings
 from p4d_jax.openheads.people import random_shape
 from p4d_jax.openheads.portraits import Portraits
-from p4d_jax.openheads.scene import OpenHeadsSettings
 from p4d_jax.openheads.sets import SETS, people_set
 from p4d_jax.types import FrameParams
 

@@ -13,9 +13,10 @@ from p4d_jax.geometry import look_at_camera, project
 from p4d_jax.head.actions import ARKIT
 from p4d_jax.head.landmarks import landmarks70
 from p4d_jax.head.skinning import head_vertices
+from p4d_jax.openheads.config import OpenHeadsSettings
 from p4d_jax.openheads.people import random_cameras, random_identity
 from p4d_jax.openheads.portraits import make_clips, render_openheads
-from p4d_jax.openheads.scene import OpenHeadsSettings, prepare_scene
+from p4d_jax.openheads.scene import prepare_scene
 from p4d_jax.types import FrameParams
 from tools.bake_motion_clip import FPS, FRAMES, talking_clip
 

@@ -16,7 +16,8 @@ from skimage.metrics import peak_signal_noise_ratio
 
 from p4d_jax import assets
 from p4d_jax.errors import UserError
-from p4d_jax.genhead.discriminator import Discriminator, DiscriminatorConfig, DiscriminatorInput
+from p4d_jax.genhead.config import DiscriminatorConfig
+from p4d_jax.genhead.discriminator import Discriminator, DiscriminatorInput
 from p4d_jax.genhead.parts import build_head_parts
 from p4d_jax.geometry import look_at_camera
 from p4d_jax.head.expression_field import ExpressionField, apply_expression_field
@@ -31,7 +32,8 @@ from p4d_jax.networks.motion_encoder import MotionEncoder
 from p4d_jax.nn.field_decoder import SHOWN_DENSITY
 from p4d_jax.reconstructor import multiview
 from p4d_jax.reconstructor import step as steps
-from p4d_jax.reconstructor.losses import TERMS, LossNetworks, Term
+from p4d_jax.reconstructor.config import Term
+from p4d_jax.reconstructor.losses import TERMS, LossNetworks
 from p4d_jax.reconstructor.model import PLACE_CHANNELS, Reconstructor
 from p4d_jax.reconstructor.pairs import static_pairs
 from p4d_jax.reconstructor.weights import save_reconstructor

@@ -18,12 +18,12 @@ from p4d_jax.genhead.synthesis import SyntheticHead
 from p4d_jax.geometry import look_at_camera
 from p4d_jax.jobs import capture as capture_job
 from p4d_jax.jobs import train_reenact as job
-from p4d_jax.reconstructor.config import ReconstructorConfig
+from p4d_jax.reconstructor.config import ReconstructorConfig, StepConfig, Term
 from p4d_jax.reconstructor.film_pairs import clip_of, open_films
-from p4d_jax.reconstructor.losses import LossNetworks, Term
+from p4d_jax.reconstructor.losses import LossNetworks
 from p4d_jax.reconstructor.model import Reconstructor
 from p4d_jax.reconstructor.pairs import pair_of_synthetic
-from p4d_jax.reconstructor.step import ReconstructorTraining, StepConfig, check_terms
+from p4d_jax.reconstructor.step import ReconstructorTraining, check_terms
 from p4d_jax.reconstructor.stored_pairs import numbered_pairs, open_stored_heads
 from p4d_jax.train.devices import build_mesh, own_rows
 from p4d_jax.types import FrameParams

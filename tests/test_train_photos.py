@@ -10,13 +10,12 @@ from p4d_jax import assets
 from p4d_jax.avatar.encode import canonical_frame
 from p4d_jax.errors import UserError
 from p4d_jax.jobs.train_reenact import build_draw, initial_variables
-from p4d_jax.reconstructor.config import ReconstructorConfig
+from p4d_jax.reconstructor.config import ReconstructorConfig, StepConfig
 from p4d_jax.reconstructor.model import Reconstructor
 from p4d_jax.reconstructor.several_photos import SourceTextures
 from p4d_jax.reconstructor.step import (
     Constants,
     ReconstructorTraining,
-    StepConfig,
     build_samples,
     encode_photos,
     render_samples,

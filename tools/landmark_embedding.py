@@ -21,9 +21,10 @@ from p4d_jax.capture.landmarks import LANDMARKS, Landmarker
 from p4d_jax.geometry import look_at_camera
 from p4d_jax.head.model import WORLD_SCALE, HeadModel
 from p4d_jax.head.skinning import head_vertices
+from p4d_jax.openheads.config import OpenHeadsSettings
 from p4d_jax.openheads.people import random_identity
 from p4d_jax.openheads.portraits import render_openheads
-from p4d_jax.openheads.scene import OpenHeadsSettings, prepare_scene
+from p4d_jax.openheads.scene import prepare_scene
 from p4d_jax.render.raster import Raster, interpolate, rasterize
 from p4d_jax.types import EXPRESSION_SIZE, FrameParams
 

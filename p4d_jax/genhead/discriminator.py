@@ -11,13 +11,13 @@ it is split over devices, the statistics cross them.
 
 from __future__ import annotations
 
-import dataclasses
 import math
 
 import flax.linen as nn
 import jax.numpy as jnp
 from flax import struct
 
+from p4d_jax.genhead.config import DiscriminatorConfig
 from p4d_jax.imaging.resizing import resize_antialiased
 from p4d_jax.nn.stylegan2 import (
     DiscriminatorBlock,
@@ -28,30 +28,6 @@ from p4d_jax.nn.stylegan2 import (
     block_resolutions,
 )
 from p4d_jax.types import Array
-
-
-@dataclasses.dataclass(frozen=True)
-class DiscriminatorConfig:
-    """Sizes of the discriminator. The defaults are the released model's.
-
-    Attributes:
-      image_size: S, a power of two from 8 on.
-      channel_base, channel_max: see `nn.stylegan2.block_channels`.
-      mapping_layers: of the network that maps the camera.
-      group_size: images a group of `minibatch_stddev`.
-      clamp: bound of the activations, or None.
-    """
-
-    image_size: int = 512
-    channel_base: int = 32768
-    channel_max: int = 512
-    mapping_layers: int = 8
-    group_size: int = 2
-    clamp: float | None = 256.0
-
-    def to_dict(self) -> dict:
-        """A JSON-able dict; `DiscriminatorConfig(**values)` is its inverse."""
-        return dataclasses.asdict(self)
 
 
 @struct.dataclass

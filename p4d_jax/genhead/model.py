@@ -13,77 +13,17 @@ come from `GenHeadConfig`; its defaults are the released model's.
 
 from __future__ import annotations
 
-import dataclasses
-
 import flax.linen as nn
 import jax.numpy as jnp
 
+from p4d_jax.genhead.config import GenHeadConfig
 from p4d_jax.nn.field_decoder import FieldDecoder
 from p4d_jax.nn.stylegan2 import Generator, Noise
 from p4d_jax.nn.superresolution import SuperResolution
-from p4d_jax.types import SHAPE_SIZE, Array
+from p4d_jax.types import Array
 
 CAMERA_SIZE = 25
 PARTS, HEAD = 0, 1  # of the two tri-planes: T_p, T_h
-
-
-@dataclasses.dataclass(frozen=True)
-class GenHeadConfig:
-    """Sizes of GenHead. The defaults are the released model's.
-
-    Attributes:
-      latent_size: of z and of the background's z'.
-      style_size: W.
-      shape_size: identity coefficients that condition the mapping, after the camera's 25 numbers.
-      plane_size, plane_channels: P and C of each plane.
-      mapping_layers: of the tri-planes' mapping network.
-      channel_base, channel_max: of the tri-planes' synthesis network (`nn.stylegan2.block_channels`).
-      background_size: b.
-      background_mapping_layers, background_channel_base, background_channel_max: of its generator.
-      background_clamp: bound of its activations, or None.
-      decoder_hidden: width of the field decoder.
-      feature_channels: F.
-      superresolution_size: side to which feature images are resized first.
-      superresolution_channels: of the synthesis blocks that double it.
-      superresolution_clamp: bound of their activations, or None.
-    """
-
-    latent_size: int = 512
-    style_size: int = 512
-    shape_size: int = SHAPE_SIZE
-    plane_size: int = 256
-    plane_channels: int = 32
-    mapping_layers: int = 2
-    channel_base: int = 32768
-    channel_max: int = 512
-    background_size: int = 64
-    background_mapping_layers: int = 8
-    background_channel_base: int = 16384
-    background_channel_max: int = 512
-    background_clamp: float | None = 256.0
-    decoder_hidden: int = 64
-    feature_channels: int = 32
-    superresolution_size: int = 128
-    superresolution_channels: tuple[int, ...] = (256, 128)
-    superresolution_clamp: float | None = 256.0
-
-    @property
-    def image_size(self) -> int:
-        """S, side of the final image."""
-        return self.superresolution_size * 2 ** len(self.superresolution_channels)
-
-    def to_dict(self) -> dict:
-        """A JSON-able dict; inverse of `from_dict`."""
-        return dataclasses.asdict(self)
-
-    @classmethod
-    def from_dict(cls, values: dict) -> GenHeadConfig:
-        """From `to_dict` (lists become tuples). Unknown fields raise."""
-        known = {field.name for field in dataclasses.fields(cls)}
-        unknown = sorted(set(values) - known)
-        if unknown:
-            raise ValueError(f"unknown fields of GenHeadConfig: {unknown}; known: {sorted(known)}")
-        return cls(**{k: tuple(v) if isinstance(v, list | tuple) else v for k, v in values.items()})
 
 
 class GenHead(nn.Module):

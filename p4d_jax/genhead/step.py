@@ -22,6 +22,7 @@ from flax import struct
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from p4d_jax.data.samples import Portrait
+from p4d_jax.genhead.config import GenHeadStepConfig
 from p4d_jax.genhead.discriminator import Discriminator, DiscriminatorInput
 from p4d_jax.genhead.latent_encoder import LatentEncoder, kl_divergence
 from p4d_jax.genhead.model import HEAD, PARTS, GenHead
@@ -53,75 +54,6 @@ from p4d_jax.types import Array, Camera, FrameParams
 
 STYLE_MEAN_DECAY = 0.998  # of w_avg, a step
 BOX_WARP = 1.3
-
-
-@dataclasses.dataclass(frozen=True)
-class GenHeadStepConfig:
-    """What the steps need from the training config. The defaults are the paper's.
-
-    Attributes:
-      samples: coarse and fine samples a ray.
-      generator_rate, discriminator_rate: of Adam, before the correction for lazy regularisation.
-      penalty_every, density_every: steps between R1 penalties, and between density regularisers.
-      gamma_image, gamma_correspondence, gamma_segmentation: of R1.
-      density_weight, density_points, density_distance: of the density regulariser: its points a sample in
-        [-1, 1]^3, and how far they are moved, in shares of the box.
-      part_head_weight, part_solid_weight: see `adversarial.part_losses`.
-      surface_weight, surface_images: ours, 0 in the paper: how much the head branch is asked to be solid
-        under the skin of the canonical mesh, fading to nothing over so many images.
-      reconstruction_weight: ours, 0 in the paper: of a step of its own, in which a `LatentEncoder` finds
-        codes of real pictures and G gives them back; see `reconstruction_losses`.
-      reconstruction_every: steps between these, once D trains.
-      reconstruction_images: up to so many images it is the only step, and D does not train.
-      skin_weight: of a term of that step, without rays: what the tri-planes hold where the picture shows the
-        head model's surface is that picture's colour.
-      kl_weight: of the codes' nats beside the standard normal distribution.
-      swap, swap_images: probability at which G is conditioned on another sample's camera and shape: from 1 to
-        `swap` over so many images.
-      style_mixing: probability at which the finer styles come from another code.
-      blur, blur_images: sigma in pixels of the blur of pictures before D, fading over so many images.
-      stages: (images, R): from so many images on, R rays a side.
-      average_half_life, average_ramp: of G's moving average, in images, and at most this share of those seen.
-      reuse_fakes: D is shown the pictures that G's step made, instead of new ones.
-      augment_target: ADA: the share of real pictures, in signs of logits, at which augmentation grows; 0 is
-        no augmentation. augment_images: images in which its probability can go from 0 to 1.
-      rematerialize: compute views again for their gradient, instead of keeping them.
-      views_at_once: views that a device renders side by side; 0 is all of them.
-    """
-
-    samples: tuple[int, int] = (48, 48)
-    generator_rate: float = 0.0025
-    discriminator_rate: float = 0.002
-    penalty_every: int = 16
-    density_every: int = 4
-    gamma_image: float = 1.0
-    gamma_correspondence: float = 10.0
-    gamma_segmentation: float = 1.0
-    density_weight: float = 0.25
-    density_points: int = 1000
-    density_distance: float = 0.004
-    part_head_weight: float = 10.0
-    part_solid_weight: float = 100.0
-    surface_weight: float = 0.0
-    surface_images: float = 1.0
-    reconstruction_weight: float = 0.0
-    reconstruction_every: int = 1
-    reconstruction_images: float = 0.0
-    skin_weight: float = 0.0
-    kl_weight: float = 1e-4
-    swap: float = 0.5
-    swap_images: float = 1_000_000.0
-    style_mixing: float = 0.0
-    blur: float = 10.0
-    blur_images: float = 200_000.0
-    stages: tuple[tuple[int, int], ...] = ((0, 64),)
-    average_half_life: float = 10_000.0
-    average_ramp: float = 0.05
-    reuse_fakes: bool = False
-    augment_target: float = 0.0
-    augment_images: float = 500_000.0
-    rematerialize: bool = False
-    views_at_once: int = 0
 
 
 @struct.dataclass

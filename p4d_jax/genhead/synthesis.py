@@ -14,7 +14,6 @@ appendix), SPEC section 6.
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 
 import jax
@@ -24,6 +23,7 @@ from flax import struct
 from jax import lax
 
 from p4d_jax.data.motion import random_motion
+from p4d_jax.genhead.config import SynthesisSettings
 from p4d_jax.genhead.model import HEAD, GenHead
 from p4d_jax.genhead.parts import HeadParts, PosedParts, canonical_points, pose_parts, pose_straight_parts
 from p4d_jax.genhead.view import GenHeadView, make_identities, render_genhead
@@ -32,52 +32,12 @@ from p4d_jax.head.actions import Motion
 from p4d_jax.head.landmarks import project_landmarks
 from p4d_jax.head.model import NECK, HeadModel
 from p4d_jax.head.skinning import head_joints
+from p4d_jax.openheads.config import OpenHeadsSettings
 from p4d_jax.openheads.people import random_cameras, random_shape
-from p4d_jax.openheads.scene import OpenHeadsSettings
 from p4d_jax.render.rays import pixel_centres, rays_through
 from p4d_jax.render.triplane import sample_planes
 from p4d_jax.render.volume import depth_range
 from p4d_jax.types import SHAPE_SIZE, Array, Camera, FrameParams
-
-
-@dataclasses.dataclass(frozen=True)
-class SynthesisSettings:
-    """What is drawn and how it is shown. Hashable: a static argument. Defaults: SPEC section 6.
-
-    Attributes:
-      motions: M of one identity; 1 makes static samples.
-      views: V of each motion.
-      resolution: R.
-      samples: coarse and fine samples a ray.
-      points: N a view, at which tri-plane features are read.
-      truncation_psi, truncation_cutoff: see `nn.stylegan2.truncate_styles`.
-      look_at_share: of the cameras; the others come from the data's distribution.
-      yaw, roll: of the look-at cameras, radians: largest value of a uniform draw to either side.
-      pitch: the same, and the middle of its range.
-      pivot: the point that they look at, world units.
-      pivot_jitter: largest offset from it, each axis.
-      radius: their smallest and largest distance from the world's origin.
-      neck_share: share of a motion's neck rotation that the neck makes; 0 leaves the head's pose to the
-        camera, as GenHead was trained. Whatever the share, a drawn camera sees the head from the same side.
-      views_at_once: rendered side by side; more is faster on an accelerator and takes more memory.
-    """
-
-    motions: int = 4
-    views: int = 2
-    resolution: int = 64
-    samples: tuple[int, int] = (48, 48)
-    points: int = 4000
-    truncation_psi: float = 0.95
-    truncation_cutoff: int = 14
-    look_at_share: float = 0.5
-    yaw: float = 0.78
-    pitch: tuple[float, float] = (0.45, 0.2)
-    roll: float = 0.25
-    pivot: tuple[float, float, float] = (0.0, 0.0, 0.09)
-    pivot_jitter: float = 0.03
-    radius: tuple[float, float] = (3.65, 4.45)
-    neck_share: float = 0.0
-    views_at_once: int = 1
 
 
 @struct.dataclass

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from p4d_jax.genhead.model import GenHead, GenHeadConfig
+from p4d_jax.genhead.config import GenHeadConfig
+from p4d_jax.genhead.model import GenHead
 from p4d_jax.train.weights import _load, _save
 
 

@@ -34,9 +34,10 @@ from p4d_jax.head.landmarks import mediapipe_landmarks
 from p4d_jax.head.model import HeadModel
 from p4d_jax.head.skinning import head_vertices
 from p4d_jax.jobs.evaluate import DETECTION_SIZE, HELD_OUT, detect, to_uint8
+from p4d_jax.openheads.config import OpenHeadsSettings
 from p4d_jax.openheads.people import random_identity, random_portrait_params
 from p4d_jax.openheads.portraits import portraits_on_stage
-from p4d_jax.openheads.scene import OpenHeadsScene, OpenHeadsSettings, prepare_scene
+from p4d_jax.openheads.scene import OpenHeadsScene, prepare_scene
 from p4d_jax.render.raster import Raster, rasterize
 from p4d_jax.render.rays import generate_rays
 from p4d_jax.types import Array, Camera, FrameParams

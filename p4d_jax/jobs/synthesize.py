@@ -35,12 +35,12 @@ from p4d_jax import assets
 from p4d_jax.data.motion import load_motion, motion_for_head
 from p4d_jax.errors import UserError
 from p4d_jax.genhead import p4d_heads
+from p4d_jax.genhead.config import SynthesisSettings
 from p4d_jax.genhead.renderer import GenHeadRenderer, open_renderer
 from p4d_jax.genhead.synthesis import (
     RandomMotions,
     RandomPortraits,
     Sources,
-    SynthesisSettings,
     SyntheticHead,
     draw_identity,
     stored_motions,

@@ -21,14 +21,14 @@ from p4d_jax import assets
 from p4d_jax.data.photos import open_photos
 from p4d_jax.errors import UserError
 from p4d_jax.evaluation.fid import build_fid, load_inception
-from p4d_jax.genhead.discriminator import Discriminator, DiscriminatorConfig
-from p4d_jax.genhead.model import GenHead, GenHeadConfig
+from p4d_jax.genhead.config import DiscriminatorConfig, GenHeadConfig, GenHeadStepConfig
+from p4d_jax.genhead.discriminator import Discriminator
+from p4d_jax.genhead.model import GenHead
 from p4d_jax.genhead.parts import build_head_parts
 from p4d_jax.genhead.photo_stream import photo_draws
 from p4d_jax.genhead.renderer import GenHeadRenderer
 from p4d_jax.genhead.step import (
     GenHeadState,
-    GenHeadStepConfig,
     GenHeadTraining,
     build_genhead_step,
     create_genhead_state,
@@ -40,11 +40,13 @@ from p4d_jax.head.actions import ARKIT, compose_motion
 from p4d_jax.head.model import HeadModel
 from p4d_jax.jobs.evaluate import to_uint8
 from p4d_jax.jobs.train_reenact import nested_tuple
+from p4d_jax.openheads.config import OpenHeadsSettings
 from p4d_jax.openheads.people import random_identity, random_portrait_params
 from p4d_jax.openheads.portraits import portraits_on_stage
-from p4d_jax.openheads.scene import OpenHeadsScene, OpenHeadsSettings, prepare_scene
+from p4d_jax.openheads.scene import OpenHeadsScene, prepare_scene
+from p4d_jax.train.config import LoopConfig
 from p4d_jax.train.devices import build_mesh, local, replicate, replicated, split
-from p4d_jax.train.loop import LoopConfig, train
+from p4d_jax.train.loop import train
 from p4d_jax.train.processes import is_primary
 from p4d_jax.types import EXPRESSION_SIZE, SHAPE_SIZE, FrameParams
 

@@ -26,26 +26,27 @@ from p4d_jax.capture.fit import shapes_left_open
 from p4d_jax.data.samples import HeadPair
 from p4d_jax.errors import UserError
 from p4d_jax.evaluation.reenactment import build_evaluator
-from p4d_jax.genhead.discriminator import Discriminator, DiscriminatorConfig
+from p4d_jax.genhead.config import DiscriminatorConfig, SynthesisSettings
+from p4d_jax.genhead.discriminator import Discriminator
 from p4d_jax.genhead.parts import build_head_parts
-from p4d_jax.genhead.synthesis import SynthesisSettings, openheads_sources, synthesize
+from p4d_jax.genhead.synthesis import openheads_sources, synthesize
 from p4d_jax.genhead.weights import load_genhead
 from p4d_jax.head.model import HeadModel
 from p4d_jax.jobs.evaluate import to_uint8
 from p4d_jax.networks.arcface import IResNet
 from p4d_jax.networks.lpips import LPIPS
 from p4d_jax.networks.motion_encoder import MotionEncoder
-from p4d_jax.openheads.scene import OpenHeadsSettings, prepare_scene
-from p4d_jax.reconstructor.config import ReconstructorConfig
+from p4d_jax.openheads.config import OpenHeadsSettings
+from p4d_jax.openheads.scene import prepare_scene
+from p4d_jax.reconstructor.config import ReconstructorConfig, StepConfig, Term
 from p4d_jax.reconstructor.film_pairs import FilmPairs, open_films
-from p4d_jax.reconstructor.losses import TERMS, LossNetworks, Term
+from p4d_jax.reconstructor.losses import TERMS, LossNetworks
 from p4d_jax.reconstructor.model import Reconstructor
 from p4d_jax.reconstructor.multiview import PseudoViews, pseudo_view_programs
 from p4d_jax.reconstructor.pairs import join_pairs, openheads_pair, pair_of_synthetic, static_pairs
 from p4d_jax.reconstructor.step import (
     Constants,
     ReconstructorTraining,
-    StepConfig,
     TrainingHooks,
     build_step,
     check_terms,
@@ -60,8 +61,9 @@ from p4d_jax.reconstructor.stored_pairs import (
 )
 from p4d_jax.reconstructor.weights import load_reconstructor, save_reconstructor
 from p4d_jax.render.rays import depth_normals
+from p4d_jax.train.config import LoopConfig
 from p4d_jax.train.devices import build_mesh, local, on_devices, own_rows, replicate, samples_at_once, split
-from p4d_jax.train.loop import LoopConfig, train
+from p4d_jax.train.loop import train
 from p4d_jax.train.network_folder import ConvertedNetwork, load_converted
 from p4d_jax.train.numbered_stream import NumberedStream
 from p4d_jax.train.processes import is_primary

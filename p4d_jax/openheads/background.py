@@ -11,11 +11,11 @@ from p4d_jax.geometry import exact_products
 from p4d_jax.openheads.appearance import (
     sample_noise,
 )
+from p4d_jax.openheads.config import OpenHeadsSettings
 from p4d_jax.openheads.light import (
     Light,
     random_light,
 )
-from p4d_jax.openheads.scene import OpenHeadsSettings
 from p4d_jax.types import Array
 
 

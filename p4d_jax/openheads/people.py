@@ -14,7 +14,8 @@ from p4d_jax.openheads.appearance import (
     random_appearance,
 )
 from p4d_jax.openheads.background import Surroundings, random_surroundings
-from p4d_jax.openheads.scene import DEFAULTS, OpenHeadsScene, OpenHeadsSettings, prepare_scene
+from p4d_jax.openheads.config import OpenHeadsSettings
+from p4d_jax.openheads.scene import DEFAULTS, OpenHeadsScene, prepare_scene
 from p4d_jax.types import SHAPE_SIZE, Array, Camera, FrameParams
 
 

@@ -20,8 +20,9 @@ from p4d_jax.data.samples import HeadClip, Portrait
 from p4d_jax.head.actions import Motion
 from p4d_jax.head.model import HeadModel
 from p4d_jax.openheads.background import _blur, _shrink, develop, paint_background, paint_sharp_background
+from p4d_jax.openheads.config import OpenHeadsSettings
 from p4d_jax.openheads.people import Identity, random_cameras, random_identity, random_portrait_params
-from p4d_jax.openheads.scene import DEFAULTS, OpenHeadsScene, OpenHeadsSettings, prepare_scene
+from p4d_jax.openheads.scene import DEFAULTS, OpenHeadsScene, prepare_scene
 from p4d_jax.openheads.shading import build_surface, shade
 from p4d_jax.types import SHAPE_SIZE, Array, FrameParams
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 
 import jax
@@ -24,6 +23,7 @@ from p4d_jax.openheads.appearance import (
     TEETH,
     paint_maps,
 )
+from p4d_jax.openheads.config import OpenHeadsSettings
 from p4d_jax.openheads.light import (
     bake_transfer,
     cosine_transfer,
@@ -33,45 +33,6 @@ from p4d_jax.types import SHAPE_SIZE, Array
 MOUTH_LIGHT = {"inner_mouth": 0.25, "tongue": 0.5, "teeth": 0.8}  # share of the light outside, at the lips
 MOUTH_RIM = 0.05  # world units behind the lips that get all of it
 MOUTH_REACH = 0.06  # world units in which it falls to a third
-
-
-@dataclasses.dataclass(frozen=True)
-class OpenHeadsSettings:
-    """What is drawn, and how widely. Hashable: a static argument of the jitted functions.
-
-    Attributes:
-      supersample: samples a pixel and axis; 1 is fastest, 2 for smooth edges.
-      shape_scale: standard deviation of the shape coefficients; they are cut at two deviations.
-      yaw, pitch, roll: the head's rotation, radians: standard deviation and largest value of a cut normal.
-      radius: smallest and largest distance of the camera.
-      pivot: largest offset of the point the camera looks at, around (0, 0, 0.09), each axis.
-      noise: largest standard deviation of the sensor's noise, of the full range.
-      blur: largest standard deviation of the lens blur, pixels.
-      domain_shift: 0 draws the training distribution; above, light and tone wander off by this share.
-      yaw_balance: probability that a frame's yaw is drawn evenly from its whole range, largest value to
-        largest value, in the place of the cut normal: profiles come as often as fronts. Ours.
-      closed_eyes: probability that a frame's eyes are both shut, beside those that the motion shuts. Ours.
-      sharp_backgrounds: probability of a background in focus: edges, stripes, people-coloured shapes. Ours.
-    """
-
-    supersample: int = 1
-    shape_scale: float = 0.9
-    yaw: tuple[float, float] = (0.36, 0.8)
-    pitch: tuple[float, float] = (0.20, 0.42)
-    roll: tuple[float, float] = (0.10, 0.25)
-    radius: tuple[float, float] = (3.65, 4.45)
-    pivot: float = 0.03
-    noise: float = 0.02
-    blur: float = 0.7
-    domain_shift: float = 0.0
-    yaw_balance: float = 0.0
-    closed_eyes: float = 0.0
-    sharp_backgrounds: float = 0.0
-
-    def __post_init__(self):
-        for name in ("yaw_balance", "closed_eyes", "sharp_backgrounds"):
-            if not 0.0 <= getattr(self, name) <= 1.0:
-                raise ValueError(f"{name}: expected a probability in [0, 1], got {getattr(self, name)}")
 
 
 DEFAULTS = OpenHeadsSettings()

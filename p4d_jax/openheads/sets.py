@@ -15,9 +15,9 @@ import jax.numpy as jnp
 
 from p4d_jax.data.dice import Dice
 from p4d_jax.errors import UserError, nearest
+from p4d_jax.openheads.config import OpenHeadsSettings
 from p4d_jax.openheads.light import Light, spherical_harmonics
 from p4d_jax.openheads.people import Identity
-from p4d_jax.openheads.scene import OpenHeadsSettings
 from p4d_jax.types import Array
 
 

@@ -1,8 +1,12 @@
-"""Sizes of the reconstructor Psi; the defaults are the paper's."""
+"""Settings of the reconstructor Psi: its sizes, the loss table's lines and its training steps.
+
+The defaults are the paper's. Imports no JAX: command lines are read with it.
+"""
 
 from __future__ import annotations
 
 import dataclasses
+import math
 
 
 @dataclasses.dataclass(frozen=True)
@@ -10,45 +14,59 @@ class ReconstructorConfig:
     """Sizes of Psi. The defaults are the released model's (225 M parameters).
 
     Attributes:
-      image_size: S, side of the source image.
-      global_widths, global_depths: the ResNet of E_global.
-      pyramid_features, pyramid_rates: its atrous pyramid.
-      detail_features: output channels of E_detail's five convolutions.
-      motion_size: length of the motion vector (548 PD-FGC, 109 flame_motion).
-      motion_hidden, motion_grid: motion is mapped to `motion_hidden` and then to a grid of motion tokens.
-      token_dim, token_heads, blocks_de, blocks_re: the transformers Phi_de and Phi_re.
-      canonical_features: the three convolutions after them.
-      plane_token_dim, plane_heads, plane_reduction, plane_stride, plane_convs_before, plane_convs_after: G_T.
-      plane_channels: C of each of the three planes.
+      image_size: S, side of the source image in pixels, a multiple of 16.
+      global_widths: Channels of the four stages of E_global's ResNet.
+      global_depths: Blocks of each of these stages.
+      pyramid_features: Channels of E_global's atrous pyramid.
+      pyramid_rates: Dilations of the pyramid's branches.
+      detail_features: Output channels of E_detail's five convolutions.
+      motion_size: Length of the motion vector (548 PD-FGC, 109 flame_motion).
+      motion_hidden: Width of the layers that map the motion vector to tokens.
+      motion_grid: Side of the square grid of motion tokens.
+      token_dim: Width of the tokens of the transformers Phi_de and Phi_re.
+      token_heads: Attention heads of both transformers.
+      blocks_de: Blocks of Phi_de, which takes the source's motion out of the head.
+      blocks_re: Blocks of Phi_re, which gives it the driving motion.
+      canonical_features: Channels of the three convolutions after Phi_re.
+      plane_token_dim: Width of the tokens of G_T, which makes the tri-plane.
+      plane_heads: Attention heads of G_T.
+      plane_reduction: Factor by which G_T's attention coarsens keys and values.
+      plane_stride: Side of the patches that become G_T's tokens.
+      plane_convs_before: Channels of G_T's convolutions before its transformer block.
+      plane_convs_after: Channels of those after it.
+      plane_channels: C, channels of each of the three planes.
       plane_upsample: 1 as in the paper; 2 doubles the planes' side by pixel shuffle.
-      background_widths: the U-Net's four widths.
-      background_size: side its input is resized to (its output has the same side).
-      decoder_hidden, feature_channels: the field decoder; F.
-      superresolution_size, superresolution_channels: side to which the first synthesis block's input is
-        resized (0: any side goes in as it is), and channels of each block; each doubles the side.
-      superresolution_clamp: bound of their activations, or None; the released weights grew up with it.
-      style_dim: length of the stored style `w_avg`.
-      source_lifting: also give the source image resampled into the canonical frame (`reconstructor.texture`):
+      background_widths: Channels of the four levels of the background's U-Net.
+      background_size: Side that the background's input is resized to; its output has the same side.
+      decoder_hidden: Width of the field decoder's hidden layer.
+      feature_channels: F, channels of the feature images.
+      superresolution_size: Side to which the first synthesis block's input is resized; 0: any side goes in
+        as it is.
+      superresolution_channels: Channels of each synthesis block; each doubles the side.
+      superresolution_clamp: Bound of the blocks' activations, or None; the released weights grew up with it.
+      style_dim: Length of the stored style `w_avg`.
+      source_lifting: Also give the source image resampled into the canonical frame (`reconstructor.texture`):
         fitted parameters say where every texel of the xy-plane is in the photo, so that input and output
         are aligned and a small network learns quickly. Adds a learned mean tri-plane. Not in the paper.
-      lifted_size: side of that lifted image.
+      lifted_size: Side of that lifted image, a multiple of `image_size`.
       deformation: 'neck' (paper: the motion reaches the planes through cross-attention alone) or
         'expression' (points are moved by the head model to its canonical expression before the planes are
         read; cross-attention adds what the mesh cannot say). Not in the paper.
-      refinement_features: hidden channels of the convolutions that mix the rendered picture with the photo
+      refinement_features: Hidden channels of the convolutions that mix the rendered picture with the photo
         seen at the rendered surface (`GuidedRefinement`); empty: none. Needs source_lifting and
         deformation 'expression'. Not in the paper.
-      refinement_scale: by which the picture is enlarged before that; the source is then given as large.
-      photo_features, photo_widths: channels of the photo's pixel features and widths of the U-Net that makes
-        them, with a relief of the whole person (depth and opacity of each pixel), from photo and fitted mesh.
-        Each point of the field also sees those of the pixel that it projects to in the photo, and how far
-        behind the relief it lies (`texture.look_up_features`; pixelNeRF, arXiv 2012.02190), so that
-        shapes of hair and shoulders need not pass through the tri-plane. 0: none. Needs deformation
-        'expression'; not in the paper.
-      fusion_heads: heads of the attention by which several photos become one source (`nn.photo_attention`);
+      refinement_scale: Factor by which the picture is enlarged before that; the source is then given as
+        large.
+      photo_features: Channels of the photo's pixel features, which a U-Net makes from photo and fitted mesh
+        with a relief of the whole person (depth and opacity of each pixel). Each point of the field also
+        sees those of the pixel that it projects to in the photo, and how far behind the relief it lies
+        (`texture.look_up_features`; pixelNeRF, arXiv 2012.02190), so that shapes of hair and shoulders need
+        not pass through the tri-plane. 0: none. Needs deformation 'expression'; not in the paper.
+      photo_widths: Channels of the four levels of that U-Net.
+      fusion_heads: Heads of the attention by which several photos become one source (`nn.photo_attention`);
         0: they are mixed by how well each shows a place, which needs no training. Not in the paper.
-      dtype: of the layers, 'float32' or 'bfloat16'. Parameters, transformer tokens between blocks, planes,
-        field decoder, background and images are float32 in both.
+      dtype: Number type of the layers, 'float32' or 'bfloat16'. Parameters, transformer tokens between
+        blocks, planes, field decoder, background and images are float32 in both.
     """
 
     image_size: int = 512
@@ -142,3 +160,97 @@ class ReconstructorConfig:
         if unknown:
             raise ValueError(f"unknown fields of ReconstructorConfig: {unknown}; known: {sorted(known)}")
         return cls(**{k: tuple(v) if isinstance(v, list | tuple) else v for k, v in values.items()})
+
+
+@dataclasses.dataclass(frozen=True)
+class Term:
+    """One line of the loss table.
+
+    Attributes:
+      weight: Factor of the term in the sum of losses.
+      first: Number of images seen from which on the term counts.
+      last: Number of images seen from which on it no longer counts.
+    """
+
+    weight: float
+    first: float = 0.0
+    last: float = math.inf
+
+    def active(self, images: float) -> bool:
+        """Whether it counts after so many images."""
+        return self.weight > 0 and self.first <= images < self.last
+
+
+@dataclasses.dataclass(frozen=True)
+class StepConfig:
+    """What the training steps of Psi do. The defaults are the paper's.
+
+    Attributes:
+      terms: The loss table: (name, Term) of `reconstructor.losses.TERMS`.
+      stages: (images, R) each: from so many images on, R rays a side.
+      crop: c, side of the crop of rays that is rendered; 0 renders whole views.
+      samples: Coarse and fine samples a ray.
+      face_weight: Weight in L_re of the parametric head's pixels over the others; ours, 0 in the paper.
+      feature_weight: Weight on top of that for pixels around its eyes and mouth; ours, 0 in the paper.
+      density_every: Steps between two density regularisers.
+      density_points: Points of that regulariser in [-1, 1]^3.
+      density_distance: How far these points are moved, as a share of the box.
+      discriminator_rate: Learning rate of D, a multiple of Psi's.
+      penalty_every: Steps between two R1 penalties of D.
+      gamma_image: Weight of R1 on D's two pictures, as GenHead's.
+      gamma_correspondence: Weight of R1 on its correspondence map.
+      gamma_segmentation: Weight of R1 on its mask.
+      motion_rate: Learning rate of the cross-attentions and the motions' mapping, a multiple of the others'
+        (v2: 2.5).
+      trained: Parts of Psi that learn, by their names in `Reconstructor.setup`; () is all. The others stand
+        still.
+      average_half_life: Half-life of the weights' moving average, in images.
+      rematerialize: Whether networks and views are computed again for their gradient, instead of being kept.
+      views_at_once: Views that a device renders side by side; 0 is all of them.
+    """
+
+    terms: tuple[tuple[str, Term], ...] = ()
+    stages: tuple[tuple[int, int], ...] = ((0, 64),)
+    crop: int = 0
+    samples: tuple[int, int] = (48, 48)
+    face_weight: float = 0.0
+    feature_weight: float = 0.0
+    density_every: int = 16
+    density_points: int = 1000
+    density_distance: float = 0.004
+    discriminator_rate: float = 1.0
+    penalty_every: int = 16
+    gamma_image: float = 1.0
+    gamma_correspondence: float = 10.0
+    gamma_segmentation: float = 1.0
+    motion_rate: float = 1.0
+    trained: tuple[str, ...] = ()
+    average_half_life: float = 10_000.0
+    rematerialize: bool = False
+    views_at_once: int = 0
+
+    def __post_init__(self):
+        if any(self.crop > resolution for _, resolution in self.stages):
+            raise ValueError(f"crop: {self.crop} is larger than a stage's resolution")
+        if not self.terms:
+            return
+        from p4d_jax.reconstructor.losses import TERMS  # brings JAX, which settings alone do not need
+
+        for name, _ in self.terms:
+            if name not in TERMS:
+                raise ValueError(f"terms: no loss {name!r}; there are {', '.join(TERMS)}")
+        whole = [name for name, term in self.terms if TERMS[name].whole and term.weight]
+        if self.crop and whole:
+            raise ValueError(f"crop: {', '.join(whole)} need whole views, crop=0")
+
+    def term(self, name: str) -> Term:
+        """A term, of weight 0 where the table has none."""
+        return dict(self.terms).get(name, Term(0.0))
+
+    def active(self, images: float) -> tuple[str, ...]:
+        """Names of the terms that count after so many images."""
+        return tuple(name for name, term in self.terms if term.active(images))
+
+    def resolution(self, images: float) -> int:
+        """R after so many images."""
+        return [resolution for start, resolution in self.stages if images >= start][-1]

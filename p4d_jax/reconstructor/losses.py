@@ -28,24 +28,6 @@ from p4d_jax.types import Array
 ALWAYS = (0.0, math.inf)
 
 
-@dataclasses.dataclass(frozen=True)
-class Term:
-    """One line of the loss table.
-
-    Attributes:
-      weight: in the sum.
-      first, last: it counts from so many images on, and before so many.
-    """
-
-    weight: float
-    first: float = 0.0
-    last: float = math.inf
-
-    def active(self, images: float) -> bool:
-        """Whether it counts after so many images."""
-        return self.weight > 0 and self.first <= images < self.last
-
-
 @struct.dataclass
 class LossNetworks:
     """Networks that judge pictures; frozen.

@@ -21,7 +21,8 @@ import jax
 import jax.numpy as jnp
 
 from p4d_jax.data.samples import HeadPair
-from p4d_jax.genhead.synthesis import SynthesisSettings, look_at_cameras
+from p4d_jax.genhead.config import SynthesisSettings
+from p4d_jax.genhead.synthesis import look_at_cameras
 from p4d_jax.head.landmarks import landmarks70
 from p4d_jax.head.model import HeadModel
 from p4d_jax.head.skinning import posed_vertices

@@ -16,9 +16,10 @@ from p4d_jax.data.motion import random_motion
 from p4d_jax.data.samples import HeadClip, HeadPair
 from p4d_jax.errors import UserError
 from p4d_jax.genhead.synthesis import SyntheticHead
+from p4d_jax.openheads.config import OpenHeadsSettings
 from p4d_jax.openheads.people import random_cameras, random_identity
 from p4d_jax.openheads.portraits import render_stage
-from p4d_jax.openheads.scene import OpenHeadsScene, OpenHeadsSettings
+from p4d_jax.openheads.scene import OpenHeadsScene
 from p4d_jax.types import SHAPE_SIZE, Array, FrameParams
 
 

@@ -34,6 +34,7 @@ from p4d_jax.head.model import NECK, HeadModel
 from p4d_jax.head.skinning import head_joints, posed_vertices, straightened_vertices
 from p4d_jax.imaging.resizing import resize_antialiased
 from p4d_jax.networks.motion_encoder import MotionEncoder, portrait_motion
+from p4d_jax.reconstructor.config import StepConfig
 from p4d_jax.reconstructor.deformation import Deformation, apply_field, build_field
 from p4d_jax.reconstructor.encoders import SourceFeatures
 from p4d_jax.reconstructor.field import (
@@ -48,7 +49,6 @@ from p4d_jax.reconstructor.losses import (
     LossNetworks,
     Rendered,
     Targets,
-    Term,
     discriminator_input,
     over_black,
     real_input,
@@ -62,72 +62,6 @@ from p4d_jax.train import adversarial, losses
 from p4d_jax.train.devices import DATA_AXIS, on_devices, samples_at_once
 from p4d_jax.train.state import TrainState, average_decay
 from p4d_jax.types import Array, Camera, FrameParams
-
-
-@dataclasses.dataclass(frozen=True)
-class StepConfig:
-    """What the steps need from the training config. The defaults are the paper's.
-
-    Attributes:
-      terms: (name, Term) of `reenact_losses.TERMS`.
-      stages: (images, R): from so many images on, R rays a side.
-      crop: c; 0 renders whole views.
-      samples: coarse and fine samples a ray.
-      face_weight, feature_weight: of pixels of the parametric head over others in L_re, and on top of that of
-        those around its eyes and mouth; ours, 0 in the paper.
-      density_every, density_points, density_distance: of the density regulariser: steps between, its points
-        in [-1, 1]^3, and how far they are moved, in shares of the box.
-      discriminator_rate: of D, a multiple of Psi's.
-      penalty_every, gamma_image, gamma_correspondence, gamma_segmentation: of R1, as GenHead's.
-      motion_rate: of the cross-attentions and the motions' mapping, a multiple of the others' (v2: 2.5).
-      trained: parts of Psi that learn, by their names in `Reconstructor.setup`; () is all. The others stand
-        still.
-      average_half_life: of the moving average, in images.
-      rematerialize: compute networks and views again for their gradient, instead of keeping them.
-      views_at_once: views that a device renders side by side; 0 is all of them.
-    """
-
-    terms: tuple[tuple[str, Term], ...]
-    stages: tuple[tuple[int, int], ...] = ((0, 64),)
-    crop: int = 0
-    samples: tuple[int, int] = (48, 48)
-    face_weight: float = 0.0
-    feature_weight: float = 0.0
-    density_every: int = 16
-    density_points: int = 1000
-    density_distance: float = 0.004
-    discriminator_rate: float = 1.0
-    penalty_every: int = 16
-    gamma_image: float = 1.0
-    gamma_correspondence: float = 10.0
-    gamma_segmentation: float = 1.0
-    motion_rate: float = 1.0
-    trained: tuple[str, ...] = ()
-    average_half_life: float = 10_000.0
-    rematerialize: bool = False
-    views_at_once: int = 0
-
-    def __post_init__(self):
-        for name, _ in self.terms:
-            if name not in TERMS:
-                raise ValueError(f"terms: no loss {name!r}; there are {', '.join(TERMS)}")
-        whole = [name for name, term in self.terms if TERMS[name].whole and term.weight]
-        if self.crop and whole:
-            raise ValueError(f"crop: {', '.join(whole)} need whole views, crop=0")
-        if any(self.crop > resolution for _, resolution in self.stages):
-            raise ValueError(f"crop: {self.crop} is larger than a stage's resolution")
-
-    def term(self, name: str) -> Term:
-        """A term, of weight 0 where the table has none."""
-        return dict(self.terms).get(name, Term(0.0))
-
-    def active(self, images: float) -> tuple[str, ...]:
-        """Names of the terms that count after so many images."""
-        return tuple(name for name, term in self.terms if term.active(images))
-
-    def resolution(self, images: float) -> int:
-        """R after so many images."""
-        return [resolution for start, resolution in self.stages if images >= start][-1]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -11,7 +11,6 @@ all of them into the one workdir, everything else by the primary one, whose cloc
 
 from __future__ import annotations
 
-import dataclasses
 import math
 import shutil
 import time
@@ -25,58 +24,11 @@ import orbax.checkpoint.experimental.v1 as ocp
 from absl import logging
 
 from p4d_jax.errors import UserError
+from p4d_jax.train.config import LoopConfig
 from p4d_jax.train.devices import filled_like, local
 from p4d_jax.train.journal import Journal, ProfileWindow
 from p4d_jax.train.processes import agreed, check_shared, is_primary
 from p4d_jax.train.state import TrainState, learning_rate
-
-
-@dataclasses.dataclass(frozen=True)
-class LoopConfig:
-    """How long, and how often what happens.
-
-    Attributes:
-      steps: the run ends after so many steps,
-      minutes: or after so many minutes of training, whichever comes first; 0 is no limit.
-      peak_rate, warmup: of the learning rate: linear warm-up over steps, then a cosine to the end,
-      final_share: where it is this share of the peak; 1 is a constant rate.
-      log_every, grid_every: steps between log lines and between pictures.
-      save_minutes: minutes between checkpoints.
-      keep: how many checkpoints are kept; the best one is kept beside them.
-      evaluate_every: steps between evaluations, where there is something to evaluate; 0 evaluates at the end
-        alone.
-      best: the score of an evaluation that tells which checkpoint is best; '' tells none.
-      best_is: the 'lowest' or the 'highest'.
-      profile: steps of this command before a trace of JAX's profiler in `profile/`, and steps that are
-        traced; (0, 0) traces none.
-    """
-
-    steps: int
-    minutes: float
-    peak_rate: float
-    warmup: int
-    log_every: int
-    grid_every: int
-    save_minutes: float
-    keep: int = 2
-    final_share: float = 0.01
-    evaluate_every: int = 0
-    best: str = ""
-    best_is: str = "lowest"
-    profile: tuple[int, int] = (0, 0)
-
-    def __post_init__(self):
-        if self.best_is not in ("lowest", "highest"):
-            raise ValueError(f"config.loop.best_is={self.best_is!r}: expected 'lowest' or 'highest'")
-        if len(self.profile) != 2 or min(self.profile) < 0:
-            raise ValueError(
-                f"config.loop.profile={self.profile!r}: expected (steps before, steps traced), as in (10, 5)"
-            )
-
-    def merit(self, scores: dict | None) -> float:
-        """Of an evaluation: the larger the better; minus infinity where `best` was not measured."""
-        sign = 1.0 if self.best_is == "highest" else -1.0
-        return sign * scores[self.best] if scores and self.best in scores else -math.inf
 
 
 def progress(config: LoopConfig, step: int, seconds: float) -> float:

@@ -11,8 +11,9 @@ import numpy as np
 from p4d_jax.convert.genhead import DISCRIMINATOR, GENERATOR, discriminator_shapes, genhead_shapes
 from p4d_jax.convert.mapping import Rules, convert_state
 from p4d_jax.convert.parity.fixtures import Case
-from p4d_jax.genhead.discriminator import Discriminator, DiscriminatorConfig, DiscriminatorInput
-from p4d_jax.genhead.model import CAMERA_SIZE, GenHead, GenHeadConfig
+from p4d_jax.genhead.config import DiscriminatorConfig, GenHeadConfig
+from p4d_jax.genhead.discriminator import Discriminator, DiscriminatorInput
+from p4d_jax.genhead.model import CAMERA_SIZE, GenHead
 
 # Not stored with the case: its note tells them.
 TRUNCATION_PSI, TRUNCATION_CUTOFF = 0.7, 14
