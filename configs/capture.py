@@ -2,15 +2,9 @@
 
 from ml_collections import ConfigDict
 
-from configs.base import common
+from p4d_jax.jobs.settings import CaptureSettings
+from p4d_jax.settings import to_config
 
 
 def get_config() -> ConfigDict:
-    config = common.get_config()
-    config.job = "capture"
-    config.source = "astronaut"  # a photo, a film, a folder of frames of one film, or the example 'astronaut'
-    config.max_frames = 0  # of a film; 0: all
-    config.smoothing = 0.6  # of a film: frames of Gaussian over time that calm jitter; 0 turns it off
-    config.write_crops = True  # the 512 x 512 pictures beside the parameters
-    config.write_alphas = False  # of a film: its masks too, about a second a frame, for data to train on
-    return config
+    return to_config(CaptureSettings())

@@ -5,7 +5,7 @@
 
 from ml_collections import ConfigDict
 
-from configs import genhead_ffhq512
+from . import genhead_ffhq512
 
 
 def get_config() -> ConfigDict:

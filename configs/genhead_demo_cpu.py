@@ -2,7 +2,7 @@
 
 from ml_collections import ConfigDict
 
-from configs import genhead_demo
+from . import genhead_demo
 
 
 def get_config() -> ConfigDict:

@@ -2,7 +2,7 @@
 
 from ml_collections import ConfigDict
 
-from configs import portrait4d
+from . import portrait4d
 
 
 def get_config() -> ConfigDict:

@@ -2,13 +2,13 @@
 
 from ml_collections import ConfigDict
 
-from configs import portrait4d
+from . import portrait4d
 
 
 def get_config() -> ConfigDict:
     config = portrait4d.get_config()
     config.name = "portrait4d_v2"
-    config.data = ConfigDict({"genhead": 0, "openheads": 0, "films": 0, "stored": 0, "real_films": 32})
+    config.data.update({"genhead": 0, "real_films": 32})
     config.real_films = "films"  # folder of films (docs/reconstructor.md, "Data of a training")
     config.static_share = 0.0
     config.start = "portrait4d_static.npz"  # weights of the static model at 10 000 kimg

@@ -2,7 +2,7 @@
 
 from ml_collections import ConfigDict
 
-from configs import reenact
+from . import reenact
 
 
 def get_config() -> ConfigDict:

@@ -5,21 +5,21 @@ The shipped weights come of several runs, one after another: docs/reconstructor.
 
 from ml_collections import ConfigDict
 
-from configs import portrait4d
+from . import portrait4d
 
 
 def get_config() -> ConfigDict:
     config = portrait4d.get_config()
     config.name = "reenact_demo"
     config.batch = 8
-    config.data = ConfigDict({"genhead": 0, "openheads": 8, "films": 0, "stored": 0, "real_films": 0})
+    config.data.update({"genhead": 0, "openheads": 8})
     config.evaluate_people = 8
     config.motion = "flame_motion"
     config.perceptual = "structure"
     config.relief_alone = 2400.0
     config.sharp_backgrounds = 0.5
     config.fit_noise = 1.5
-    config.terms = ConfigDict(
+    config.terms.update(
         {
             "image": (1.0,),
             "upscaled": (0.5,),
@@ -37,9 +37,9 @@ def get_config() -> ConfigDict:
             "density": (0.0,),
         }
     )
-    # Sizes of the network: see ReconstructorConfig
-    config.model = ConfigDict(
+    config.model.update(
         {
+            "dtype": "float32",
             "image_size": 128,
             "global_widths": (24, 32, 64, 96),
             "global_depths": (1, 1, 1, 1),

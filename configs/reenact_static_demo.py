@@ -2,7 +2,7 @@
 
 from ml_collections import ConfigDict
 
-from configs import reenact_demo
+from . import reenact_demo
 
 
 def get_config() -> ConfigDict:

@@ -7,7 +7,7 @@ true other sides (configs/evaluate.py, novel views).
 
 from ml_collections import ConfigDict
 
-from configs import reenact_demo
+from . import reenact_demo
 
 
 def get_config() -> ConfigDict:

@@ -1,19 +1,22 @@
 """The entry: runs the job that a config names.
 
+    p4d quickstart [--workdir=DIR] [--field=value ...]
     python -m p4d_jax.main --config=configs/quickstart.py [--workdir=DIR] [--config.field=value ...]
 
-A config is a Python file whose `get_config()` returns an `ml_collections.ConfigDict` with a field `job`: the
-name of a module in `p4d_jax/jobs`, whose `run(config, workdir)` does the work. Whatever the user can put
-right (an unknown field, job or file) is one line on stderr and exit code 2.
+Both are the same: a config is given by its file or, of those that ship, by its name; its fields with or
+without `config.` before them. A config is a Python file whose `get_config()` returns an
+`ml_collections.ConfigDict` with a field `job`: the name of a module in `p4d_jax/jobs`, whose
+`run(config, workdir)` does the work. Whatever the user can put right (an unknown field, job or file) is one
+line on stderr and exit code 2.
 """
 
 from __future__ import annotations
 
+import ast
 import dataclasses
 import importlib
 import importlib.util
 import os
-import pkgutil
 import re
 import sys
 from collections.abc import Sequence
@@ -23,9 +26,16 @@ from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 from p4d_jax.errors import UserError, nearest
+from p4d_jax.jobs.settings import SETTINGS
+from p4d_jax.settings import help_text
 
-USAGE = "usage: python -m p4d_jax.main --config=configs/X.py [--workdir=DIR] [--config.field=value ...]"
-PROCESSES = "one of many processes: [--coordinator=HOST:PORT --processes=N --process=K] (docs/launch.md)"
+USAGE = "usage: p4d CONFIG [--workdir=DIR] [--field=value ...]; CONFIG is a name, or --config=FILE"
+HELP = """usage: p4d CONFIG [--workdir=DIR] [--field=value ...]
+       python -m p4d_jax.main --config=configs/X.py [--workdir=DIR] [--config.field=value ...]
+one of many processes: [--coordinator=HOST:PORT --processes=N --process=K] (docs/launch.md)
+the fields of a config, with what they mean: p4d CONFIG --help
+"""
+OWN_FLAGS = ("config", "workdir", "coordinator", "processes", "process")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,10 +52,11 @@ class CommandLine:
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command line; returns the exit code."""
     argv = list(sys.argv if argv is None else argv)
-    if {"--help", "-h"} & set(argv[1:]):
-        print(f"{USAGE}\n{PROCESSES}\njobs: {', '.join(job_names())}")
-        return 0
+    asked = [argument for argument in argv if argument not in ("--help", "-h")]
     try:
+        if asked != argv:
+            print(general_help() if len(asked) == 1 else config_help(asked))
+            return 0
         command = parse_command_line(argv)
         enable_compilation_cache()
         use_exact_float32()
@@ -60,9 +71,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def parse_command_line(argv: Sequence[str]) -> CommandLine:
     """The config with its overrides, the workdir (default: runs/<name of the config file>), the processes."""
-    path, rest = take_config_flag(argv)
+    path, rest = take_config(argv)
     config = load_config(path)
     fields = field_names(config)
+    rest = [rest[0], *(with_prefix(argument, fields) for argument in rest[1:])]
     check_overrides(rest, fields)
     values = flags.FlagValues()
     flags.DEFINE_string("workdir", None, "folder for all that the job writes", flag_values=values)
@@ -73,9 +85,8 @@ def parse_command_line(argv: Sequence[str]) -> CommandLine:
         config_flags.DEFINE_config_dict("config", config, flag_values=values, sys_argv=rest)
         unused = values(rest)[1:]
     except flags.UnrecognizedFlagError as error:
-        own = ["config", "workdir", "coordinator", "processes", "process"]
-        known = own + [f"config.{field}" for field in fields]
-        raise UserError(f"unknown flag --{error.flagname}{nearest(error.flagname, known)}") from error
+        known = nearest(error.flagname, [*OWN_FLAGS, *fields])
+        raise UserError(f"unknown flag --{error.flagname}{known}") from error
     except (flags.Error, TypeError, ValueError) as error:
         raise UserError(str(error)) from error
     if unused:
@@ -84,15 +95,11 @@ def parse_command_line(argv: Sequence[str]) -> CommandLine:
     return CommandLine(values.config, workdir, values.coordinator, values.processes, values.process)
 
 
-def join_processes(command: CommandLine) -> None:
-    """Connects this process with the others of its run, if it has others."""
-    from p4d_jax.train.processes import connect_processes
-
-    connect_processes(command.coordinator, command.processes, command.process, os.environ)
+# Configs ----------------------------------------------------------------------------------------------------
 
 
-def take_config_flag(argv: Sequence[str]) -> tuple[Path, list[str]]:
-    """The file that --config names, and the command line without that flag."""
+def take_config(argv: Sequence[str]) -> tuple[Path, list[str]]:
+    """The file of the config that comes first or behind --config, and the command line without it."""
     rest, name = list(argv), None
     for i, argument in enumerate(argv):
         if match := re.fullmatch(r"--?config(?:=(.*))?", argument):
@@ -100,25 +107,45 @@ def take_config_flag(argv: Sequence[str]) -> tuple[Path, list[str]]:
             name = match[1] or "".join(argv[i + 1 : i + width])
             del rest[i : i + width]
             break
+    if name is None and len(argv) > 1 and not argv[1].startswith("-"):
+        name = rest.pop(1)
     if not name:
         raise UserError(f"--config is missing; {USAGE}")
-    path = Path(name)
-    if not path.is_file():
-        there = [str(p) for p in path.parent.glob("*.py")]
-        raise UserError(f"--config={name}: no such file{nearest(name, there)}")
-    return path, rest
+    return find_config(name), rest
+
+
+def find_config(name: str) -> Path:
+    """The file of a config: a path, or the name of one that ships."""
+    path, shipped = Path(name), shipped_configs()
+    if path.is_file():
+        return path
+    if name in shipped:
+        return shipped[name]
+    if path.suffix or len(path.parts) > 1:
+        there = [str(neighbour) for neighbour in path.parent.glob("*.py")]
+        raise UserError(f"--config={name}: no such file{nearest(name, [*there, *shipped])}")
+    known = nearest(name, shipped) or f"; there are {', '.join(shipped)}"
+    raise UserError(f"{name!r} is not a config{known}")
+
+
+def shipped_configs() -> dict[str, Path]:
+    """The configs of this package by name: in it where it is installed, beside it in a source tree."""
+    package = Path(__file__).resolve().parent
+    folder = next((f for f in (package / "configs", package.parent / "configs") if f.is_dir()), package)
+    return {path.stem: path for path in sorted(folder.glob("*.py")) if path.stem != "__init__"}
 
 
 def load_config(path: Path) -> ConfigDict:
     """What the `get_config()` of a config file returns.
 
-    The folder above `configs/` becomes importable, so that a config can import its neighbours as
-    `configs.…` wherever the command is run.
+    A file in a package, as those that ship are, can import its neighbours: `from . import reenact`.
     """
-    for folder in path.resolve().parents:
-        if folder.name == "configs" and str(folder.parent) not in sys.path:
-            sys.path.insert(0, str(folder.parent))
-    spec = importlib.util.spec_from_file_location("config_file", path)
+    folder, name = path.resolve().parent, path.stem
+    while (folder / "__init__.py").is_file():
+        folder, name = folder.parent, f"{folder.name}.{name}"
+    if "." in name and str(folder) not in sys.path:
+        sys.path.insert(0, str(folder))
+    spec = importlib.util.spec_from_file_location(name, path)
     module = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)
@@ -132,6 +159,9 @@ def load_config(path: Path) -> ConfigDict:
     return config
 
 
+# Fields -----------------------------------------------------------------------------------------------------
+
+
 def field_names(config: ConfigDict, prefix: str = "") -> list[str]:
     """Every field of a config, nested ones with dots."""
     names = []
@@ -140,6 +170,17 @@ def field_names(config: ConfigDict, prefix: str = "") -> list[str]:
         if isinstance(value, ConfigDict):
             names += field_names(value, f"{prefix}{key}.")
     return names
+
+
+def with_prefix(argument: str, fields: Sequence[str]) -> str:
+    """`--field=value` as `--config.field=value`; every other argument as it is."""
+    if match := re.fullmatch(r"--?([\w.]+)(=.*)?", argument, re.DOTALL):
+        name, value = match[1], match[2] or ""
+        if name in fields:
+            return f"--config.{name}{value}"
+        if name.startswith("no") and name[2:] in fields:
+            return f"--noconfig.{name[2:]}{value}"
+    return argument
 
 
 def check_overrides(argv: Sequence[str], fields: Sequence[str]) -> None:
@@ -155,18 +196,49 @@ def check_overrides(argv: Sequence[str], fields: Sequence[str]) -> None:
             )
 
 
-def job_names() -> list[str]:
-    """The modules of p4d_jax/jobs that can be run."""
-    package = importlib.import_module("p4d_jax.jobs")
-    return sorted(m.name for m in pkgutil.iter_modules(package.__path__) if not m.name.startswith("_"))
+# Help -------------------------------------------------------------------------------------------------------
+
+
+def general_help() -> str:
+    """Usage, the configs that ship, each with the first line of its docstring, and the jobs."""
+    shipped = shipped_configs()
+    width = max(map(len, shipped), default=0)
+    about = {name: ast.get_docstring(ast.parse(path.read_text())) or "" for name, path in shipped.items()}
+    lines = [f"  {name:{width}}  {text.partition(chr(10))[0]}" for name, text in about.items()]
+    return "\n".join([HELP, "configs:", *lines, "", f"jobs: {', '.join(SETTINGS)}"])
+
+
+def config_help(argv: Sequence[str]) -> str:
+    """Every field of the config of a command line, with its value and what it means."""
+    config = parse_command_line(argv).config
+    settings = SETTINGS[job_name(config)]
+    title = f"job {config.job}: {settings.__doc__.partition(chr(10))[0]}"
+    return f"{USAGE}\n\n{title}\n\n{help_text(settings, config)}"
+
+
+# Jobs -------------------------------------------------------------------------------------------------------
+
+
+def join_processes(command: CommandLine) -> None:
+    """Connects this process with the others of its run, if it has others."""
+    from p4d_jax.train.processes import connect_processes
+
+    connect_processes(command.coordinator, command.processes, command.process, os.environ)
+
+
+def job_name(config: ConfigDict) -> str:
+    """The job that a config names, which must be one."""
+    name = config.get("job", "")
+    if name not in SETTINGS:
+        raise UserError(
+            f"config.job={name!r} is not one of {', '.join(SETTINGS)}{nearest(str(name), SETTINGS)}"
+        )
+    return name
 
 
 def load_job(config: ConfigDict):
     """The module of the job that the config names."""
-    name, names = config.get("job", ""), job_names()
-    if name not in names:
-        raise UserError(f"config.job={name!r} is not one of {', '.join(names)}{nearest(str(name), names)}")
-    return importlib.import_module(f"p4d_jax.jobs.{name}")
+    return importlib.import_module(f"p4d_jax.jobs.{job_name(config)}")
 
 
 def enable_compilation_cache() -> None:
