@@ -3,9 +3,9 @@
     python -m benchmarks.landmark_looks [--people=20]
 
 Of held-out OpenHeads people at 256², each driven by the next: the expression error of the true rendering, of
-the unchanged source, and their ratio (docs/evaluation.md, `cross/expression`), with 1, 5, 9 and 17 looks at
-each face; then the same of the head model's own landmarks, projected, which err by the measure's definition
-alone.
+the unchanged source, and their ratio (docs/howto/evaluate.md, `cross/expression`), with 1, 5, 9 and 17 looks
+at each face; then the same of the head model's own landmarks, projected, which err by the measure's
+definition alone.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """A contact sheet of the embedded head: eight identities by eight expressions, each in another pose.
 
-    python benchmarks/openhead_sheet.py docs/openhead.png
+    python benchmarks/openhead_sheet.py docs/images/openhead.png
 
 Rows are random identities (unit-variance coefficients, seeded), columns are actions. Skin, brows and hair are
 one flat colour each: this shows the shapes.

@@ -8,9 +8,9 @@ weights), from random weights; --config.start=reenact_demo goes on from the ship
 the pairs static with silent cross-attention, or none, from random weights. balanced: a share of evenly drawn
 yaws and of shut eyes, or none, from the shipped weights. Batches are of four.
 
-Each run's weights are measured as the job `evaluate` does (docs/evaluation.md), on people that training never
-saw, `held_out` and `other`. Runs that are there are not made again. Prints each run, then of each measure the
-mean and standard deviation over seeds, without and with, and the gain of each seed.
+Each run's weights are measured as the job `evaluate` does (docs/howto/evaluate.md), on people that training
+never saw, `held_out` and `other`. Runs that are there are not made again. Prints each run, then of each
+measure the mean and standard deviation over seeds, without and with, and the gain of each seed.
 """
 
 from __future__ import annotations

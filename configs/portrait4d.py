@@ -1,6 +1,6 @@
 """The paper's training of Psi at 512², batch 32, on a GenHead's data: every field is at the paper's value.
 
-It needs a head model and networks that others trained: see docs/convert.md for each folder's command.
+It needs a head model and networks that others trained: see docs/howto/convert.md for each folder's command.
 """
 
 from ml_collections import ConfigDict

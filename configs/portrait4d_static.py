@@ -1,4 +1,7 @@
-"""The static model: `portrait4d` with every pair static, its cross-attention silent (SPEC section 8)."""
+"""The static model: `portrait4d` with every pair static, so that cross-attention is multiplied by 0.
+
+Source: docs/concepts/training.md, 8.2.
+"""
 
 from ml_collections import ConfigDict
 

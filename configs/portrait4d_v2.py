@@ -1,4 +1,7 @@
-"""v2: real films, and the other sides of their heads as a frozen static model sees them (SPEC section 8)."""
+"""v2: real films, and other views of their heads as a frozen static model renders them.
+
+Source: docs/concepts/training.md, 8.4.
+"""
 
 from ml_collections import ConfigDict
 
@@ -9,7 +12,7 @@ def get_config() -> ConfigDict:
     config = portrait4d.get_config()
     config.name = "portrait4d_v2"
     config.data.update({"genhead": 0, "real_films": 32})
-    config.real_films = "films"  # folder of films (docs/reconstructor.md, "Data of a training")
+    config.real_films = "films"  # folder of films (docs/howto/train_psi.md, "Data of a training")
     config.static_share = 0.0
     config.start = "portrait4d_static.npz"  # weights of the static model at 10 000 kimg
     config.static = config.start

@@ -1,6 +1,7 @@
 """Trains Psi at the size that ships: 256² portraits of streamed OpenHeads, on two cores.
 
-The shipped weights come of several runs, one after another: docs/reconstructor.md, "The demo weights".
+The shipped weights come of several runs, one after another:
+docs/results/reconstructor.md, "The demo weights".
 """
 
 from ml_collections import ConfigDict

@@ -32,7 +32,7 @@ from p4d_jax.settings import help_text
 USAGE = "usage: p4d CONFIG [--workdir=DIR] [--field=value ...]; CONFIG is a name, or --config=FILE"
 HELP = """usage: p4d CONFIG [--workdir=DIR] [--field=value ...]
        python -m p4d_jax.main --config=configs/X.py [--workdir=DIR] [--config.field=value ...]
-one of many processes: [--coordinator=HOST:PORT --processes=N --process=K] (docs/launch.md)
+one of many processes: [--coordinator=HOST:PORT --processes=N --process=K] (docs/howto/launch.md)
 the fields of a config, with what they mean: p4d CONFIG --help
 """
 OWN_FLAGS = ("config", "workdir", "coordinator", "processes", "process")

@@ -1,8 +1,8 @@
 """The few dataclasses that travel between rooms.
 
-All are pytrees (``flax.struct``): they pass through ``jit``, ``vmap`` and ``scan``. Leading batch axes
-are allowed everywhere and written ``...``. Conventions: docs/conventions.md (camera looks along -z, y up,
-world origin at the canonical neck joint, FLAME metres times 3).
+All are pytrees (``flax.struct``): they pass through ``jit``, ``vmap`` and ``scan``. Leading batch axes are
+allowed everywhere and written ``...``. Conventions: docs/concepts/conventions.md (camera looks along -z, y
+up, world origin at the canonical neck joint, FLAME metres times 3).
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class Camera:
 
 @struct.dataclass
 class FrameParams:
-    """Everything a parametric head says about one frame: 437 numbers (SPEC section 1).
+    """Everything a parametric head says about one frame: 437 numbers (docs/concepts/conventions.md, 1.4).
 
     Attributes:
       camera: where it is seen from.

@@ -124,7 +124,7 @@ def test_decomposed_neck_sees_the_bent_head_as_the_straight_one():
     np.testing.assert_allclose(
         geometry.project(moved, joint)[0], geometry.project(camera, joint)[0], atol=1e-5
     )
-    # The rule of SPEC section 2: R_w2c R^T.
+    # The rule of docs/concepts/head.md, Eq. 2.6: R_w2c R^T.
     world2cam = np.asarray(camera.cam2world[:3, :3]).T @ rotation.T
     np.testing.assert_allclose(np.asarray(moved.cam2world[:3, :3]).T, world2cam, atol=1e-6)
 

@@ -233,5 +233,5 @@ def find_encoder(weights: str | Path | None, motion_encoder: str | Path | None) 
 def _how_to_convert(workdir: Path) -> str:
     return (
         "the job convert makes it of the file motion_model.pth into the folder"
-        f" {str(workdir / ENCODER_NETWORK)!r} (docs/convert.md)"
+        f" {str(workdir / ENCODER_NETWORK)!r} (docs/howto/convert.md)"
     )

@@ -8,7 +8,8 @@ around the landmarks' mean; results are in photo pixels. Rotations are axis-angl
 straight: landmarks of a face cannot tell it from the camera, which carries the head's pose.
 
 Only the vertices that carry landmarks enter (`landmark_head`), about a thousand instead of all, so a step
-costs milliseconds. Every function is for one photo; `vmap` for many. Source: SPEC section 9.
+costs milliseconds. Every function is for one photo; `vmap` for many. Source:
+docs/concepts/capture.md, Eq. 9.1.
 """
 
 from __future__ import annotations

@@ -7,8 +7,8 @@
       head             name of the head model whose coefficients the frames hold, e.g. "openhead"
       expressions      (E,) strings, names of the leading expression coefficients, or empty
       pictures         (N,) strings, NAME of each
-      frames           (N, 437) float32, `FrameParams.to_vector` (docs/conventions.md): camera 25, shape 300,
-                       expression 100, pose 6, eyes 6
+      frames           (N, 437) float32, `FrameParams.to_vector` (docs/concepts/conventions.md): camera 25,
+                       shape 300, expression 100, pose 6, eyes 6
       mirrored_frames  (N, 437) float32 of the flipped pictures; needed where the head has no exact mirror
 
 `write_photos` writes one; `python -m p4d_jax.data.photos FOLDER CAPTURE...` makes one of the workdirs of the
@@ -52,7 +52,7 @@ PARAMETERS = "parameters.npz"
 PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 MODES = ("1", "L", "LA", "P", "RGB", "RGBA")  # of 8 bits
 SCALES = (0.25, 3.0)  # share of the picture that a world unit takes; a head is half a unit wide
-LOOK = "a folder of photos has images/, masks/ and parameters.npz (docs/genhead.md)"
+LOOK = "a folder of photos has images/, masks/ and parameters.npz (docs/howto/train_genhead.md)"
 
 
 # Writing ----------------------------------------------------------------------------------------------------

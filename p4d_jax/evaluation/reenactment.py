@@ -2,7 +2,7 @@
 
 A row is a dict of one person's numbers, named `part/measure`; beside some are those of the source picture as
 it is, `_unchanged`, and those of the true rendering, `_truth`, which say what the measure itself misses.
-docs/evaluation.md defines every one. `about/...` are facts of the person, not results.
+docs/howto/evaluate.md defines every one. `about/...` are facts of the person, not results.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 It sees ten channels at the size of the sharp image: sharp image 3, volume-rendered image 3, correspondence
 map 3, segmentation 1; the last three are resized where they are smaller. NHWC; B batch, S image size, R rays
 a side. Source: Portrait4D (arXiv 2311.18729, section 4.1), EG3D's dual discrimination (arXiv 2112.07945),
-StyleGAN2's residual discriminator; SPEC section 5.
+StyleGAN2's residual discriminator; docs/concepts/genhead.md.
 
 The logit of an image depends on its batch by `minibatch_stddev`: a batch must divide into groups, and where
 it is split over devices, the statistics cross them.

@@ -4,11 +4,11 @@
     z' ──mapping──> styles ──synthesis──sigmoid──> background features
     points of either tri-plane ──decoder──> density, features;   feature image ──super-resolution──> image
 
-The networks only; `genhead.view` moves points through the head's deformation fields, fuses the two
-tri-planes and renders. Letters: B batch, P plane size, C plane channels, b background size, F feature
-channels, R rays a side, S image size, L styles, W style size. NHWC. Source: Portrait4D (arXiv 2311.18729,
-section 4.1 and appendix), StyleGAN2 (arXiv 1912.04958), EG3D (arXiv 2112.07945), SPEC section 5. All sizes
-come from `GenHeadConfig`; its defaults are the released model's.
+The networks only; `genhead.view` moves points through the head's deformation fields, fuses the two tri-planes
+and renders. Letters: B batch, P plane size, C plane channels, b background size, F feature channels, R rays a
+side, S image size, L styles, W style size. NHWC. Source: Portrait4D (arXiv 2311.18729, section 4.1 and
+appendix), StyleGAN2 (arXiv 1912.04958), EG3D (arXiv 2112.07945), docs/concepts/genhead.md. All sizes come
+from `GenHeadConfig`; its defaults are the released model's.
 """
 
 from __future__ import annotations

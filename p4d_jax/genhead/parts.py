@@ -7,7 +7,8 @@
 
 Nothing here has a gradient with respect to the head's geometry. One head; `vmap` for many. Letters: P points,
 V vertices, S image size, R rays a side, F features. World units, camera and image axes of
-docs/conventions.md. Source: Portrait4D (arXiv 2311.18729, section 4.1 and appendix), SPEC sections 3 and 5.
+docs/concepts/conventions.md. Source: Portrait4D (arXiv 2311.18729, section 4.1 and appendix),
+docs/concepts/deformation.md and genhead.md.
 """
 
 from __future__ import annotations
@@ -139,7 +140,7 @@ def pose_parts(head: HeadModel, shape: Array, params: FrameParams, box_warp: flo
 def pose_straight_parts(head: HeadModel, shape: Array, params: FrameParams) -> PosedParts:
     """`pose_parts` with the neck straight, whatever the frame says: the camera carries the head's rotation.
 
-    How GenHead is trained (SPEC section 5); without D_neck a pose costs a hundredth.
+    How GenHead is trained (docs/concepts/genhead.md); without D_neck a pose costs a hundredth.
     """
     level = params.pose.at[:3].set(0)
     straight = head_vertices(head, shape, params.expression, level, params.eyes)

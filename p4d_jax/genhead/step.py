@@ -1,4 +1,6 @@
-"""Training steps of GenHead: adversarial, on single pictures with masks and parameters (SPEC section 5).
+"""Training steps of GenHead: adversarial, on single pictures with masks and parameters.
+
+Source: docs/concepts/genhead.md, Eq. 5.5 to 5.8.
 
 A step is G's program and then D's; the regularisers are programs of their own and run every few steps. What
 the head model says of a frame (meshes, masks, correspondence map) has no gradient and is a program of its own

@@ -8,8 +8,8 @@ A *dynamic* sample is one identity in several motions, each in several views; a 
 the same function with M = 1. `synthesize` is a pure function of a key, compiled, and copies nothing to the
 host; a training step calls it or `synthesize_many` inside its own program. Letters: M motions, V views, S
 image size, R rays a side, F feature channels, N points, C channels of a tri-plane, Z latent size. World
-units, camera and image axes of docs/conventions.md. Source: Portrait4D (arXiv 2311.18729, section 4.2 and
-appendix), SPEC section 6.
+units, camera and image axes of docs/concepts/conventions.md. Source: Portrait4D (arXiv 2311.18729, section
+4.2 and appendix), docs/concepts/synthesis.md.
 """
 
 from __future__ import annotations

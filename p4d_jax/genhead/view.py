@@ -2,7 +2,8 @@
 
 An identity is its tri-planes and background (`make_identities`), a frame its `PosedParts`; `render_genhead`
 makes a view of both, for one head; `vmap` for many. `show_frame` poses the frame too. R rays a side, S image
-size, P plane size, C plane channels, b background size, F feature channels. Source: SPEC sections 4 and 5.
+size, P plane size, C plane channels, b background size, F feature channels. Source:
+docs/concepts/rendering.md and genhead.md.
 """
 
 from __future__ import annotations
@@ -72,7 +73,7 @@ def make_identities(
 
 @struct.dataclass
 class PartTerms:
-    """What training asks of the rays through eyes and mouth (SPEC section 5), (R, R) each.
+    """What training asks of the rays through eyes and mouth (docs/concepts/genhead.md), (R, R) each.
 
     Attributes:
       head_in_eyes: mean over samples of the softplus of T_h's raw density, 0 outside the eye boxes.

@@ -94,10 +94,11 @@ def project(camera: Camera, points: Array) -> tuple[Array, Array]:
 
 @exact_products
 def camera_for_bent_neck(camera: Camera, neck_rotation: Array, neck_joint: Array) -> Camera:
-    """The camera that sees the head with its neck bent as `camera` sees it straight (SPEC section 2).
+    """The camera that sees the head with its neck bent as `camera` sees it straight.
 
     A head without neck rotation under `camera` and the same head, turned by `neck_rotation` about
-    `neck_joint`, under the result give one image of everything that turns with the neck.
+    `neck_joint`, under the result give one image of everything that turns with the neck
+    (docs/concepts/head.md, Eq. 2.6).
 
     Args:
       camera: one total camera, which carries the whole head pose.

@@ -1,4 +1,6 @@
-"""Deformation fields: observed point x -> canonical point (SPEC section 3). No gradient flows through them.
+"""Deformation fields: observed point x -> canonical point. No gradient flows through them.
+
+Source: docs/concepts/deformation.md, Eq. 3.1 to 3.3.
 
 - Surface field: x keeps its place relative to the nearest triangle of the observed mesh. With barycentric b
   of x's foot on the triangle's plane (it may lie outside the triangle: then the frame of the triangle is

@@ -6,10 +6,10 @@ Two objects, both without gradient:
   surface on the texels of the xy-plane, and a few hundred candidates spread over it.
 - `ExpressionField`: observed point -> canonical point, by the surface that a ray meets where the point is
   close to it, elsewhere by a smooth average of the motions of the nearest candidates. It stands where
-  SPEC section 3 has the part-wise field and needs no nearest-neighbour search.
+  docs/concepts/deformation.md has the part-wise field and needs no nearest-neighbour search.
 
-A vertex's motion is rigid and turns with the neck, so that hair, which stands off the mesh, turns too.
-World units and axes of docs/conventions.md. L texels a side, row 0 at y = -box_warp/2 (tri-plane order:
+A vertex's motion is rigid and turns with the neck, so that hair, which stands off the mesh, turns too. World
+units and axes of docs/concepts/conventions.md. L texels a side, row 0 at y = -box_warp/2 (tri-plane order:
 rows grow with y).
 """
 

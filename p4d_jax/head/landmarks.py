@@ -7,7 +7,7 @@ of 17 points a degree of yaw (FLAME's dynamic landmarks, rows -39..39).
 
 Yaw, in degrees: the head's rotation about y relative to the camera, positive when the head, seen from the
 camera, turns towards its own left (its face normal then points to the viewer's right, +x of the camera). Its
-row is round(yaw) + 39. Source: FLAME / RingNet's dynamic contour; SPEC section 2.
+row is round(yaw) + 39. Source: FLAME / RingNet's dynamic contour; docs/concepts/head.md, 2.2.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """`HeadModel`: the one data schema of every parametric head, FLAME and OpenHead alike.
 
 V vertices, F triangles, joints root, neck, jaw, left eye, right eye (FLAME's order). Lengths are in metres
-in FLAME's frame (y up, face towards +z); `skinning.head_vertices` brings vertices to the world of SPEC
-section 1 (times `WORLD_SCALE`, origin at the canonical neck joint). Source: FLAME (SIGGRAPH Asia 2017),
-SPEC section 2.
+in FLAME's frame (y up, face towards +z); `skinning.head_vertices` brings vertices to the world (times
+`WORLD_SCALE`, origin at the canonical neck joint; docs/concepts/conventions.md, 1.1). Source: FLAME (SIGGRAPH
+Asia 2017), docs/concepts/head.md, 2.1.
 """
 
 from __future__ import annotations

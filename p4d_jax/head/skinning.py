@@ -4,8 +4,9 @@ Linear blend skinning as FLAME does it: template + shape + expression + pose cor
 R - I of each non-root joint), then every vertex follows the weighted mean of its joints' rigid transforms.
 The joints root, neck, jaw, left eye, right eye are regressed from the shaped, not yet posed, vertices.
 Rotations are axis-angle in radians. `skin` works in metres in FLAME's frame; `head_vertices`,
-`head_joints` and `canonical_vertices` return world units (SPEC section 1) with the root rotation at zero:
-the camera carries it. One head here, `vmap` for many. Source: FLAME (SIGGRAPH Asia 2017), SPEC section 2.
+`head_joints` and `canonical_vertices` return world units (docs/concepts/conventions.md, 1.1) with the root
+rotation at zero: the camera carries it. One head here, `vmap` for many. Source: FLAME (SIGGRAPH Asia 2017),
+docs/concepts/head.md, Eq. 2.1 to 2.5.
 """
 
 from __future__ import annotations

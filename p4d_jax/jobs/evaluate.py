@@ -1,7 +1,7 @@
 """Measures a reconstructor on people it never saw: OpenHeads, where the truth is known, and real photos.
 
 Self-reenactment, expressions and identity across people, novel views, flicker, and the first of these sorted
-by pose and closed eyes: docs/evaluation.md says what each figure is. Writes `evaluation.json`, a sheet of
+by pose and closed eyes: docs/howto/evaluate.md says what each figure is. Writes `evaluation.json`, a sheet of
 pictures a part (`evaluation_SET_self.png`, `_cross`, `_novel`, `evaluation_photos.png`) and prints the table.
 """
 

@@ -1,5 +1,5 @@
 """Trains GenHead on single pictures: streamed OpenHeads, every step of new people, or photos of a folder
-(SPEC section 5).
+(docs/concepts/genhead.md).
 
 Starts or goes on in the workdir (`train.loop`). `weights.npz` there is what `synthesize` takes as
 `--config.weights=`.

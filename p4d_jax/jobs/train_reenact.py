@@ -1,4 +1,6 @@
-"""Trains the reconstructor: Portrait4D, its static model, or v2, by what the config says (SPEC section 8).
+"""Trains the reconstructor: Portrait4D, its static model, or v2, by what the config says.
+
+Source: docs/concepts/training.md.
 
 Starts or goes on in the workdir (`train.loop`). `weights.npz` there is what `reenact` takes as
 `--config.weights=`. Networks that others trained (LPIPS, ArcFace, PD-FGC, GenHead with its discriminator) are
@@ -213,7 +215,8 @@ def converted(config: ConfigDict, field: str, name: str, instead: str) -> Conver
     if not path.is_dir():
         raise UserError(
             f"config.{field}={str(path)!r}: no such folder; '{CONVERT} --config.source=FILE"
-            f" --config.network={name} --workdir={path}' makes it (docs/convert.md); {instead} needs none"
+            f" --config.network={name} --workdir={path}' makes it (docs/howto/convert.md);"
+            f" {instead} needs none"
         )
     network = load_converted(path)
     if network.name != name:
@@ -446,7 +449,7 @@ def named_folder(config: ConfigDict, field: str) -> str:
     if not config[field]:
         raise UserError(
             f"config.data.{field}={config.data[field]}: name its folder, --config.{field}=FOLDER;"
-            ' docs/reconstructor.md, "Data of a training", tells what is in it'
+            ' docs/howto/train_psi.md, "Data of a training", tells what is in it'
         )
     return config[field]
 

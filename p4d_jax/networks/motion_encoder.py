@@ -2,8 +2,9 @@
 
 A face alignment network (FAN, arXiv 1703.07332): convolutions to S/4, one hourglass over them, 68 landmark
 maps, one number a pixel of S/8, a dense layer; then a small head for each of head pose, eyes, emotion and
-mouth. Portrait4D's motion vector v has 548 numbers: eyes 6, emotion 30, mouth 512 (SPEC section 1); head pose
-is the cameras' business. NHWC, images in [-1, 1], 224 x 224, aligned by `align_for_motion`.
+mouth. Portrait4D's motion vector v has 548 numbers: eyes 6, emotion 30, mouth 512
+(docs/concepts/conventions.md, 1.4); the camera carries the head's pose. NHWC, images in [-1, 1], 224 x 224,
+aligned by `align_for_motion`.
 """
 
 from __future__ import annotations

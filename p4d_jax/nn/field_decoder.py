@@ -1,4 +1,7 @@
-"""From tri-plane features of points to densities and features (SPEC section 4; EG3D's decoder)."""
+"""From tri-plane features of points to densities and features: EG3D's decoder.
+
+Source: docs/concepts/rendering.md, Eq. 4.8.
+"""
 
 from __future__ import annotations
 

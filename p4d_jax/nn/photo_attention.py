@@ -3,7 +3,7 @@
 Letters: K photos; their features (K, ..., D) lie on one grid of places (...,). Each place's shares of the
 photos sum to one, and values are mixed as they are, so that K copies of a photo are that photo, and what one
 photo says alone stays as it is. `trust` (K, ...) says how well a photo shows a place, from 0, not at all;
-a photo that shows nothing anywhere has no say. Ours; the paper takes one photo (SPEC section 10).
+a photo that shows nothing anywhere has no say. Ours; the paper takes one photo (docs/concepts/limits.md).
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""From the rendered feature image to the final image (SPEC section 4; EG3D's hybrid upsampling)."""
+"""From the rendered feature image to the final image: EG3D's hybrid upsampling.
+
+Source: docs/concepts/rendering.md, Eq. 4.9.
+"""
 
 from __future__ import annotations
 

@@ -1,8 +1,9 @@
 """How a driving frame moves the points of a ray to where the tri-plane holds them: observed -> canonical.
 
-A model's config names one of two fields: 'neck', D_neck of SPEC section 3, which straightens the neck and
-leaves the rest of the motion to the tri-plane, or 'expression', by which the head model undoes the expression
-too (`head.expression_field`). Both are pytrees, and the type of a field says how it is applied.
+A model's config names one of two fields: 'neck', D_neck of docs/concepts/deformation.md, which straightens
+the neck and leaves the rest of the motion to the tri-plane, or 'expression', by which the head model undoes
+the expression too (`head.expression_field`). Both are pytrees, and the type of a field says how it is
+applied.
 """
 
 from __future__ import annotations

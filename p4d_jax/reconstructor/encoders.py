@@ -1,7 +1,7 @@
 """Psi's encoders: photo and motion vector to tokens of a head at rest, detail and background.
 
 B batch, S image size, T = S/2 plane size, M motion size. Networks are NHWC; images in [-1, 1]. Source:
-Portrait4D (arXiv 2311.18729, section 4.2 and appendix), SPEC section 7.
+Portrait4D (arXiv 2311.18729, section 4.2 and appendix), docs/concepts/reconstructor.md, 7.1.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Pairs of real films: two frames of one clip, the one driving to the other (SPEC section 8, v2).
+"""Pairs of real films: two frames of one clip, the one driving to the other (docs/concepts/training.md, 8.4).
 
 A folder of films is a folder of photos (`data.photos`) whose NAMEs are CLIP/FRAME: all pictures in one folder
 below images/ show one person before one camera. `python -m p4d_jax.data.photos FOLDER CAPTURE...` writes it

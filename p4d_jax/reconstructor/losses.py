@@ -6,7 +6,7 @@ A term is `f(judges, sample, rendered) -> ()`, the mean over a batch; `TERMS` sa
 a pair. Two networks that others trained may judge, and are given by name: LPIPS ('lpips') or its documented
 substitute for machines without it ('structure': gradients over scales and block SSIM, `train.losses`); and
 ArcFace. Letters: B batch, S image size, R rays a side, c side of the rendered crop of rays (R: all),
-k = S / R, F feature channels. Images in [-1, 1]. Source: SPEC section 8.
+k = S / R, F feature channels. Images in [-1, 1]. Source: docs/concepts/training.md, Eq. 8.1 to 8.8.
 """
 
 from __future__ import annotations

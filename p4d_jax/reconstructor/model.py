@@ -2,7 +2,7 @@
 
 Letters: B batch, S image size, T = S/2 plane size, P plane upsampling, C plane channels, F feature channels.
 Networks are NHWC; images in [-1, 1]. Source: Portrait4D (arXiv 2311.18729, section 4.2 and appendix),
-SPEC section 7. All sizes come from `ReconstructorConfig`; its defaults are the paper's.
+docs/concepts/reconstructor.md. All sizes come from `ReconstructorConfig`; its defaults are the paper's.
 
     image ──E_global──┐                       ┌─E_detail── image (or the lifted image)
                       Φ_de(source motion)     │

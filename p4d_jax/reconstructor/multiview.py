@@ -1,4 +1,6 @@
-"""Pseudo views: what a frozen static model says of the sides that a film does not show (SPEC section 8, v2).
+"""Pseudo views: what a frozen static model says of the sides that a film does not show.
+
+Source: docs/concepts/training.md, Eq. 8.9 and 8.10.
 
 Real films show a head from one side at a time. The static model Psi_3d, which reconstructs and does not
 reenact, turns a film's frame into other views, for two ends:

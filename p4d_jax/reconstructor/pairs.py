@@ -1,4 +1,4 @@
-"""Pairs to learn reenactment from, out of what data sources draw (SPEC section 8).
+"""Pairs to learn reenactment from, out of what data sources draw (docs/concepts/training.md, 8.2).
 
 A *dynamic* pair shows one person in two motions, its cross-attention at scale 1; a *static* pair one motion
 from two sides, at scale 0. Half of a training batch is of either kind: cross-attention then carries all that

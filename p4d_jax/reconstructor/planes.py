@@ -1,4 +1,6 @@
-"""Psi's second half: tokens and the driving motion to an animated tri-plane (Phi_re, G_T; SPEC section 7).
+"""Psi's second half: tokens and the driving motion to an animated tri-plane (Phi_re, G_T).
+
+Source: docs/concepts/reconstructor.md, Eq. 7.6 to 7.8.
 
 B batch, S image size, T = S/2 plane size, P plane upsampling, C plane channels.
 """

@@ -1,4 +1,4 @@
-"""Training steps of Psi: self-reenactment on pairs of pictures (SPEC section 8).
+"""Training steps of Psi: self-reenactment on pairs of pictures (docs/concepts/training.md).
 
     pairs -> what the head model says of them (no gradient) -> Psi, its losses and their gradient
 

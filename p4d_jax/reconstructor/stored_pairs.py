@@ -5,7 +5,7 @@ Pair `row` of batch `number` depends on the seed and these two alone: which samp
 reads its own rows. What is read stays as it is stored (bytes, float16) until it is on the devices, where
 `PairSource.convert` makes `HeadPair`s of it. Of a sample's M x V views three are kept.
 
-Source: SPEC section 8. Letters: B pairs of a batch, of all processes.
+Source: docs/concepts/training.md. Letters: B pairs of a batch, of all processes.
 """
 
 from __future__ import annotations

@@ -6,7 +6,7 @@
   for the refinement of the rendered picture (`look_up_source`, `look_up_nearby`).
 - The relief of a photo: depth and opacity of the person in each of its pixels.
 
-All without gradient but the features. World units and axes of docs/conventions.md; L texels a side.
+All without gradient but the features. World units and axes of docs/concepts/conventions.md; L texels a side.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Rays through the pixel centres of a pinhole camera (SPEC sections 1 and 4).
+"""Rays through the pixel centres of a pinhole camera (docs/concepts/rendering.md, 4.1).
 
 Rays are listed row by row, the top row first; directions have unit length, so that a depth along a ray is a
 distance in world units.

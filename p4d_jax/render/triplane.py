@@ -1,4 +1,6 @@
-"""Features of 3D points read from three axis-aligned planes (EG3D, arXiv 2112.07945; SPEC section 1).
+"""Features of 3D points read from three axis-aligned planes (EG3D, arXiv 2112.07945).
+
+Source: docs/concepts/conventions.md, Eq. 1.3.
 
 Planes come in the order xy, yz, zx. The first named axis runs along the columns of a plane and the second
 along its rows, both from -box_warp / 2 at the outer edge of the first pixel to box_warp / 2 at that of the

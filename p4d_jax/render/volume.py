@@ -1,4 +1,6 @@
-"""Volume rendering of one ray, and of many by `vmap` (SPEC section 4; EG3D, arXiv 2112.07945; NeRF).
+"""Volume rendering of one ray, and of many by `vmap`.
+
+Source: docs/concepts/rendering.md, Eq. 4.2 to 4.7; EG3D (arXiv 2112.07945); NeRF.
 
 Letters: S samples along a ray, N rays, C feature channels. Depths are distances along the ray in world units,
 ascending. A field maps points (P, 3) to densities (P, 1), before their softplus, and features (P, C).

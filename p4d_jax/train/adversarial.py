@@ -1,4 +1,6 @@
-"""Losses of adversarial training (SPEC section 5): pure functions, each of which one term is made.
+"""Losses of adversarial training: pure functions, each of which one term is made.
+
+Source: docs/concepts/genhead.md, Eq. 5.5 to 5.8.
 
 Logits (B, 1); `DiscriminatorInput` batches; raw densities. Source: StyleGAN2 (arXiv 1912.04958), R1
 (Mescheder et al., arXiv 1801.04406), EG3D (arXiv 2112.07945), Portrait4D (arXiv 2311.18729).

@@ -1,4 +1,6 @@
-"""Losses of SPEC section 8 that need no outside weights, on one image each: `vmap` for batches.
+"""Losses that need no outside weights, on one image each: `vmap` for batches.
+
+Source: docs/concepts/training.md, 8.1.
 
 Images (H, W, C) in [-1, 1], weights (H, W, 1) >= 0. Where the paper has LPIPS (VGG weights) there is
 `structure`, a named substitute: gradients over scales, which keep edges sharp, and SSIM of blocks.

@@ -119,7 +119,7 @@ def find_cluster(environment: Mapping[str, str]) -> str | None:
         if importlib.util.find_spec("kubernetes") is None:
             raise UserError(
                 'an indexed job of Kubernetes: pip install "jax[k8s]", or give --coordinator, --processes and'
-                " --process (docs/launch.md); --processes=1 runs this process alone"
+                " --process (docs/howto/launch.md); --processes=1 runs this process alone"
             )
         return "Kubernetes"
     return None
