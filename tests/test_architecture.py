@@ -10,7 +10,7 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "p4d_jax"
 LEVELS = (  # from the top; an arrow runs down, or sideways where that makes no circle
-    {"__init__", "main", "jobs", "serve"},
+    {"__init__", "main", "jobs", "serve", "settings"},
     {"evaluation", "avatar", "convert"},
     {"reconstructor", "genhead"},
     {"train", "capture", "data", "openheads", "networks"},

@@ -273,18 +273,8 @@ def installed(tmp_path_factory) -> Path:
         shutil.copy(ROOT / name, tree)
     for name in ("p4d_jax", "configs"):
         shutil.copytree(ROOT / name, tree / name, ignore=shutil.ignore_patterns("__pycache__", "embedded"))
-    command = [
-        sys.executable,
-        "-m",
-        "pip",
-        "wheel",
-        "--no-deps",
-        "--no-build-isolation",
-        "-q",
-        "-w",
-        str(out),
-    ]
-    subprocess.run([*command, "."], cwd=tree, check=True, capture_output=True)
+    command = [sys.executable, "setup.py", "-q", "bdist_wheel", "-d", out]
+    subprocess.run(command, cwd=tree, check=True, capture_output=True)
     (wheel,) = out.glob("*.whl")
     with zipfile.ZipFile(wheel) as file:
         file.extractall(out / "site")
