@@ -3,8 +3,8 @@
 A dataclass says of each field its type, its default and, in the `Attributes:` of its docstring, what it
 means. `to_config` makes the `ConfigDict` that config files change and the command line overrides;
 `from_config` reads it back, with every value checked; `describe` lists its fields for `--help`. A field may
-be a bool, a number, a text, a tuple of these, one of them or None, a dict of them by name, or settings of a
-lower room.
+be a bool, a number, a text, a tuple of these, one of them or None, settings of a lower room, or a dict of
+them by name. A dataclass in a dict is a row of a table: a config has it as a tuple, whose end may be left out.
 
 Imports no JAX.
 """
@@ -52,10 +52,22 @@ def _entries(settings: Any, without: tuple[str, ...] = ()) -> dict[str, Any]:
             continue
         if dataclasses.is_dataclass(value):
             value = _entries(value, field.metadata.get("without", ()))
+        elif isinstance(value, dict):
+            value = {name: _row(entry) for name, entry in value.items()}
         elif isinstance(hints[field.name], types.UnionType):
             value = FieldReference(value, field_type=object)  # whose command line takes None as well
         entries[field.name] = value
     return entries
+
+
+def _row(entry: Any) -> Any:
+    """A dataclass as the tuple of its fields, but those at the end that have their default."""
+    if not dataclasses.is_dataclass(entry):
+        return entry
+    fields = list(dataclasses.fields(entry))
+    while fields and getattr(entry, fields[-1].name) == fields[-1].default:
+        fields.pop()
+    return tuple(getattr(entry, field.name) for field in fields)
 
 
 def from_config(cls: type[T], config: ConfigDict, path: str = "config") -> T:
@@ -88,13 +100,20 @@ def _read(hint: Any, value: Any, path: str) -> Any:
         return _plain(hint, value)
     except TypeError:
         raise UserError(f"{path}={value!r}: expected {describe_type(hint)}") from None
+    except ValueError as error:
+        raise UserError(f"{path}={value!r}: {error}") from error
 
 
 def _plain(hint: Any, value: Any) -> Any:
-    """A number, text, tuple or None as its annotation wants it; a TypeError where it is something else."""
+    """A plain value or a row as its annotation wants it; a TypeError where it is something else."""
     origin, inner = typing.get_origin(hint), typing.get_args(hint)
     if origin is types.UnionType:
         return None if value is None else _plain(inner[0], value)
+    if dataclasses.is_dataclass(hint) and isinstance(value, tuple | list):
+        hints = typing.get_type_hints(hint).values()
+        return hint(
+            *(_plain(one, item) for one, item in zip(hints, value, strict=False)), *value[len(hints) :]
+        )
     if origin is tuple and isinstance(value, tuple | list):
         wanted = (inner[0],) * len(value) if inner[-1] is Ellipsis else inner
         if len(wanted) == len(value):
@@ -115,7 +134,9 @@ def describe_type(hint: Any) -> str:
         return f"a tuple, each {describe_type(inner[0])}"
     if origin is tuple:
         return f"a tuple of {len(inner)}: {', '.join(map(describe_type, inner))}"
-    return WORDS.get(hint, "a table of fields")
+    if dataclasses.is_dataclass(hint):
+        return f"({', '.join(field.name for field in dataclasses.fields(hint))})"
+    return WORDS[hint]
 
 
 def comments(cls: type) -> dict[str, str]:

@@ -48,6 +48,19 @@ class Inner:
 
 
 @dataclasses.dataclass(frozen=True)
+class Row:
+    """One row of a table."""
+
+    weight: float
+    last: float = 9.0
+    fades: bool = False
+
+    def __post_init__(self):
+        if self.weight < 0:
+            raise ValueError("a weight is not negative")
+
+
+@dataclasses.dataclass(frozen=True)
 class Outer:
     """Settings of a job.
 
@@ -56,7 +69,7 @@ class Outer:
       flag: Yes or no.
       name: A text.
       pair: Two whole numbers.
-      table: Numbers by name.
+      table: Rows by name.
       inner: What is below.
     """
 
@@ -64,7 +77,7 @@ class Outer:
     flag: bool = False
     name: str = "x"
     pair: tuple[int, int] = (1, 2)
-    table: dict[str, tuple[float, ...]] = part({"a": (1.0,)})
+    table: dict[str, Row] = part({"a": Row(1.0), "c": Row(0.5, fades=True)})
     inner: Inner = part(Inner(), without=("unseen",))
 
 
@@ -91,12 +104,13 @@ def test_a_config_becomes_the_settings_it_was_made_of():
     settings = Outer(rate=0.5, inner=Inner(bound=None, stages=((0, 8), (5, 16))))
     config = to_config(settings)
     assert config.inner.width == 3 and "unseen" not in config.inner
+    assert (config.table.a, config.table.c) == ((1.0,), (0.5, 9.0, True))
     assert from_config(Outer, config) == settings
     config.rate, config.pair, config.table.b, config.inner.bound = 2, [3, 4], (2, 1), 7
     read = from_config(Outer, config)
     assert (read.rate, read.pair, read.inner.bound) == (2.0, (3, 4), 7.0)
-    assert read.table == {"a": (1.0,), "b": (2.0, 1.0)}
-    assert all(type(value) is float for value in (read.rate, read.inner.bound, *read.table["b"]))
+    assert read.table == {"a": Row(1.0), "b": Row(2.0, 1.0), "c": Row(0.5, fades=True)}
+    assert all(type(value) is float for value in (read.rate, read.inner.bound, read.table["b"].weight))
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -113,12 +127,15 @@ def test_every_config_that_ships_is_one_of_settings(name):
         ({"flag": 1}, "config.flag=1: expected True or False"),
         ({"pair": (1, 2, 3)}, "config.pair=(1, 2, 3): expected a tuple of 2: a whole number, a whole number"),
         ({"pair": (1, 2.5)}, "config.pair=(1, 2.5): expected a tuple of 2"),
-        ({"table": {"a": ("much",)}}, "config.table.a=('much',): expected a tuple, each a number"),
+        ({"table": {"a": ("much",)}}, "config.table.a=('much',): expected (weight, last, fades)"),
+        ({"table": {"a": ()}}, "config.table.a=(): expected (weight, last, fades)"),
+        ({"table": {"a": (1, 2, True, 4)}}, "config.table.a=(1, 2, True, 4): expected (weight, last, fades)"),
+        ({"table": {"a": (-1,)}}, "config.table.a=(-1,): a weight is not negative"),
         ({"inner": {"bound": "far"}}, "config.inner.bound='far': expected a number or None"),
         ({"inner": {"stages": (5,)}}, "config.inner.stages=(5,): expected a tuple, each a tuple of 2"),
         ({"inner": {"widht": 4}}, "config.inner.widht: there is no such field; did you mean 'width'?"),
         ({"inner": {"width": 0}}, "config.inner.width=0: expected at least 1"),
-        ({"inner": 3}, "config.inner=3: expected a table of fields"),
+        ({"inner": 3}, "config.inner=3: expected (width, bound, stages, unseen)"),
     ],
 )
 def test_a_wrong_value_is_named(change, said):

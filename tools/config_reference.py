@@ -6,12 +6,15 @@ python -m tools.config_reference
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterable
 from pathlib import Path
-from typing import get_type_hints
+from typing import Any
+
+from ml_collections import ConfigDict
 
 from p4d_jax import main
 from p4d_jax.jobs.settings import SETTINGS
-from p4d_jax.settings import comments
+from p4d_jax.settings import comments, to_config
 
 PAGE = Path(__file__).parents[1] / "docs/reference/config.md"
 INTRODUCTION = """# Every field of every config
@@ -41,10 +44,13 @@ def text() -> str:
     parts, nested = [INTRODUCTION + shipped_table()], {}
     for name, cls in SETTINGS.items():
         parts.append(f"## Job `{name}`\n\n{summary(cls)}\n\n{field_table(cls)}")
-        nested |= dict.fromkeys(
-            hint for hint in get_type_hints(cls).values() if dataclasses.is_dataclass(hint)
-        )
-    parts += [f"## {cls.__name__}\n\n{summary(cls)}\n\n{field_table(cls)}" for cls in nested]
+        for field in dataclasses.fields(cls):
+            if dataclasses.is_dataclass(field.default):
+                filled_in = set(field.metadata["without"])
+                inner = type(field.default)
+                nested[inner] = nested.get(inner, filled_in) & filled_in
+    for cls, filled_in in nested.items():
+        parts.append(f"## {cls.__name__}\n\n{summary(cls)}\n\n{field_table(cls, filled_in)}")
     return "\n".join(parts)
 
 
@@ -61,22 +67,27 @@ def summary(cls: type) -> str:
     return cls.__doc__.partition("\n")[0]
 
 
-def field_table(cls: type) -> str:
+def field_table(cls: type, without: Iterable[str] = ()) -> str:
     """Field, default and meaning; of nested settings, what their default changes of their own defaults."""
     said, rows = comments(cls), ["| field | default | meaning |", "|---|---|---|"]
-    for field in dataclasses.fields(cls):
-        default = field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
-        rows.append(f"| `{field.name}` | {shown(default)} | {said[field.name]} |")
+    defaults, config = cls(), to_config(cls())
+    for name in (field.name for field in dataclasses.fields(cls) if field.name not in without):
+        default = getattr(defaults, name)
+        shown = nested_default(default) if dataclasses.is_dataclass(default) else plain_default(config[name])
+        rows.append(f"| `{name}` | {shown} | {said[name]} |")
     return "\n".join(rows) + "\n"
 
 
-def shown(default: object) -> str:
-    """A default for the table."""
-    if dataclasses.is_dataclass(default):
-        name, defaults = type(default).__name__, {f.name: f.default for f in dataclasses.fields(default)}
-        differ = {k: v for k, v in vars(default).items() if v != defaults[k]}
-        return f"[{name}](#{name.lower()})" + "".join(f"<br>`{k}={v!r}`" for k, v in differ.items())
-    if isinstance(default, dict):
+def nested_default(default: Any) -> str:
+    """A link to the table of nested settings, and the fields that are not as they are there."""
+    name, standard = type(default).__name__, vars(type(default)())
+    differ = {field: value for field, value in vars(default).items() if value != standard[field]}
+    return f"[{name}](#{name.lower()})" + "".join(f"<br>`{k}={v!r}`" for k, v in differ.items())
+
+
+def plain_default(default: Any) -> str:
+    """A value, or those of a dict by name."""
+    if isinstance(default, ConfigDict):
         return "<br>".join(f"`{key}={value!r}`" for key, value in default.items())
     return f"`{default!r}`"
 

@@ -9,11 +9,9 @@ import dataclasses
 
 from p4d_jax.genhead.config import DiscriminatorConfig, GenHeadConfig, GenHeadStepConfig, SynthesisSettings
 from p4d_jax.openheads.config import OpenHeadsSettings
-from p4d_jax.reconstructor.config import ReconstructorConfig, StepConfig
+from p4d_jax.reconstructor.config import ReconstructorConfig, StepConfig, Term
 from p4d_jax.settings import part
 from p4d_jax.train.config import LoopConfig
-
-FOREVER = float("inf")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -310,8 +308,8 @@ class TrainReenactSettings(JobSettings):
       clip_norm: Largest norm of the gradient; 0: any.
       data: Pairs of a batch by source. Drawn on the devices: 'genhead', 'openheads', 'films' (OpenHeads
         before one camera each). Read from disk: 'stored', 'real_films'.
-      terms: The loss table. Of each term: its weight, and the numbers of images seen from which on it counts
-        and no longer counts; (0.0,) leaves it out.
+      terms: The loss table. Of each term, as a tuple of which the end may be left out: its weight, and the
+        numbers of images seen from which on it counts and no longer counts; (0.0,) leaves it out.
       model: Sizes of Psi.
       step: The training steps.
       loop: The loop around them.
@@ -351,22 +349,22 @@ class TrainReenactSettings(JobSettings):
     adam: tuple[float, float, float] = (0.9, 0.999, 1e-5)
     clip_norm: float = 0.0
     data: dict[str, int] = part({"genhead": 32, "openheads": 0, "films": 0, "stored": 0, "real_films": 0})
-    terms: dict[str, tuple[float, ...]] = part(
+    terms: dict[str, Term] = part(
         {
-            "image": (1.0,),
-            "upscaled": (0.0,),
-            "raw": (1.0,),
-            "foreground": (1.0,),
-            "background": (1.0,),
-            "features": (1.0, 0.0, 400_000.0),
-            "triplane": (0.1, 0.0, 400_000.0),
-            "depth": (1.0, 0.0, 400_000.0),
-            "opacity": (0.3,),
-            "photo_depth": (0.0,),
-            "photo_opacity": (0.0,),
-            "identity": (1.0, 400_000.0, FOREVER),
-            "adversarial": (0.01, 1_000_000.0, FOREVER),
-            "density": (0.25,),
+            "image": Term(1.0),
+            "upscaled": Term(0.0),
+            "raw": Term(1.0),
+            "foreground": Term(1.0),
+            "background": Term(1.0),
+            "features": Term(1.0, 0.0, 400_000.0),
+            "triplane": Term(0.1, 0.0, 400_000.0),
+            "depth": Term(1.0, 0.0, 400_000.0),
+            "opacity": Term(0.3),
+            "photo_depth": Term(0.0),
+            "photo_opacity": Term(0.0),
+            "identity": Term(1.0, 400_000.0),
+            "adversarial": Term(0.01, 1_000_000.0),
+            "density": Term(0.25),
         }
     )
     model: ReconstructorConfig = part(ReconstructorConfig(dtype="bfloat16"))
