@@ -4,7 +4,7 @@ A dataclass says of each field its type, its default and, in the `Attributes:` o
 means. `to_config` makes the `ConfigDict` that config files change and the command line overrides;
 `from_config` reads it back, with every value checked; `describe` lists its fields for `--help`. A field may
 be a bool, a number, a text, a tuple of these, one of them or None, settings of a lower room, or a dict of
-them by name. A dataclass in a dict is a row of a table: a config has it as a tuple, whose end may be left out.
+them by name. A dataclass in a dict is a row of a table: in a config a tuple, whose end may be left out.
 
 Imports no JAX.
 """
