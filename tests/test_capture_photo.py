@@ -229,7 +229,7 @@ def test_no_face_and_tiny_face_are_told(photo, landmarker):
         capture_photo(tiny, assets.head_model(), landmarker)
 
 
-# Crop and matte -------------------------------------------------------------------------------------------
+# Crop and alpha -------------------------------------------------------------------------------------------
 
 
 def test_matrices_invert_and_compose():
@@ -269,7 +269,7 @@ def test_capture_of_the_astronaut(capture, photo):
     assert np.abs(np.asarray(capture.params.eyes)).max() < 0.25
 
 
-def test_matte_of_the_astronaut(capture):
+def test_alpha_of_the_astronaut(capture):
     alpha = capture.alpha
     assert alpha.shape == (512, 512) and alpha.min() >= 0 and alpha.max() <= 1
     inside = apply_matrix(capture.crop_matrix, capture.landmarks.points).astype(int)

@@ -157,7 +157,7 @@ def test_workdirs_of_capture_become_a_folder(tmp_path, head):
         params = FrameParams.from_vector(jnp.asarray(frame[None]))
         save_motion(workdir / "motion.npz", params, 25.0, head.name, head.expression_names)
         Image.new("RGB", (16, 16), (10 + number, 20, 30)).save(workdir / "crop.png")
-        Image.new("L", (16, 16), 200 + number).save(workdir / "matte.png")
+        Image.new("L", (16, 16), 200 + number).save(workdir / "alpha.png")
     assert write_captures(tmp_path / "out", [tmp_path / "photo0", tmp_path / "photo1"]) == 2
     photos = open_photos(tmp_path / "out", head, SIZE, mirror=False)
     np.testing.assert_array_equal(photos.frames, frames)

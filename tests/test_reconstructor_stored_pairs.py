@@ -199,16 +199,16 @@ def test_a_pair_is_two_frames_of_one_clip(films):
 def test_films_that_were_captured_become_a_folder(tmp_path):
     head, frames = assets.head_model(), random_frames(3)
     workdir = tmp_path / "talk"
-    for part in ("crops", "mattes"):
+    for part in ("crops", "alphas"):
         (workdir / part).mkdir(parents=True)
     params = FrameParams.from_vector(jnp.asarray(frames))
     save_motion(workdir / "motion.npz", params, 25.0, head.name, head.expression_names)
     for number in range(3):
         Image.new("RGB", (SIZE, SIZE), (10 + number, 20, 30)).save(workdir / f"crops/{number:05d}.png")
-    with pytest.raises(UserError, match=r"talk: a film without mattes; .*write_mattes=True"):
+    with pytest.raises(UserError, match=r"talk: a film without alphas; .*write_alphas=True"):
         write_captures(tmp_path / "out", [workdir])
     for number in (0, 2):  # no face was seen in the other
-        Image.new("L", (SIZE, SIZE), 200 + number).save(workdir / f"mattes/{number:05d}.png")
+        Image.new("L", (SIZE, SIZE), 200 + number).save(workdir / f"alphas/{number:05d}.png")
     assert write_captures(tmp_path / "out", [workdir]) == 2
     photos = open_pairs(tmp_path / "out", mirror=False).photos
     assert photos.names == ("talk/00000", "talk/00002")
@@ -219,8 +219,9 @@ def test_films_that_were_captured_become_a_folder(tmp_path):
         write_captures(tmp_path / "out", [workdir, workdir])
 
 
-def test_mattes_are_written_where_a_face_was_seen(tmp_path, monkeypatch):
-    monkeypatch.setattr(capture_job, "make_matte", lambda crop, head, params: np.full(crop.shape[:2], 0.5))
+def test_alphas_are_written_where_a_face_was_seen(tmp_path, monkeypatch):
+    half = lambda crop, head, params: np.full(crop.shape[:2], 0.5)
+    monkeypatch.setattr(capture_job, "estimate_alpha", half)
     film = FilmCapture(
         FrameParams.from_vector(jnp.asarray(random_frames(3))),
         25.0,
@@ -228,8 +229,8 @@ def test_mattes_are_written_where_a_face_was_seen(tmp_path, monkeypatch):
         np.eye(2, 3),
         [np.zeros((64, 64, 3), np.uint8)] * 3,
     )
-    capture_job.write_alphas(film, assets.head_model(), tmp_path / "mattes")
-    written = {path.name: np.asarray(Image.open(path)) for path in (tmp_path / "mattes").iterdir()}
+    capture_job.write_alphas(film, assets.head_model(), tmp_path / "alphas")
+    written = {path.name: np.asarray(Image.open(path)) for path in (tmp_path / "alphas").iterdir()}
     assert sorted(written) == ["00000.png", "00002.png"]
     assert all(mask.shape == (512, 512) and (mask == 127).all() for mask in written.values())
 

@@ -1,4 +1,4 @@
-"""Several photos of one person: a crop, a matte and parameters each, and one shape for all."""
+"""Several photos of one person: a crop, alpha and parameters each, and one shape for all."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The matte: how much of each pixel of a crop belongs to the person, without a segmentation network.
+"""Alpha: how much of each pixel of a crop belongs to the person, without a segmentation network.
 
 The fitted mesh knows the head but neither hair nor shoulders. So it only seeds: well inside the head is
 person, far from it near the upper and side borders is background, a column under the neck is shoulders. What

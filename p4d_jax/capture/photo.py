@@ -1,4 +1,4 @@
-"""One photo to parameters, crop and matte."""
+"""One photo to parameters, crop and alpha."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def find_face(photo: np.ndarray, name: str, landmarker: Landmarker) -> tuple[Lan
 def finish_capture(
     photo: np.ndarray, head: HeadModel, landmarks: Landmarks, turn: np.ndarray, fit: Fit
 ) -> Capture:
-    """Crop, matte and parameters of a fitted photo."""
+    """Crop, alpha and parameters of a fitted photo."""
     pyramid = PhotoPyramid(photo)
     matrix = compose_matrices(crop_matrix(np.asarray(fit.centre), float(fit.side)), turn)
     crop = crop_photo(pyramid, matrix)

@@ -105,10 +105,10 @@ def write_photos(folder: Path, photos: Iterable[Photo], head: str, expressions: 
 def write_captures(folder: Path, workdirs: Iterable[Path]) -> int:
     """Writes a folder of photos from workdirs of the job `capture`; the number of pictures.
 
-    A photo is named as its workdir, a film's frames are that name/00000 and so on: those with a matte.
+    A photo is named as its workdir, a film's frames are that name/00000 and so on: those with an alpha.
 
     Raises:
-      UserError: a workdir has no crops or no mattes, or is of another head.
+      UserError: a workdir has no crops or no alphas, or is of another head.
     """
     workdirs = [Path(workdir) for workdir in workdirs]
     if not workdirs:
@@ -139,17 +139,17 @@ def write_captures(folder: Path, workdirs: Iterable[Path]) -> int:
 
 
 def captured_pictures(workdir: Path, frames: np.ndarray) -> list[tuple[str, Path, Path, np.ndarray]]:
-    """Name, crop, matte and frame (437,) of the photo that a workdir captured, or of each frame of a film."""
+    """Name, crop, alpha and frame (437,) of the photo that a workdir captured, or of each frame of a film."""
     if len(frames) == 1 and not (workdir / "crops").is_dir():
-        return [(workdir.name, workdir / "crop.png", workdir / "matte.png", frames[0])]
+        return [(workdir.name, workdir / "crop.png", workdir / "alpha.png", frames[0])]
     pictures = []
     for number, frame in enumerate(frames):
-        crop, alpha = (workdir / part / f"{number:05d}.png" for part in ("crops", "mattes"))
+        crop, alpha = (workdir / part / f"{number:05d}.png" for part in ("crops", "alphas"))
         if alpha.is_file():
             pictures.append((f"{workdir.name}/{number:05d}", crop, alpha, frame))
     if not pictures:
         raise UserError(
-            f"{workdir}: a film without mattes; capture it again with write_mattes=True and write_crops=True"
+            f"{workdir}: a film without alphas; capture it again with write_alphas=True and write_crops=True"
         )
     return pictures
 

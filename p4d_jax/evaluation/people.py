@@ -95,7 +95,7 @@ def film_part(motion: FrameParams, index: int, frames: int) -> FrameParams:
 
 @functools.partial(jax.jit, static_argnames="people")
 def draw_person(stage: OpenHeadsScene, key: Array, people: PeopleSet) -> tuple[Identity, FrameParams]:
-    """A person and the parameters of two frames: those that `openheads.make_clip` draws from the key."""
+    """A person and the parameters of two frames: as `openheads.portraits.make_clip` draws them."""
     keys = jax.random.split(key, 4)
     identity = random_identity(keys[0], stage, people.settings)
     motion = random_motion(keys[1], 2, stage.head.expression_names)

@@ -333,7 +333,7 @@ class HeadFit:
 
 
 def fit_looks(head: HeadModel, looks: Sequence[Look | None]) -> list[HeadFit | None]:
-    """`capture.fit_photos` of many looks, in batches of one size."""
+    """`capture.fit.fit_photos` of many looks, in batches of one size."""
     small = landmark_head(head)
     seen = [index for index, value in enumerate(looks) if value is not None]
     result: list[HeadFit | None] = [None] * len(looks)

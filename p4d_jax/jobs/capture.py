@@ -2,7 +2,7 @@
 
 Written to the workdir: `motion.npz` (the parameters of each frame, the format of `data.motion`, which the job
 `reenact` takes as driving), `report.json`, and, if asked, of a photo `crop.png`, `alpha.png` and
-`overlay.png`, of a film `crops/00000.png` and so on, and `mattes/` of the frames in which a face was seen.
+`overlay.png`, of a film `crops/00000.png` and so on, and `alphas/` of the frames in which a face was seen.
 """
 
 from __future__ import annotations
@@ -42,14 +42,14 @@ def run(config: ConfigDict, workdir: str | Path) -> dict:
 
 
 def run_photo(config: ConfigDict, source, head: HeadModel, workdir: Path) -> dict:
-    """One photo: a motion of one frame, its crop, matte and overlay."""
+    """One photo: a motion of one frame, its crop, alpha and overlay."""
     capture = capture_photo(source, head)
     workdir.mkdir(parents=True, exist_ok=True)
     params = jax.tree.map(lambda x: x[None], capture.params)
     save_motion(workdir / "motion.npz", params, 25.0, head.name, head.expression_names)
     if config.write_crops:
         Image.fromarray(capture.crop).save(workdir / "crop.png")
-        Image.fromarray((capture.alpha * 255).astype(np.uint8)).save(workdir / "matte.png")
+        Image.fromarray((capture.alpha * 255).astype(np.uint8)).save(workdir / "alpha.png")
         draw_overlay(capture, np.asarray(head.mediapipe_indices)).save(workdir / "overlay.png")
     return {"frames": 1, "error": round(capture.error, 5), "note": capture.note}
 
@@ -70,7 +70,7 @@ def run_film(config: ConfigDict, source: Path, head: HeadModel, workdir: Path) -
     if config.write_crops:
         write_crops(capture, workdir / "crops")
     if config.write_alphas:
-        write_alphas(capture, head, workdir / "mattes")
+        write_alphas(capture, head, workdir / "alphas")
     return {
         "frames": len(capture),
         "fps": capture.fps,
@@ -96,7 +96,7 @@ def write_crops(capture: FilmCapture, folder: Path) -> None:
 def write_alphas(capture: FilmCapture, head: HeadModel, folder: Path) -> None:
     """One PNG a frame in which a face was seen."""
     folder.mkdir(exist_ok=True)
-    for index, crop in enumerate(tqdm(capture.crops, desc="mattes", total=len(capture), unit="frame")):
+    for index, crop in enumerate(tqdm(capture.crops, desc="alphas", total=len(capture), unit="frame")):
         if np.isfinite(capture.errors[index]):
             params = jax.tree.map(lambda x, index=index: x[index], capture.params)
             alpha = estimate_alpha(crop, head, params)

@@ -242,7 +242,7 @@ class TrainGenHeadSettings(JobSettings):
       readers: Threads a process that read photos; so many batches are read ahead.
       supersample: Samples a pixel and axis of OpenHeads' pictures; 1 is fastest, 2 gives smooth edges.
       precision: Number type of the networks' activations, 'float32' or 'bfloat16'.
-      inception: Folder of Inception from the job convert, for FID every `loop.evaluate_every` steps; ''
+      inception: Folder of Inception from the job convert, for FID every `evaluate_every` steps; ''
         measures none.
       fid_images: Pictures that FID generates, and as many of the data.
       model: Sizes of GenHead.
@@ -292,7 +292,7 @@ class TrainReenactSettings(JobSettings):
       closed_eyes: Probability that both eyes are shut, beside those that a motion shuts. Ours.
       sharp_backgrounds: Probability of OpenHeads before a background in focus. Ours.
       fit_noise: Factor of what landmarks leave open of a shape, by which given shapes are off. Ours.
-      evaluate_people: People of another draw, measured every `loop.evaluate_every` steps; 0: none.
+      evaluate_people: People of another draw, measured every `evaluate_every` steps; 0: none.
       genhead: The GenHead that makes the data: a folder, a file or an embedded name.
       genhead_resolution: Its rays a side.
       genhead_samples: Its coarse and fine samples a ray.

@@ -501,7 +501,7 @@ def build_grid(
 def build_evaluation(
     config: ConfigDict, training: ReconstructorTraining, constants: Constants
 ) -> Callable | None:
-    """What measures the moving average every `loop.evaluate_every` steps, on people that are never shown.
+    """What measures the moving average every `evaluate_every` steps, on people that are never shown.
 
     Raises:
       UserError: the model's motion vectors are not those of the held-out people's parameters.
