@@ -26,9 +26,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from p4d_jax import assets
-from p4d_jax.avatar.encode import animate_avatar, encode_source, render_frame
+from p4d_jax.avatar.avatar import Avatar
+from p4d_jax.avatar.model import AvatarModel
+from p4d_jax.avatar.motion_source import ParameterMotion
 from p4d_jax.convert.reconstructor import variable_shapes
 from p4d_jax.geometry import look_at_camera
+from p4d_jax.head.expression_field import build_canonical_frame
 from p4d_jax.reconstructor.config import ReconstructorConfig
 from p4d_jax.reconstructor.model import Reconstructor
 from p4d_jax.types import FrameParams
@@ -115,19 +118,23 @@ def main(argv: Sequence[str] | None = None) -> None:
         camera, jnp.zeros(300), jnp.zeros(100), jnp.array([0.1, 0.2, 0, 0.1, 0, 0]), jnp.zeros(6)
     )
 
-    def encode():
-        return encode_source(model, variables, image, params, head, motion)
+    frame = build_canonical_frame(head, config.lifted_size)
+    model = AvatarModel(model, variables, head, frame, ParameterMotion())  # motion vectors are given
+    images, each, motions = jax.tree.map(lambda x: x[None], (image, params, motion))
+    samples = (arguments.samples, arguments.samples)
 
-    def drive(avatar):
-        return render_frame(
-            model, variables, avatar, head, params, params, motion=motion,
-            resolution=arguments.resolution, samples=(arguments.samples, arguments.samples),
-        )  # fmt: skip
+    def encode() -> Avatar:
+        return Avatar.encode(
+            model, images, each, motions=motions, resolution=arguments.resolution, samples=samples
+        )
+
+    def drive(avatar: Avatar):
+        return avatar.render(params, motion=motion)
 
     first, _ = timed(lambda: drive(encode()))
     runs = {"frame": lambda: drive(encode()), "encode": encode}
     avatar = encode()
-    runs["animate"] = lambda: animate_avatar(model, variables, avatar, motion)
+    runs["animate"] = lambda: avatar.animate(motion)
     runs["driving"] = lambda: drive(avatar)
     if arguments.reference:
         runs["reference"] = reference_frame(arguments.reference, arguments.resolution)

@@ -21,11 +21,11 @@ import jax
 import jax.numpy as jnp
 
 from p4d_jax import assets
-from p4d_jax.avatar.encode import canonical_frame
 from p4d_jax.data.samples import HeadPair
 from p4d_jax.genhead.config import DiscriminatorConfig
 from p4d_jax.genhead.discriminator import Discriminator, DiscriminatorInput
 from p4d_jax.genhead.parts import build_head_parts
+from p4d_jax.head.expression_field import build_canonical_frame
 from p4d_jax.jobs import train_reenact as job
 from p4d_jax.main import load_config
 from p4d_jax.networks.arcface import IResNet
@@ -90,7 +90,7 @@ def main() -> None:
         arcface,
         jax.eval_shape(arcface.init, key, face),
     )
-    constants = steps.Constants(head, canonical_frame(head, 512), build_head_parts(head), judges)
+    constants = steps.Constants(head, build_canonical_frame(head, 512), build_head_parts(head), judges)
     variables = jax.eval_shape(functools.partial(job.initial_variables, reconstructor), key)
     state = jax.eval_shape(
         lambda variables, judged: create_state(variables, optimizer, jax.random.key_data(key), judged),

@@ -22,15 +22,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from p4d_jax import assets
-from p4d_jax.avatar.encode import encode_sources, render_frame
+from p4d_jax.avatar.avatar import Avatar
+from p4d_jax.avatar.model import AvatarModel
 from p4d_jax.geometry import look_at_camera
-from p4d_jax.head.model import HeadModel
 from p4d_jax.jobs.evaluate import HELD_OUT, to_uint8
 from p4d_jax.openheads.people import clip_identity
 from p4d_jax.openheads.portraits import make_clip, render_openheads
-from p4d_jax.reconstructor.model import Reconstructor
-from p4d_jax.reconstructor.weights import load_reconstructor
 from p4d_jax.train.losses import psnr
 from p4d_jax.types import Camera, FrameParams
 
@@ -56,23 +53,21 @@ def nearest_photo(params: FrameParams, camera: Camera) -> int:
     return int(np.argmax(places @ wanted / np.linalg.norm(places, axis=1)))
 
 
-def measure_person(
-    reconstructor: Reconstructor, variables: dict, head: HeadModel, key: jax.Array, views: Camera
-) -> tuple[np.ndarray, np.ndarray]:
+def measure_person(model: AvatarModel, key: jax.Array, views: Camera) -> tuple[np.ndarray, np.ndarray]:
     """PSNR (choices, Y, 2) of whole person and parametric head, and a picture: photos, then targets, results.
 
     Choices are 1, 2, 3 photos and the nearest one.
     """
-    size = reconstructor.config.picture_size
+    size, head = model.config.picture_size, model.head
     clip = make_clip(head, key, PHOTOS, size)
     identity = clip_identity(head, key)
     count = views.cam2world.shape[0]
     first = jax.tree.map(lambda x: jnp.broadcast_to(x[:1], (count, *x.shape[1:])), clip.params)
     driving = first.replace(camera=views)
     truth = render_openheads(head, identity, driving, jax.random.fold_in(key, 1), size)
-    encode = functools.partial(encode_sources, reconstructor, variables)
-    avatars = [encode(clip.image[:k], take(clip.params, slice(k)), head) for k in range(1, PHOTOS + 1)]
-    singles = [encode(clip.image[k : k + 1], take(clip.params, slice(k, k + 1)), head) for k in range(PHOTOS)]
+    encode = functools.partial(Avatar.encode, model)
+    avatars = [encode(clip.image[:k], take(clip.params, slice(k))) for k in range(1, PHOTOS + 1)]
+    singles = [encode(clip.image[k : k + 1], take(clip.params, slice(k, k + 1))) for k in range(PHOTOS)]
     table, rows = np.zeros((PHOTOS + 1, count, 2)), [list(clip.image), list(truth.image)]
     for choice in range(PHOTOS + 1):
         shown = []
@@ -81,9 +76,7 @@ def measure_person(
             chosen = (
                 singles[nearest_photo(clip.params, wanted.camera)] if choice == PHOTOS else avatars[choice]
             )
-            frame = render_frame(
-                reconstructor, variables, chosen, head, take(clip.params, 0), wanted, resolution=64
-            )
+            frame = chosen.render(wanted)
             masks = (truth.mask[view], truth.face_mask[view])
             table[choice, view] = [float(psnr(frame.image, truth.image[view], mask)) for mask in masks]
             shown.append(frame.image)
@@ -104,11 +97,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     arguments = parser.parse_args(argv)
 
     yaws = [float(yaw) for yaw in arguments.yaws.split(",")]
-    head = assets.head_model("openhead")
-    reconstructor, variables = load_reconstructor(assets.weights(arguments.weights))
+    model = AvatarModel.load(arguments.weights)
     key = jax.random.fold_in(jax.random.key(arguments.seed), HELD_OUT)
     measured = [
-        measure_person(reconstructor, variables, head, jax.random.fold_in(key, person), cameras_at(yaws))
+        measure_person(model, jax.random.fold_in(key, person), cameras_at(yaws))
         for person in range(arguments.people)
     ]
     tables = np.stack([table for table, _ in measured])  # (people, choices, views, masks)

@@ -62,13 +62,13 @@ def reduce_over_the_mesh() -> dict:
 def bend_necks(heads: int) -> str:
     """A digest of the fields of `heads` heads with bent necks, made on all devices."""
     from p4d_jax import assets
-    from p4d_jax.avatar.encode import canonical_frame
+    from p4d_jax.head.expression_field import build_canonical_frame
     from p4d_jax.head.skinning import head_vertices
     from p4d_jax.reconstructor.config import ReconstructorConfig
     from p4d_jax.reconstructor.deformation import build_field
 
     mesh, head, key = build_mesh(), assets.head_model("openhead"), jax.random.key(0)
-    frame, config = canonical_frame(head, 32), ReconstructorConfig(deformation="neck")
+    frame, config = build_canonical_frame(head, 32), ReconstructorConfig(deformation="neck")
     camera = look_at_camera(0.0, 0.0, 4.0)
 
     def one(shared: tuple, sample: tuple):

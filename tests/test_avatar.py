@@ -6,14 +6,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import struct
 from synthetic_head import synthetic_head
 
-from p4d_jax.avatar.encode import canonical_frame, encode_source, render_frame
+from p4d_jax.avatar.avatar import Avatar
+from p4d_jax.avatar.model import AvatarModel
 from p4d_jax.errors import UserError
 from p4d_jax.geometry import look_at_camera
 from p4d_jax.reconstructor.config import ReconstructorConfig
 from p4d_jax.reconstructor.deformation import build_field
-from p4d_jax.reconstructor.field import driven_meshes, radiance_field
+from p4d_jax.reconstructor.field import HeadField, driven_meshes
 from p4d_jax.reconstructor.model import Reconstructor
 from p4d_jax.types import FrameParams
 
@@ -33,24 +35,32 @@ def frame_params(turn: float) -> FrameParams:
     return FrameParams(look_at_camera(0.0, 0.0, 4.0), jnp.zeros(300), jnp.zeros(100), pose, jnp.zeros(6))
 
 
+@struct.dataclass
+class FixedMotion:
+    """A motion source that makes the same vector of every frame."""
+
+    size = 12
+
+    def of_params(self, params):
+        return MOTION
+
+
 @pytest.fixture(scope="module")
 def avatar():
-    """Head, model, variables with noise on every parameter, and an encoded source."""
-    head, model = synthetic_head(), Reconstructor(TINY)
+    """An avatar of a picture of noise, by a network with noise on every parameter."""
+    head, network = synthetic_head(), Reconstructor(TINY)
     image, motion = jnp.zeros((1, 32, 32, 3)), MOTION[None]
-    shapes = jax.eval_shape(lambda key: model.init(key, image, motion, motion, None), jax.random.key(0))
+    shapes = jax.eval_shape(lambda key: network.init(key, image, motion, motion, None), jax.random.key(0))
     rng = np.random.default_rng(0)
     variables = jax.tree.map(lambda x: 0.3 * rng.standard_normal(x.shape, np.float32), shapes)
-    picture = jnp.asarray(rng.uniform(-1, 1, (32, 32, 3)), jnp.float32)
-    return head, model, variables, encode_source(model, variables, picture, frame_params(0), head, MOTION)
+    picture = jnp.asarray(rng.uniform(-1, 1, (1, 32, 32, 3)), jnp.float32)
+    model = AvatarModel.create(network, variables, head, FixedMotion())
+    params = jax.tree.map(lambda x: x[None], frame_params(0))
+    return Avatar.encode(model, picture, params, resolution=16, samples=(8, 8))
 
 
 def render(avatar, turn: float):
-    head, model, variables, source = avatar
-    params = frame_params(turn)
-    return render_frame(
-        model, variables, source, head, params, params, motion=MOTION, resolution=16, samples=(8, 8)
-    )
+    return avatar.render(frame_params(turn))
 
 
 def test_turning_the_neck_changes_the_picture_and_a_little_turn_changes_it_little(avatar):
@@ -61,18 +71,19 @@ def test_turning_the_neck_changes_the_picture_and_a_little_turn_changes_it_littl
 
 
 def test_the_turned_head_shows_at_its_surface_what_the_straight_head_shows_there(avatar):
-    head, model, variables, source = avatar
+    model = avatar.model
     params = frame_params(0.3)
-    posed, straight = driven_meshes(head, params.shape, params)
-    frame = canonical_frame(head, TINY.lifted_size)
+    posed, straight = driven_meshes(model.head, params.shape, params)
     # Smooth planes: what is read tells where it was read.
     y, x = jnp.meshgrid(*(jnp.linspace(-1, 1, 16),) * 2, indexing="ij")
     planes = 3 * jnp.broadcast_to(jnp.stack([x, y, x + y, x - y], -1), (3, 16, 16, 4))
 
     @jax.jit
     def features(points, observed):
-        field = build_field(TINY, frame, observed, straight, params.neck, params.camera)
-        return radiance_field(model, variables, planes, field, source.texture)(points)[1]
+        deformation = build_field(TINY, model.frame, observed, straight, params.neck, params.camera)
+        return HeadField(model.network, model.variables, planes, avatar.source.texture, deformation)(points)[
+            1
+        ]
 
     wanted = features(straight, straight)
     moved, unmoved = features(posed, posed), features(posed, straight)
@@ -80,17 +91,16 @@ def test_the_turned_head_shows_at_its_surface_what_the_straight_head_shows_there
     assert error[0] < 0.35 * error[1]
 
 
-def test_a_model_of_another_motion_vector_says_what_it_needs(avatar):
-    head, model, variables, source = avatar
-    params = frame_params(0.0)
-    with pytest.raises(UserError, match=r"motion: this model takes 12 numbers.*109.*motion="):
-        render_frame(model, variables, source, head, params, params)
+def test_a_network_of_another_motion_vector_says_what_it_needs(avatar):
+    model = avatar.model
+    with pytest.raises(UserError, match=r"motion_source: this network takes .* 12 numbers.* 109"):
+        AvatarModel.create(model.network, model.variables, model.head)
     with pytest.raises(ValueError, match="dtype"):
         dataclasses.replace(TINY, dtype="float16")
 
 
 def test_bfloat16_computes_the_same_planes_from_the_same_float32_parameters(avatar):
-    _, model, variables, _ = avatar
+    model, variables = avatar.model.network, avatar.model.variables
     half = Reconstructor(dataclasses.replace(TINY, dtype="bfloat16"))
     rng = np.random.default_rng(1)
     image = jnp.asarray(rng.uniform(-1, 1, (1, 32, 32, 3)), jnp.float32)

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from synthetic_head import synthetic_head
 
-from p4d_jax.avatar.personalise import orbit, textured_view
-from p4d_jax.geometry import look_at_camera, project
+from p4d_jax.avatar.personalise import textured_view
+from p4d_jax.geometry import look_at_camera, orbit, project
 from p4d_jax.head.skinning import canonical_vertices
 
 SIZE = 64

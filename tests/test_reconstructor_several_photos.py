@@ -9,14 +9,17 @@ import numpy as np
 import pytest
 
 from p4d_jax import assets
-from p4d_jax.avatar.encode import encode_source, encode_sources, render_frame
+from p4d_jax.avatar.avatar import Avatar
+from p4d_jax.avatar.encode import encode_photo, encode_photos
+from p4d_jax.avatar.model import AvatarModel
+from p4d_jax.avatar.motion_source import ParameterMotion
 from p4d_jax.geometry import look_at_camera
 from p4d_jax.head.expression_field import build_canonical_frame, build_expression_field
 from p4d_jax.head.skinning import head_vertices
 from p4d_jax.nn.photo_attention import PhotoAttention, mix_photos, trust_logits
 from p4d_jax.reconstructor.config import ReconstructorConfig
 from p4d_jax.reconstructor.encoders import SourceFeatures
-from p4d_jax.reconstructor.field import radiance_field
+from p4d_jax.reconstructor.field import HeadField
 from p4d_jax.reconstructor.model import Reconstructor
 from p4d_jax.reconstructor.several_photos import (
     SourceTextures,
@@ -79,37 +82,40 @@ def head():
 @pytest.fixture(scope="module")
 def person(head):
     """Model, variables, three photos, and their avatar: all that encoding costs, once."""
-    model, variables = Reconstructor(TINY), random_variables(TINY)
+    frame = build_canonical_frame(head, TINY.lifted_size)
+    model = AvatarModel(Reconstructor(TINY), random_variables(TINY), head, frame, ParameterMotion())
     images, params = photos_of((0.5, -0.4, 0.1))
+    motions = jnp.zeros((3, TINY.motion_size))
 
     def encode(order: list[int]):
-        return encode_sources(model, variables, *take((images, params), order), head)
+        return encode_photos(model, *take((images, params, motions), order))
 
-    return model, variables, images, params, encode
+    return model, images, params, encode
 
 
 def assert_same(a, b, **tolerance):
     jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, **tolerance), a, b)
 
 
-def test_one_photo_is_encode_source(person, head):
-    model, variables, images, params, encode = person
-    alone = encode_source(model, variables, images[1], jax.tree.map(lambda x: x[1], params), head)
+def test_one_photo_is_encoded_as_it_is_alone(person):
+    model, images, params, encode = person
+    motion = jnp.zeros(TINY.motion_size)
+    alone = encode_photo(model, images[1], jax.tree.map(lambda x: x[1], params), motion)
     jax.tree.map(np.testing.assert_array_equal, encode([1]), alone)
 
 
-def test_copies_of_a_photo_are_that_photo(person, head):
-    model, variables, _, params, encode = person
+def test_copies_of_a_photo_are_that_photo(person):
+    model, images, params, encode = person
     one, copies = encode([0]), encode([0, 0, 0])
     assert_same(one.features, copies.features, rtol=1e-5, atol=1e-5)
     points = jax.random.uniform(jax.random.key(2), (64, 3), minval=-0.5, maxval=0.5)
     planes = jnp.zeros((3, 16, 16, 4))
-    ask = jax.jit(lambda texture: radiance_field(model, variables, planes, None, texture)(points))
+    ask = jax.jit(lambda texture: HeadField(model.network, model.variables, planes, texture)(points))
     assert_same(ask(one.texture), ask(copies.texture), rtol=1e-5, atol=1e-5)
     assert np.abs(ask(one.texture)[0] - ask(encode([1]).texture)[0]).max() > 1e-2
-    source = jax.tree.map(lambda x: x[0], params)
-    show = functools.partial(render_frame, model, variables, resolution=16, samples=(4, 4))
-    shown = jax.eval_shape(lambda avatar: show(avatar, head, source, source), copies)
+    source, motion = jax.tree.map(lambda x: x[0], params), jnp.zeros(TINY.motion_size)
+    avatar = Avatar(model, copies, source, motion, images[0], images[0, ..., 0], None, 16, (4, 4))
+    shown = jax.eval_shape(lambda avatar: avatar.render(source, motion=motion), avatar)
     assert shown.image.shape == (32, 32, 3)
 
 
@@ -122,10 +128,10 @@ def test_the_first_photo_lends_the_background_and_order_changes_nothing_else(per
     assert np.abs(one.tokens - encode([0, 0, 0]).features.tokens).max() > 1e-2
 
 
-def test_images_and_parameters_have_to_be_as_many(person, head):
-    model, variables, images, params, _ = person
+def test_images_and_parameters_have_to_be_as_many(person):
+    model, images, params, _ = person
     with pytest.raises(ValueError, match=r"images: .*K = 3"):
-        encode_sources(model, variables, images[:2], params, head)
+        encode_photos(model, images[:2], params, jnp.zeros((3, TINY.motion_size)))
 
 
 MODULE = PhotoAttention(heads=2)

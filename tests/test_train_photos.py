@@ -7,8 +7,8 @@ import pytest
 from psi_case import tiny_config
 
 from p4d_jax import assets
-from p4d_jax.avatar.encode import canonical_frame
 from p4d_jax.errors import UserError
+from p4d_jax.head.expression_field import build_canonical_frame
 from p4d_jax.jobs.train_reenact import build_draw, initial_variables
 from p4d_jax.reconstructor.config import ReconstructorConfig, StepConfig
 from p4d_jax.reconstructor.model import Reconstructor
@@ -39,7 +39,7 @@ def photos_case(photos: int, heads: int):
 def test_three_photos_become_one_source_that_teaches_the_attention():
     config, training = photos_case(3, 2)
     head = assets.head_model("openhead")
-    constants = Constants(head, canonical_frame(head, 32))
+    constants = Constants(head, build_canonical_frame(head, 32))
     draw = build_draw(config, training, head)
     keys = jnp.zeros((2, 2), jnp.uint32)
 

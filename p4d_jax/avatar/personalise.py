@@ -13,26 +13,27 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
 import optax
 from flax import struct
 
-from p4d_jax.avatar.encode import Avatar, animate_avatar, motion_of
-from p4d_jax.geometry import axis_angle_to_matrix, exact_products, project
-from p4d_jax.head.model import HeadModel
+from p4d_jax.geometry import orbit, project
 from p4d_jax.imaging.resizing import resize_antialiased
 from p4d_jax.imaging.sampling import sample_image
 from p4d_jax.reconstructor.config import ReconstructorConfig
 from p4d_jax.reconstructor.deformation import Deformation, build_field
-from p4d_jax.reconstructor.field import compose, driven_meshes, shade_rays
-from p4d_jax.reconstructor.model import Reconstructor
+from p4d_jax.reconstructor.field import HeadField, compose, driven_meshes, march_rays, resize_background
 from p4d_jax.reconstructor.texture import VISIBLE_MARGIN
 from p4d_jax.render.raster import interpolate, rasterize
 from p4d_jax.render.rays import generate_rays
 from p4d_jax.train import losses
-from p4d_jax.types import Array, Camera, FrameParams
+from p4d_jax.types import Array, Camera
+
+if TYPE_CHECKING:
+    from p4d_jax.avatar.avatar import Avatar
 
 GRAZING = 0.35  # cosine between surface normal and the photo's viewing direction under which texture smears
 TUNED = ("decoder", "superresolution")  # networks that may move with the offset
@@ -47,7 +48,7 @@ class PersonaliseRates:
       networks: of decoder and super-resolution (equalised weights of order 1).
       background: of the background features in [0, 1].
       nearby: weight of the textured mesh in nearby views.
-      opacity: weight of the photo's matte.
+      opacity: weight of the photo's alpha.
       decay: weight of mean squared offset and of mean squared change of the networks.
     """
 
@@ -57,23 +58,6 @@ class PersonaliseRates:
     nearby: float = 0.4
     opacity: float = 0.3
     decay: float = 0.02
-
-
-@struct.dataclass
-class Personalised:
-    """What personalisation found; hand `variables`, `plane_offset` and `avatar` to `render_frame`.
-
-    Attributes:
-      variables: the reconstructor's, with tuned decoder and super-resolution.
-      plane_offset: (3, PT, PT, C).
-      avatar: with tuned background features.
-      curve: (steps,) loss of the photo's own view.
-    """
-
-    variables: dict
-    plane_offset: Array
-    avatar: Avatar
-    curve: Array
 
 
 @struct.dataclass
@@ -104,11 +88,22 @@ class _Trained:
     background: Array
 
 
-@exact_products
-def orbit(camera: Camera, yaw: float) -> Camera:
-    """The camera turned about the world's y axis by `yaw` radians."""
-    turn = jnp.eye(4).at[:3, :3].set(axis_angle_to_matrix(jnp.array([0.0, yaw, 0.0])))
-    return camera.replace(cam2world=turn @ camera.cam2world)
+@struct.dataclass
+class _Fixed:
+    """What no step changes.
+
+    Attributes:
+      field: The head before its planes move; each view has a deformation of its own.
+      image: (s, s, 3) the photo at the size of the super-resolution's picture. weights: (s, s, 1) of it.
+      bare: (b, b, 1) 1 where the photo shows the background alone.
+      views: The photo's own view, and nearby ones.
+    """
+
+    field: HeadField
+    image: Array
+    weights: Array
+    bare: Array
+    views: View
 
 
 def textured_view(
@@ -168,34 +163,29 @@ def _build_views(
     )
 
 
-def _render(reconstructor, variables, planes, background, texture, view: View, samples, key):
+def _render(field: HeadField, background: Array, view: View, samples, key) -> tuple[Array, Array]:
     resolution = view.target.shape[-2]
     rays = generate_rays(view.camera, resolution)
-    shaded = shade_rays(
-        reconstructor, variables, planes, view.field, texture, *rays, view.camera, samples, key
-    )
+    marched = march_rays(field.replace(deformation=view.field), *rays, view.camera, samples, key)
     square = lambda x: x.reshape(resolution, resolution, -1)
-    behind = jax.image.resize(
-        background, (resolution, resolution, background.shape[-1]), "bilinear", antialias=False
-    )
-    transmittance = square(shaded.transmittance)
-    return compose(square(shaded.features), transmittance, behind), transmittance
+    transmittance = square(marched.transmittance)
+    behind = resize_background(background, resolution)
+    return compose(square(marched.features), transmittance, behind), transmittance
 
 
-def _objective(trained: _Trained, fixed, reconstructor, samples, rates: PersonaliseRates, index, key):
-    variables, planes, texture, image, weights, views = fixed
+def _objective(trained: _Trained, fixed: _Fixed, samples, rates: PersonaliseRates, index, key):
+    variables = fixed.field.variables
     tuned = {**variables, "params": {**variables["params"], **trained.networks}}
-    planes = planes + trained.offset
-    photo, nearby = (jax.tree.map(lambda x, i=i: x[i], views) for i in (0, index))
+    field = fixed.field.replace(variables=tuned, planes=fixed.field.planes + trained.offset)
+    photo, nearby = (jax.tree.map(lambda x, i=i: x[i], fixed.views) for i in (0, index))
     keys = jax.random.split(key)
-    features, transmittance = _render(
-        reconstructor, tuned, planes, trained.background, texture, photo, samples, keys[0]
-    )
-    result = reconstructor.apply(tuned, features[None], method="upscale")[0]
-    own = losses.reconstruction(result, image, weights) + 0.5 * losses.l1(features[..., :3], photo.target)
+    features, transmittance = _render(field, trained.background, photo, samples, keys[0])
+    result = field.network.apply(tuned, features[None], method="upscale")[0]
+    own = losses.reconstruction(result, fixed.image, fixed.weights)
+    own += 0.5 * losses.l1(features[..., :3], photo.target)
     # What the network gets from the background of the photo says nothing about a nearby view's.
     still = jax.lax.stop_gradient(trained.background)
-    other, clear = _render(reconstructor, tuned, planes, still, texture, nearby, samples, keys[1])
+    other, clear = _render(field, still, nearby, samples, keys[1])
     around = losses.l1(other[..., :3], nearby.target, nearby.weight)
     opacity = losses.l1(1 - transmittance, photo.covered) + losses.l1(
         1 - clear, nearby.covered, nearby.covered_weight
@@ -210,11 +200,9 @@ def _objective(trained: _Trained, fixed, reconstructor, samples, rates: Personal
     return loss, own
 
 
-@functools.partial(jax.jit, static_argnames=("reconstructor", "samples"), donate_argnums=(0, 1))
-def _step(trained, moments, fixed, bare, rates, progress, index, key, *, reconstructor, samples):
-    gradients, own = jax.grad(_objective, has_aux=True)(
-        trained, fixed, reconstructor, samples, rates, index, key
-    )
+@functools.partial(jax.jit, static_argnames="samples", donate_argnums=(0, 1))
+def _step(trained, moments, fixed: _Fixed, rates, progress, index, key, *, samples):
+    gradients, own = jax.grad(_objective, has_aux=True)(trained, fixed, samples, rates, index, key)
     updates, moments = optax.scale_by_adam(b1=0.9, b2=0.99).update(gradients, moments)
     # Steps shrink to a tenth by a cosine, so that the last ones settle the noise of the samples.
     shrink = 0.1 + 0.45 * (1 + jnp.cos(jnp.pi * progress))
@@ -223,79 +211,70 @@ def _step(trained, moments, fixed, bare, rates, progress, index, key, *, reconst
         moved(trained.offset, updates.offset, rates.offset),
         moved(trained.networks, updates.networks, rates.networks),
         # Behind the head the photo says nothing, and Adam would make large steps of what leaks through.
-        jnp.clip(moved(trained.background, bare * updates.background, rates.background), 0.0, 1.0),
+        jnp.clip(moved(trained.background, fixed.bare * updates.background, rates.background), 0.0, 1.0),
     )
     return trained, moments, own
 
 
 def personalise(
-    reconstructor: Reconstructor,
-    variables: dict,
     avatar: Avatar,
-    image: Array,
-    alpha: Array,
-    params: FrameParams,
-    head: HeadModel,
-    *,
     steps: int,
+    *,
     key: Array,
     resolution: int = 64,
-    samples: tuple[int, int] = (12, 12),
     yaws: tuple[float, ...] = (-0.4, -0.2, 0.2, 0.4),
-    motion: Array | None = None,
     rates: PersonaliseRates | None = None,
     on_step: Callable[[int, float], None] | None = None,
-) -> Personalised:
+) -> Avatar:
     """Fits an avatar to its photo.
 
     Args:
-      reconstructor, variables: from `reconstructor.weights.load_reconstructor`.
-      avatar: from `encode_source` of the same image and parameters.
-      image: (S, S, 3) in [-1, 1] in the standard crop; S is the model's `picture_size`.
-      alpha: (S, S, 1) in [0, 1], 1 on head and shoulders.
-      params: fitted parameters of the photo.
-      head: their head model.
-      steps: number of Adam steps; 0 returns the avatar as it is.
-      key: of the ray samples.
-      resolution, samples: R, and coarse and fine samples a ray.
-      yaws: radians of the nearby views about the photo's own.
-      motion: (M,) motion vector of the photo; None for a model that takes the parameters' own.
-      rates: step sizes and weights.
-      on_step: called with the step and its loss, for a progress bar.
+      avatar: What the network made of the photo.
+      steps: Number of Adam steps.
+      key: Of the ray samples.
+      resolution: R.
+      yaws: Radians of the nearby views about the photo's own.
+      rates: Step sizes and weights.
+      on_step: Called with the number of a step and the loss of the photo's own view, for a progress bar.
 
-    Raises:
-      ValueError: image or matte have another size than the model's.
+    Returns:
+      The avatar with a plane offset, tuned decoder and super-resolution, and tuned background features.
     """
-    size = reconstructor.config.picture_size
-    for name, value, channels in (("image", image, 3), ("matte", alpha, 1)):
-        if value.shape != (size, size, channels):
-            raise ValueError(f"{name}: expected ({size}, {size}, {channels}), got {value.shape}")
+    model, source, params = avatar.model, avatar.source, avatar.params
+    image, alpha = avatar.image(), avatar.image_alpha()
     rates = rates or PersonaliseRates()
-    planes = animate_avatar(reconstructor, variables, avatar, motion_of(reconstructor, params, motion))
+    planes = avatar.animate(avatar.motion)
     trained = _Trained(
         jnp.zeros_like(planes),
-        jax.tree.map(jnp.copy, {name: variables["params"][name] for name in TUNED}),
-        jnp.copy(avatar.features.background[0]),
+        jax.tree.map(jnp.copy, {name: model.variables["params"][name] for name in TUNED}),
+        jnp.copy(source.background),
     )
-    posed, straight = driven_meshes(head, params.shape, params)
+    posed, straight = driven_meshes(model.head, params.shape, params)
     views = _build_views(
-        reconstructor.config, avatar.frame, posed, straight, params.neck, image, alpha, params.camera,
+        model.config, model.frame, posed, straight, params.neck, image, alpha, params.camera,
         jnp.asarray(yaws), resolution=resolution,
     )  # fmt: skip
-    image, alpha = (resize_antialiased(x, reconstructor.config.image_size) for x in (image, alpha))
-    bare = (resize_antialiased(alpha, trained.background.shape[0]) < 0.05).astype(jnp.float32)
-    weights = 0.5 + alpha + jax.image.resize(views.weight[1:].max(0), alpha.shape, "linear")
-    fixed = (variables, planes, avatar.texture, image, weights, views)
+    image, alpha = (resize_antialiased(x, model.config.image_size) for x in (image, alpha))
+    fixed = _Fixed(
+        HeadField(model.network, model.variables, planes, source.texture),
+        image,
+        0.5 + alpha + jax.image.resize(views.weight[1:].max(0), alpha.shape, "linear"),
+        (resize_antialiased(alpha, trained.background.shape[0]) < 0.05).astype(jnp.float32),
+        views,
+    )
     moments = optax.scale_by_adam().init(trained)
-    curve = []
     for step in range(steps):
         trained, moments, loss = _step(
-            trained, moments, fixed, bare, rates, step / max(1, steps - 1), 1 + step % len(yaws),
-            jax.random.fold_in(key, step), reconstructor=reconstructor, samples=samples,
+            trained, moments, fixed, rates, step / max(1, steps - 1), 1 + step % len(yaws),
+            jax.random.fold_in(key, step), samples=avatar.samples,
         )  # fmt: skip
-        curve.append(loss)
         if on_step is not None:
             on_step(step, float(loss))
-    tuned = {**variables, "params": {**variables["params"], **trained.networks}}
-    features = avatar.features.replace(background=trained.background[None])
-    return Personalised(tuned, trained.offset, avatar.replace(features=features), jnp.asarray(curve))
+    tuned = {**model.variables, "params": {**model.variables["params"], **trained.networks}}
+    features = source.features.replace(background=trained.background[None])
+    offset = trained.offset if avatar.plane_offset is None else trained.offset + avatar.plane_offset
+    return avatar.replace(
+        model=model.replace(variables=tuned),
+        source=source.replace(features=features),
+        plane_offset=offset,
+    )

@@ -17,7 +17,8 @@ import numpy as np
 from PIL import Image
 
 from p4d_jax import assets
-from p4d_jax.avatar.encode import Avatar, animate_avatar, encode_source, motion_of
+from p4d_jax.avatar.avatar import Avatar
+from p4d_jax.avatar.model import AvatarModel
 from p4d_jax.capture.fit import fit_photos, landmark_head
 from p4d_jax.capture.landmarks import Landmarker, Landmarks
 from p4d_jax.data.motion import load_motion, motion_for_head
@@ -45,8 +46,6 @@ from p4d_jax.head.model import HeadModel
 from p4d_jax.networks.arcface import IResNet
 from p4d_jax.networks.lpips import LPIPS, ConvShape, Stage
 from p4d_jax.openheads.portraits import Portraits
-from p4d_jax.reconstructor.config import ReconstructorConfig
-from p4d_jax.reconstructor.field import driven_meshes, render_planes
 from p4d_jax.reconstructor.model import Reconstructor
 from p4d_jax.train.devices import local
 from p4d_jax.train.losses import psnr
@@ -57,26 +56,8 @@ from p4d_jax.types import Array, FrameParams
 DETECTION_SIZE = 384  # pixels; small pictures are enlarged to it for the landmark networks
 LOOKS = 17  # at each face, whose mean errs a third less than one
 FIT_BATCH = 8
-VIEWS_AT_ONCE = 8  # on an accelerator
 MOTION = "motion_talk"
 Row = dict[str, float]
-
-
-@dataclass(frozen=True)
-class Model:
-    """A reconstructor and how its pictures are made.
-
-    Attributes:
-      reconstructor, variables: the network.
-      head: of its parameters.
-      resolution: rays a side. samples: coarse and fine samples a ray.
-    """
-
-    reconstructor: Reconstructor
-    variables: dict
-    head: HeadModel
-    resolution: int
-    samples: tuple[int, int]
 
 
 @dataclass(frozen=True)
@@ -109,46 +90,19 @@ Looks = dict[str, Look | None]  # None: no face was found
 # Pictures --------------------------------------------------------------------------------------------------
 
 
-def own_resolution(config: ReconstructorConfig) -> int:
-    """Rays a side that give the size of picture the model was made for."""
-    return config.image_size // 2 ** len(config.superresolution_channels)
-
-
-@functools.partial(jax.jit, static_argnames=("reconstructor", "resolution", "samples"))
-def render_views(
-    reconstructor: Reconstructor,
-    variables: dict,
-    avatar: Avatar,
-    head: HeadModel,
-    shape: Array,
+def reenact(
+    model: AvatarModel,
+    source: np.ndarray,
+    params: FrameParams,
     frames: FrameParams,
     *,
-    resolution: int,
-    samples: tuple[int, int],
-) -> Array:
-    """`render_frame` of many frames (F, ...): images (F, S, S, 3)."""
-
-    def one(frame: FrameParams) -> Array:
-        planes = animate_avatar(reconstructor, variables, avatar, motion_of(reconstructor, frame, None))
-        posed, straight = driven_meshes(head, shape, frame)
-        return render_planes(
-            reconstructor, variables, planes, avatar.features.background[0], avatar.frame, avatar.texture,
-            posed, straight, frame.neck, frame.camera, resolution=resolution, samples=samples,
-        ).image  # fmt: skip
-
-    # One after another keeps a CPU's caches warm; accelerators want several side by side.
-    together = None if jax.default_backend() == "cpu" else VIEWS_AT_ONCE
-    return jax.lax.map(one, frames, batch_size=together)
-
-
-def reenact(model: Model, source: np.ndarray, params: FrameParams, frames: FrameParams) -> np.ndarray:
+    resolution: int | None = None,
+    samples: tuple[int, int] = (16, 16),
+) -> np.ndarray:
     """Pictures (F, S, S, 3) of a source image with its parameters, as the frames (F, ...) ask for."""
-    avatar = encode_source(model.reconstructor, model.variables, jnp.asarray(source), params, model.head)
-    images = render_views(
-        model.reconstructor, model.variables, avatar, model.head, params.shape, frames,
-        resolution=model.resolution, samples=model.samples,
-    )  # fmt: skip
-    return np.asarray(images)
+    images, each = jax.tree.map(lambda x: jnp.asarray(x)[None], (source, params))
+    avatar = Avatar.encode(model, images, each, resolution=resolution, samples=samples)
+    return np.asarray(avatar.render_many(frames))
 
 
 def to_uint8(image) -> np.ndarray:
@@ -530,17 +484,19 @@ def build_evaluator(
     of the job `evaluate` for as many people, without the film, the fits (pose and coefficients) and identity.
     """
     evaluators = Evaluators()
-    resolution = resolution or own_resolution(reconstructor.config)
     size = reconstructor.config.picture_size
+    model = AvatarModel.create(reconstructor, {}, head)
     drawn = list(draw_people(head, size, set_name, seed, people, film_motion(head), 0))
     true = [look_at_truth(evaluators, person) for person in drawn]
 
     def evaluate(state: TrainState) -> dict[str, float]:
         variables = local({"params": state.average, "buffers": state.buffers})
-        model = Model(reconstructor, variables, head, resolution, samples)
+        now = model.replace(variables=variables)
         rows = []
         for index, person in enumerate(drawn):
-            made = reenact(model, person.clip.image[0], person.source, person.asked)
+            made = reenact(
+                now, person.clip.image[0], person.source, person.asked, resolution=resolution, samples=samples
+            )
             seen = look_at_result(evaluators, made)
             row = measure_person(evaluators, person, made) | measure_landmarks(true[index], seen)
             rows.append(row | measure_expression(true[(index + 1) % people], true[index], seen))

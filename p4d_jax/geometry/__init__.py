@@ -4,6 +4,7 @@ from p4d_jax.geometry.cameras import (
     camera_for_bent_neck,
     intrinsics_from_fov,
     look_at_camera,
+    orbit,
     project,
     world_to_camera,
 )
@@ -30,6 +31,7 @@ __all__ = [
     "look_at_camera",
     "matrix_to_axis_angle",
     "motion_transform",
+    "orbit",
     "project",
     "round_product",
     "vertex_normals",

@@ -93,6 +93,13 @@ def project(camera: Camera, points: Array) -> tuple[Array, Array]:
 
 
 @exact_products
+def orbit(camera: Camera, yaw: Array | float) -> Camera:
+    """The camera turned about the world's y axis by `yaw` radians."""
+    rotation = jnp.eye(4).at[:3, :3].set(axis_angle_to_matrix(jnp.array([0.0, yaw, 0.0])))
+    return camera.replace(cam2world=rotation @ camera.cam2world)
+
+
+@exact_products
 def camera_for_bent_neck(camera: Camera, neck_rotation: Array, neck_joint: Array) -> Camera:
     """The camera that sees the head with its neck bent as `camera` sees it straight.
 

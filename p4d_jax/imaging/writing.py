@@ -29,6 +29,11 @@ def to_image(picture: np.ndarray, size: int) -> Array:
     return jnp.asarray(np.float32(resize(picture, size)) / 127.5 - 1.0)
 
 
+def resize_alpha(alpha: np.ndarray, size: int) -> np.ndarray:
+    """Alpha (H, W) in [0, 1] as (size, size), each pixel the mean of those that it covers."""
+    return np.asarray(Image.fromarray(alpha).resize((size, size), Image.Resampling.BOX))
+
+
 def resize(picture: np.ndarray, size: int) -> np.ndarray:
     """A square picture at another size."""
     if picture.shape[:2] == (size, size):

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 from rich.console import Console
@@ -19,6 +20,7 @@ from rich.table import Table
 from tqdm import tqdm
 
 from p4d_jax import assets
+from p4d_jax.avatar.model import AvatarModel
 from p4d_jax.capture import capture_photo
 from p4d_jax.errors import UserError
 from p4d_jax.evaluation.people import (
@@ -38,7 +40,6 @@ from p4d_jax.evaluation.reenactment import (
     DETECTION_SIZE,
     Evaluators,
     Looks,
-    Model,
     Row,
     about_eyes,
     detect,
@@ -54,7 +55,6 @@ from p4d_jax.evaluation.reenactment import (
     measure_identity,
     measure_landmarks,
     measure_person,
-    own_resolution,
     reenact,
     statistics,
     summarise,
@@ -62,10 +62,8 @@ from p4d_jax.evaluation.reenactment import (
 )
 from p4d_jax.imaging import writing as pictures
 from p4d_jax.jobs._publish import published, write_json
-from p4d_jax.jobs.reenact import read_source, source_of, user_input
+from p4d_jax.jobs.reenact import read_source, user_input
 from p4d_jax.openheads.sets import people_set
-from p4d_jax.reconstructor.weights import load_reconstructor
-from p4d_jax.types import MOTION_SIZE
 
 __all__ = ["DETECTION_SIZE", "HELD_OUT", "detect", "run", "to_uint8"]
 
@@ -89,14 +87,14 @@ def run(config: ConfigDict, workdir: Path) -> None:
         "weights": config.weights,
         "identities": config.identities,
         "seed": config.seed,
-        "resolution": model.resolution,
+        "resolution": config.resolution or model.resolution,
         "samples": config.samples,
         "identity_by": "ArcFace" if config.arcface else "colours",
         "lpips": config.lpips or "not measured: no weights given in config.lpips",
         "sets": {},
     }
     with published(workdir) as folder:
-        report["photos"], rows = measure_photos(model, photos)
+        report["photos"], rows = measure_photos(config, model, photos)
         if rows:
             pictures.save_picture(folder / "evaluation_photos.png", np.concatenate(rows))
         for name in sets:
@@ -108,7 +106,7 @@ def run(config: ConfigDict, workdir: Path) -> None:
     print(f"see {workdir}")
 
 
-def read_inputs(config: ConfigDict) -> tuple[Model, Evaluators, list[str], dict[str, np.ndarray]]:
+def read_inputs(config: ConfigDict) -> tuple[AvatarModel, Evaluators, list[str], dict[str, np.ndarray]]:
     """Checks and reads all that the config names: the model, what judges it, sets of people, photos."""
     ranges = {
         "identities": (2, 10_000),
@@ -130,19 +128,17 @@ def read_inputs(config: ConfigDict) -> tuple[Model, Evaluators, list[str], dict[
     with user_input("head"):
         head = assets.head_model(config.head)
     with user_input("weights"):
-        reconstructor, variables = load_reconstructor(assets.weights(config.weights))
-        if reconstructor.config.motion_size != MOTION_SIZE:
-            raise UserError(
-                f"{config.weights!r} takes {reconstructor.config.motion_size} numbers of a motion encoder;"
-                f" this job knows the {MOTION_SIZE} of the head model"
-            )
-    resolution = config.resolution or own_resolution(reconstructor.config)
-    model = Model(reconstructor, variables, head, resolution, (config.samples, config.samples))
+        model = AvatarModel.load(config.weights, head)
     evaluators = Evaluators(
         lpips=load_lpips(config.lpips) if config.lpips else None,
         embed=load_arcface(config.arcface) if config.arcface else None,
     )
     return model, evaluators, sets, photos
+
+
+def rays_of(config: ConfigDict) -> dict:
+    """How many rays a side, and samples on each."""
+    return {"resolution": config.resolution or None, "samples": (config.samples, config.samples)}
 
 
 def split_names(names: str) -> list[str]:
@@ -162,15 +158,15 @@ class Shown:
 
 
 def measure_set(
-    config: ConfigDict, model: Model, evaluators: Evaluators, name: str
+    config: ConfigDict, model: AvatarModel, evaluators: Evaluators, name: str
 ) -> tuple[dict[str, dict], list[Shown]]:
     """The report of one set of people, and the first of them to show."""
-    size, count = model.reconstructor.config.picture_size, config.identities
+    size, count = model.config.picture_size, config.identities
     motion = film_motion(model.head)
     people = draw_people(model.head, size, name, config.seed, count, motion, config.film_frames)
     rows, true, seen, shown = [], [], [], []
     for person in tqdm(people, desc=name, unit="person", total=count):
-        made = reenact(model, person.clip.image[0], person.source, person.asked)
+        made = reenact(model, person.clip.image[0], person.source, person.asked, **rays_of(config))
         row = measure_person(evaluators, person, made)
         true.append(look_at_truth(evaluators, person))
         seen.append(look_at_result(evaluators, made))
@@ -182,7 +178,9 @@ def measure_set(
     return {**summarise(rows), "bins": sort_into_bins(rows)}, shown
 
 
-def measure_between(model: Model, rows: list[Row], true: Sequence[Looks], seen: Sequence[Looks]) -> None:
+def measure_between(
+    model: AvatarModel, rows: list[Row], true: Sequence[Looks], seen: Sequence[Looks]
+) -> None:
     """Adds to the rows what compares people with one another, and the fits."""
     print("fitting heads ...", flush=True)
     fits = (
@@ -226,19 +224,23 @@ def sort_into_bins(rows: Sequence[Row]) -> dict[str, dict]:
 # Photos ----------------------------------------------------------------------------------------------------
 
 
-def measure_photos(model: Model, photos: dict[str, np.ndarray]) -> tuple[dict, list[np.ndarray]]:
+def measure_photos(
+    config: ConfigDict, model: AvatarModel, photos: dict[str, np.ndarray]
+) -> tuple[dict, list[np.ndarray]]:
     """Self-reconstruction of each photo before it is personalised, and a row of pictures of each.
 
     A row: the photo, the result, and the result from each of `VIEW_YAWS`.
     """
     report, rows = {}, []
-    size = model.reconstructor.config.picture_size
+    size = model.config.picture_size
     for name, photo in photos.items():
         with user_input("photos"):
             captured = capture_photo(photo, model.head)
-        source, params = source_of([captured]), on_host(captured.params)
-        image, mask = np.asarray(pictures.to_image(source.picture, size)), source.alpha_at(size)
-        made = reenact(model, image, params, stack([params, *novel_views(params)]))
+        params = on_host(captured.params)
+        image = np.asarray(pictures.to_image(captured.crop, size))
+        mask = jnp.asarray(pictures.resize_alpha(captured.alpha, size))[..., None]
+        views = stack([params, *novel_views(params)])
+        made = reenact(model, image, params, views, **rays_of(config))
         values = image_measures(made[0], image, mask, mask)
         report[name] = {key: round(float(values[key]), 3) for key in ("psnr", "ssim")}
         rows.append(in_a_row([image, *made]))

@@ -23,7 +23,9 @@ from flax import traverse_util
 from ml_collections import ConfigDict
 
 from p4d_jax import assets
-from p4d_jax.avatar.encode import canonical_frame, encode_source, render_frame
+from p4d_jax.avatar.avatar import Avatar
+from p4d_jax.avatar.model import AvatarModel
+from p4d_jax.avatar.motion_source import ParameterMotion
 from p4d_jax.capture.fit import shapes_left_open
 from p4d_jax.data.samples import HeadPair
 from p4d_jax.errors import UserError
@@ -33,6 +35,7 @@ from p4d_jax.genhead.discriminator import Discriminator
 from p4d_jax.genhead.parts import build_head_parts
 from p4d_jax.genhead.synthesis import openheads_sources, synthesize
 from p4d_jax.genhead.weights import load_genhead
+from p4d_jax.head.expression_field import build_canonical_frame
 from p4d_jax.head.model import HeadModel
 from p4d_jax.jobs.evaluate import to_uint8
 from p4d_jax.networks.arcface import IResNet
@@ -127,7 +130,7 @@ def build_psi(config: ConfigDict) -> tuple[ReconstructorTraining, Constants, Tra
     discriminator, judged = critic(config, step_config)
     constants = Constants(
         head,
-        canonical_frame(head, model.lifted_size),
+        build_canonical_frame(head, model.lifted_size),
         build_head_parts(head) if discriminator else None,
         loss_networks(config, step_config),
         motion_variables,
@@ -258,7 +261,7 @@ def pseudo_views(config: ConfigDict, training: ReconstructorTraining, constants:
             f"config.static={config.static!r} makes pictures of {its.picture_size}² from {its.motion_size}"
             f" numbers of motion, the model of {mine.picture_size}² from {mine.motion_size}"
         )
-    frame = canonical_frame(local(constants.head), its.lifted_size)
+    frame = build_canonical_frame(local(constants.head), its.lifted_size)
     static, variables = replicate((Constants(local(constants.head), frame), variables), training.mesh)
     views = PseudoViews(
         dataclasses.replace(training, reconstructor=reconstructor, motion_encoder=None, discriminator=None),
@@ -470,25 +473,27 @@ def build_grid(
     see = jax.jit(functools.partial(motions_of_pair, training, local(constants)))
     motions = [see(jax.tree.map(lambda x, i=i: x[i], shown)) for i in range(len(shown.source))]
     samples = training.config.samples
+    frame, source = local(constants.frame), ParameterMotion()
+    model = AvatarModel(reconstructor, {}, head, frame, source)
 
     def draw(state: TrainState) -> np.ndarray:
-        variables = local({"params": state.average, "buffers": state.buffers})
+        now = model.replace(variables=local({"params": state.average, "buffers": state.buffers}))
         resolution = training.config.resolution(int(state.step) * config.batch)
         columns = []
         for person in range(len(shown.source)):
             pair = jax.tree.map(lambda x, person=person: jnp.asarray(x[person]), shown)
             still, moved = motions[person]
-            avatar = encode_source(reconstructor, variables, pair.source, pair.source_params, head, still)
-            show = functools.partial(
-                render_frame, reconstructor, variables, avatar, head, pair.source_params,
-                motion=moved, resolution=resolution, samples=samples,
+            avatar = Avatar.encode(
+                now, *jax.tree.map(lambda x: x[None], (pair.source, pair.source_params)),
+                motions=still[None], resolution=resolution, samples=samples,
             )  # fmt: skip
-            out, other = show(pair.params), show(pair.params.replace(camera=pair.source_params.camera))
+            out = avatar.render(pair.params, motion=moved)
+            other = avatar.render(pair.params, camera=pair.source_params.camera, motion=moved)
             size = pair.source.shape
-            solid = out.opacity[..., None] > 0.5
+            solid = out.alpha[..., None] > 0.5
             depth = jnp.where(solid, (out.depth[..., None] - 3.4) / 1.2 * 2 - 1, -1.0)
             normals = jnp.where(solid, depth_normals(pair.params.camera, out.depth), -1.0)
-            small = (out.raw, depth, normals, out.opacity[..., None] * 2 - 1)
+            small = (out.raw, depth, normals, out.alpha[..., None] * 2 - 1)
             small = [jax.image.resize(x, (*size[:2], x.shape[-1]), "nearest") for x in small]
             driving = [] if pair.driving is None else [jax.image.resize(pair.driving, size, "linear")]
             rows = [pair.source, *driving, pair.image, out.image, *small, other.image]

@@ -1,7 +1,8 @@
 """Psi's tri-plane as a radiance field, and one view of it: rays, super-resolution, refinement.
 
-`shade_rays` is the inner part that training and inference share. Images are float32 in [-1, 1], row 0 on top;
-R rays a side, S pixels a side, F feature channels.
+`HeadField` holds all that one frame's field is made of; `march_rays`, `refine_image` and `render_view` take
+it and the rays or the camera. Training and inference share them. Images are float32 in [-1, 1], row 0 on top;
+R rays a side, S pixels a side, F feature channels, P points, N rays.
 """
 
 from __future__ import annotations
@@ -11,15 +12,20 @@ import math
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import struct
 
 from p4d_jax.geometry import project
-from p4d_jax.head.expression_field import CanonicalFrame, snap_to_surface, surface_seen
+from p4d_jax.head.expression_field import (
+    snap_to_surface,
+    surface_seen,
+)
 from p4d_jax.head.model import HeadModel
 from p4d_jax.head.skinning import posed_vertices, straightened_vertices
 from p4d_jax.imaging.resizing import resize_antialiased, resize_bilinear
 from p4d_jax.imaging.sampling import sample_image
-from p4d_jax.reconstructor.deformation import DEPTH_EXTENT, Deformation, apply_field, build_field
+from p4d_jax.imaging.writing import to_picture
+from p4d_jax.reconstructor.deformation import DEPTH_EXTENT, Deformation, apply_field
 from p4d_jax.reconstructor.model import Reconstructor
 from p4d_jax.reconstructor.several_photos import (
     SourceTextures,
@@ -37,12 +43,49 @@ from p4d_jax.reconstructor.texture import (
 )
 from p4d_jax.render.rays import generate_rays
 from p4d_jax.render.triplane import sample_planes
-from p4d_jax.render.volume import Field, depth_range, render_rays
+from p4d_jax.render.volume import depth_range, render_rays
 from p4d_jax.types import Array, Camera, FrameParams
 
 
 @struct.dataclass
-class Shaded:
+class HeadField:
+    """The radiance field of one head in one frame: observed points to densities and features.
+
+    Attributes:
+      network: Psi; its decoder, super-resolution and refinement are used.
+      variables: Its parameters and buffers; those of the parts that are used suffice.
+      planes: (3, H, W, C) tri-plane of the driving motion.
+      texture: The source's photo, or photos, with features where the network has `photo_features`; None serves
+        a network that neither has those nor refines.
+      deformation: Observed to canonical points; None where the two spaces are the same.
+      box_scale: () by which the planes' box is larger than the one that they were made for.
+    """
+
+    network: Reconstructor = struct.field(pytree_node=False)
+    variables: dict
+    planes: Array
+    texture: SourceTexture | SourceTextures | None
+    deformation: Deformation | None = None
+    box_scale: Array | float = 1.0
+
+    def __call__(self, points: Array) -> tuple[Array, Array]:
+        """Observed points (P, 3) to densities (P, 1) before their softplus, and features (P, F) in [0, 1]."""
+        canonical = points if self.deformation is None else apply_field(self.deformation, points)
+        shown = None
+        if self.network.config.photo_features:
+            look_up = look_up_features_of_sources if self.several_photos else look_up_features
+            shown = look_up(self.texture, canonical)
+        at_planes = sample_planes(self.planes, canonical / self.box_scale)
+        return self.network.apply(self.variables, at_planes, shown, method="decode")
+
+    @property
+    def several_photos(self) -> bool:
+        """Whether the source has several photos."""
+        return isinstance(self.texture, SourceTextures)
+
+
+@struct.dataclass
+class MarchedRays:
     """What N rays see, before super-resolution.
 
     Attributes:
@@ -61,89 +104,70 @@ class Frame:
     """One rendered view.
 
     Attributes:
-      image: (S, S, 3) after super-resolution and refinement.
-      raw: (R, R, 3) the volume renderer's colours.
+      image: (S, S, 3) in [-1, 1], after super-resolution and refinement.
+      raw: (R, R, 3) in [-1, 1], the volume renderer's colours.
       depth: (R, R) distance along the ray, world units; the far end where nothing is.
-      opacity: (R, R) in [0, 1].
+      alpha: (R, R) opacity in [0, 1].
     """
 
     image: Array
     raw: Array
     depth: Array
-    opacity: Array
+    alpha: Array
+
+    @property
+    def picture(self) -> np.ndarray:
+        """(S, S, 3) uint8, on the host."""
+        return to_picture(self.image)
+
+    @property
+    def rgba(self) -> np.ndarray:
+        """(S, S, 4) uint8 on the host, alpha at the picture's size; colours are not premultiplied."""
+        picture = self.picture
+        alpha = np.asarray(resize_bilinear(self.alpha[..., None], picture.shape[0]))
+        return np.concatenate([picture, np.round(alpha.clip(0, 1) * 255).astype(np.uint8)], axis=-1)
+
+
+@jax.jit
+def driven_meshes(head: HeadModel, shape: Array, driving: FrameParams) -> tuple[Array, Array]:
+    """`posed_vertices` and `straightened_vertices` of one frame."""
+    return posed_vertices(head, shape, driving), straightened_vertices(head, shape, driving)
 
 
 def network_inputs(
-    reconstructor: Reconstructor, texture: SourceTexture
+    network: Reconstructor, texture: SourceTexture
 ) -> tuple[Array, Array | None, Array | None]:
-    """What the encoders see of a source.
+    """What the encoders are given of a source.
 
     Returns:
-      the photo (S, S, 3); it lifted (L, L, 4), or None; the mesh's relief (S, S, 2), or None.
+      the photo (S, S, 3); it lifted (L, L, 4), or None; the mesh's depth and alpha (S, S, 2), or None.
     """
-    config = reconstructor.config
+    config = network.config
     image = resize_antialiased(texture.image, config.image_size)
     lifted = lift_image(image, texture.places) if config.source_lifting else None
     mesh = mesh_depth_and_alpha(texture, config.image_size) if config.photo_features else None
     return image, lifted, mesh
 
 
-def radiance_field(
-    reconstructor: Reconstructor,
-    variables: dict,
-    planes: Array,
-    deformation: Deformation | None,
-    texture: SourceTexture | SourceTextures | None,
-    box_scale: Array | float = 1.0,
-) -> Field:
-    """Observed points -> densities and features, from one tri-plane (3, H, W, C).
-
-    Args:
-      deformation: observed -> canonical, or None where observed and canonical space are the same.
-      texture: of the source, with its features where the model has `photo_features`; None where it has not.
-      box_scale: by which the planes' box is larger than they were made for.
-    """
-
-    def density_and_features(points: Array) -> tuple[Array, Array]:
-        canonical = points if deformation is None else apply_field(deformation, points)
-        shown = None
-        if reconstructor.config.photo_features:
-            look_up = look_up_features_of_sources if isinstance(texture, SourceTextures) else look_up_features
-            shown = look_up(texture, canonical)
-        at_planes = sample_planes(planes, canonical / box_scale)
-        return reconstructor.apply(variables, at_planes, shown, method="decode")
-
-    return density_and_features
-
-
-def shade_rays(
-    reconstructor: Reconstructor,
-    variables: dict,
-    planes: Array,
-    field: Deformation | None,
-    texture: SourceTexture | SourceTextures,
+def march_rays(
+    field: HeadField,
     origins: Array,
     directions: Array,
     camera: Camera,
     samples: tuple[int, int],
     key: Array | None = None,
-    box_scale: Array | float = 1.0,
-) -> Shaded:
-    """Marches N rays of one view through one tri-plane.
+) -> MarchedRays:
+    """Marches N rays of one view through one head.
 
     Args:
-      planes: (3, H, W, C).
-      field: observed -> canonical, or None where observed and canonical space are the same.
-      texture: see `radiance_field`.
       origins, directions: (N, 3).
-      camera: of the view, for the depth range.
-      samples: coarse and fine samples a ray.
-      key: randomises the samples; None is deterministic.
-      box_scale: see `radiance_field`.
+      camera: Of the view, for the depth range.
+      samples: Coarse and fine samples a ray.
+      key: Randomises the samples; None is deterministic.
     """
-    near, far = depth_range(camera, DEPTH_EXTENT[reconstructor.config.deformation])
+    near, far = depth_range(camera, DEPTH_EXTENT[field.network.config.deformation])
     out = render_rays(
-        radiance_field(reconstructor, variables, planes, field, texture, box_scale),
+        field,
         origins,
         directions,
         near=near,
@@ -152,7 +176,7 @@ def shade_rays(
         fine_samples=samples[1],
         key=key,
     )
-    return Shaded(out.features, out.depth, out.transmittance)
+    return MarchedRays(out.features, out.depth, out.transmittance)
 
 
 def compose(foreground: Array, transmittance: Array, background: Array) -> Array:
@@ -160,100 +184,71 @@ def compose(foreground: Array, transmittance: Array, background: Array) -> Array
     return 2.0 * (foreground + transmittance * background) - 1.0
 
 
-def refine_image(
-    reconstructor: Reconstructor,
-    variables: dict,
-    image: Array,
-    shaded: Shaded,
-    field: Deformation,
-    texture: SourceTexture | SourceTextures,
-    rays: tuple[Array, Array],
-) -> Array:
-    """The picture mixed with the photo seen at its surface; as it is for a model that does not refine.
+def resize_background(background: Array, resolution: int) -> Array:
+    """Background features (b, b, F) at the rays' resolution (R, R, F), as the released model resizes them."""
+    shape = (resolution, resolution, background.shape[-1])
+    return jax.image.resize(background, shape, "bilinear", antialias=False)
+
+
+def refine_image(field: HeadField, image: Array, marched: MarchedRays, rays: tuple[Array, Array]) -> Array:
+    """The picture mixed with the photo seen at its surface; as it is for a network that does not refine.
 
     Args:
       image: (s, s, 3) after super-resolution; S is s times `refinement_scale`.
-      shaded: of the r x r rays that it was made of.
-      field: of the view.
-      texture: of the source, or of several.
-      rays: origins and directions (S * S, 3) of the picture's pixels.
+      marched: The r x r rays that it was made of.
+      rays: Origins and directions (S * S, 3) of the picture's pixels.
     """
-    if not reconstructor.config.refinement_features:
+    network, texture, deformation = field.network, field.texture, field.deformation
+    if not network.config.refinement_features:
         return image
-    size, coarse = image.shape[0] * reconstructor.config.refinement_scale, math.isqrt(len(shaded.depth))
+    size, coarse = image.shape[0] * network.config.refinement_scale, math.isqrt(len(marched.depth))
     fill = lambda x: resize_bilinear(x.reshape(coarse, coarse, -1), size)
     origins, directions = rays
     # A pixel at an outline has the depth of the rays that hit, not a mean with those that miss.
-    weight = 1.0 - shaded.transmittance + 1e-3
+    weight = 1.0 - marched.transmittance + 1e-3
     fill_hits = lambda x: fill(x * weight) / fill(weight)
-    depth = jax.lax.stop_gradient(fill_hits(shaded.depth))
+    depth = jax.lax.stop_gradient(fill_hits(marched.depth))
     points = origins + depth.reshape(-1, 1) * directions
-    snapped = snap_to_surface(field, points, directions)
-    canonical = apply_field(field, snapped)
-    pixels = project(field.camera, points)[0]
-    _, near, parts = surface_seen(field, snapped, field.parts)
+    snapped = snap_to_surface(deformation, points, directions)
+    canonical = apply_field(deformation, snapped)
+    pixels = project(deformation.camera, points)[0]
+    _, near, parts = surface_seen(deformation, snapped, deformation.parts)
     parts = jax.lax.stop_gradient(near[:, None] * parts).reshape(1, size, size, -1)
-    several = isinstance(texture, SourceTextures)
-    look_up = look_up_sources if several else look_up_source
-    shown = look_up(texture, field, snapped, canonical)
+    look_up = look_up_sources if field.several_photos else look_up_source
+    shown = look_up(texture, deformation, snapped, canonical)
     seen = jnp.concatenate([shown, sample_image(texture.background, pixels)], axis=-1)
-    of_surface = ()
+    nearby = ()
     if texture.depth_and_alpha is not None:
         # One pixel a ray is enough for a colour that varies slowly.
         step = size // coarse
         thin = lambda x: x.reshape(size, size, -1)[step // 2 :: step, step // 2 :: step]
         thin_points, thin_canonical = (thin(x).reshape(coarse**2, 3) for x in (points, canonical))
-        on_mesh = surface_seen(field, thin_points)[1]
-        guess = look_up_nearby_of_sources if several else look_up_nearby
-        nearby = jax.lax.stop_gradient(fill_hits(guess(texture, thin_canonical, on_mesh)))
-        of_surface = (nearby[None],)
-    opacity = 1.0 - fill(shaded.transmittance)[None]
+        on_mesh = surface_seen(deformation, thin_points)[1]
+        guess = look_up_nearby_of_sources if field.several_photos else look_up_nearby
+        guessed = jax.lax.stop_gradient(fill_hits(guess(texture, thin_canonical, on_mesh)))
+        nearby = (guessed[None],)
+    alpha = 1.0 - fill(marched.transmittance)[None]
     image, seen = resize_bilinear(image, size)[None], seen.reshape(1, size, size, -1)
-    return reconstructor.apply(variables, image, seen, opacity, parts, *of_surface, method="refine")[0]
+    return network.apply(field.variables, image, seen, alpha, parts, *nearby, method="refine")[0]
 
 
-@functools.partial(jax.jit, static_argnames=("reconstructor", "resolution", "samples", "with_background"))
-def render_planes(
-    reconstructor: Reconstructor,
-    variables: dict,
-    planes: Array,
-    background: Array,
-    frame: CanonicalFrame,
-    texture: SourceTexture | SourceTextures,
-    posed: Array,
-    straight: Array,
-    neck: Array,
-    camera: Camera,
-    *,
-    resolution: int,
-    samples: tuple[int, int],
-    with_background: bool = True,
+@functools.partial(jax.jit, static_argnames=("resolution", "samples"))
+def render_view(
+    field: HeadField, background: Array, camera: Camera, *, resolution: int, samples: tuple[int, int]
 ) -> Frame:
-    """One view of a tri-plane whose observed mesh is `posed`, and `straight` without the rotation `neck`.
+    """One view of a head before background features (b, b, F); zeros are black.
 
     The picture has 2 R pixels a side for each synthesis block of the super-resolution, times
-    `refinement_scale`. Without background the head stands before black.
+    `refinement_scale`.
     """
-    field = build_field(reconstructor.config, frame, posed, straight, neck, camera)
+    network = field.network
     origins, directions = generate_rays(camera, resolution)
-    shaded = shade_rays(
-        reconstructor, variables, planes, field, texture, origins, directions, camera, samples
-    )
+    marched = march_rays(field, origins, directions, camera, samples)
     square = lambda x: x.reshape(resolution, resolution, -1)
-    if not with_background:
-        background = jnp.zeros_like(background)
-    behind = jax.image.resize(
-        background, (resolution, resolution, background.shape[-1]), "bilinear", antialias=False
-    )
-    features = compose(square(shaded.features), square(shaded.transmittance), behind)
-    image = reconstructor.apply(variables, features[None], method="upscale")[0]
-    rays = generate_rays(camera, reconstructor.config.picture_size)
-    image = refine_image(reconstructor, variables, image, shaded, field, texture, rays)
-    opacity = 1.0 - square(shaded.transmittance)[..., 0]
-    return Frame(image, features[..., :3], square(shaded.depth)[..., 0], opacity)
-
-
-@jax.jit
-def driven_meshes(head: HeadModel, shape: Array, driving: FrameParams) -> tuple[Array, Array]:
-    """`posed_vertices` and `straightened_vertices` of one frame."""
-    return posed_vertices(head, shape, driving), straightened_vertices(head, shape, driving)
+    behind = resize_background(background, resolution)
+    features = compose(square(marched.features), square(marched.transmittance), behind)
+    image = network.apply(field.variables, features[None], method="upscale")[0]
+    rays = generate_rays(camera, network.config.picture_size)
+    image = refine_image(field, image, marched, rays)
+    alpha = 1.0 - square(marched.transmittance)[..., 0]
+    return Frame(image, features[..., :3], square(marched.depth)[..., 0], alpha)

@@ -38,11 +38,12 @@ from p4d_jax.reconstructor.config import StepConfig
 from p4d_jax.reconstructor.deformation import Deformation, apply_field, build_field
 from p4d_jax.reconstructor.encoders import SourceFeatures
 from p4d_jax.reconstructor.field import (
+    HeadField,
     compose,
+    march_rays,
     network_inputs,
-    radiance_field,
     refine_image,
-    shade_rays,
+    resize_background,
 )
 from p4d_jax.reconstructor.losses import (
     TERMS,
@@ -433,25 +434,19 @@ def render_samples(
         identity, sample, key = one
         key = None if key is None else jax.random.wrap_key_data(key)
         texture = sample.texture.with_features(identity.photo)
-        flat = shade_rays(
-            reconstructor, variables, identity.planes, sample.field, texture, *sample.rays, sample.camera,
-            config.samples, key, sample.box_scale,
-        )  # fmt: skip
-        shaded = jax.tree.map(lambda x: x.reshape(side, side, x.shape[-1]), flat)
-        shape = (resolution, resolution, identity.background.shape[-1])
-        behind = jax.image.resize(identity.background, shape, "bilinear", antialias=False)
-        behind = crop_image(behind, sample.corner, side)
-        features = compose(shaded.features, shaded.transmittance, behind)
+        field = HeadField(reconstructor, variables, identity.planes, texture, sample.field, sample.box_scale)
+        flat = march_rays(field, *sample.rays, sample.camera, config.samples, key)
+        marched = jax.tree.map(lambda x: x.reshape(side, side, x.shape[-1]), flat)
+        behind = crop_image(resize_background(identity.background, resolution), sample.corner, side)
+        features = compose(marched.features, marched.transmittance, behind)
         upscaled = reconstructor.apply(variables, features[None], method="upscale")[0]
-        image = refine_image(
-            reconstructor, variables, upscaled, flat, sample.field, texture, sample.pixel_rays
-        )
+        image = refine_image(field, upscaled, flat, sample.pixel_rays)
         at_points = None
         if sample.points is not None:
             at_points = sample_planes(identity.planes, apply_field(sample.field, sample.points)).mean(0)
         return Rendered(
             image, upscaled if reconstructor.config.refinement_features else None, features,
-            2 * shaded.features - 1, 2 * behind - 1, 1 - shaded.transmittance, shaded.depth, at_points,
+            2 * marched.features - 1, 2 * behind - 1, 1 - marched.transmittance, marched.depth, at_points,
         )  # fmt: skip
 
     one = jax.checkpoint(view) if config.rematerialize else view
@@ -565,7 +560,7 @@ def density_loss(training: ReconstructorTraining, state: TrainState, params: dic
         reach = config.density_distance * adversarial.BOX_WARP
         moved = points + reach * jax.random.normal(moved_key, points.shape)
         texture = texture.with_features(identity.photo)
-        ask = radiance_field(reconstructor, decoder, identity.planes, field, texture)
+        ask = HeadField(reconstructor, decoder, identity.planes, texture, field)
         return adversarial.density_difference(*jnp.split(ask(jnp.concatenate([points, moved]))[0], 2))
 
     variables = learning_variables(training, state, params)

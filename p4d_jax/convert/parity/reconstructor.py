@@ -24,7 +24,7 @@ from p4d_jax.nn.superresolution import SuperResolution
 from p4d_jax.nn.transformer import tokens_to_image
 from p4d_jax.reconstructor.config import ReconstructorConfig
 from p4d_jax.reconstructor.encoders import Canonicalizer, EncoderDetail, EncoderGlobal, UNet
-from p4d_jax.reconstructor.field import compose, radiance_field
+from p4d_jax.reconstructor.field import HeadField, compose
 from p4d_jax.reconstructor.model import Reconstructor
 from p4d_jax.reconstructor.planes import Reenactor, TriplaneGenerator
 from p4d_jax.render.rays import generate_rays
@@ -163,10 +163,7 @@ def reconstructor(case: Case) -> Outputs:
         apply, one = functools.partial(module.apply, variables), jnp.ones(1)
         features = apply(image, source, None, one, method="encode")
         planes = apply(features, driving, one, method="animate")
-        # The released models see no features of the photo's pixels, so that no texture is looked up.
-        field = radiance_field(
-            module, variables, planes[0], build_neck_field(posed, straight, faces), texture=None
-        )
+        field = HeadField(module, variables, planes[0], None, build_neck_field(posed, straight, faces))
         near, far = depth_range(camera, BOX_WARP)
         rays = render_rays_at(
             field,

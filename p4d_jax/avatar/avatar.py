@@ -1,0 +1,374 @@
+"""`Avatar`: a head with a photo's appearance that one can render, drive, save and load.
+
+    avatar = Avatar.from_photo("me.jpg")
+    for frame in avatar.drive("clip.mp4"):
+        show(frame.picture)
+
+An avatar is a pytree of arrays: it passes through `jax.jit`, and `avatar.replace(...)` gives a changed one.
+Images are in [-1, 1], S pixels a side, R rays a side, M the length of motion vectors.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import struct
+
+from p4d_jax import assets
+from p4d_jax.avatar.encode import EncodedSource, encode_photos
+from p4d_jax.avatar.model import AvatarModel
+from p4d_jax.avatar.motion import Motion, on_host
+from p4d_jax.avatar.motion_source import motion_of_frame
+from p4d_jax.avatar.personalise import personalise
+from p4d_jax.capture.album import capture_album
+from p4d_jax.capture.photo import Capture
+from p4d_jax.errors import UserError, nearest
+from p4d_jax.head.actions import ARKIT, action_columns, compose_motion
+from p4d_jax.head.model import HeadModel
+from p4d_jax.head.retarget import transfer_motion
+from p4d_jax.imaging.writing import resize_alpha, to_image
+from p4d_jax.reconstructor.deformation import build_field
+from p4d_jax.reconstructor.field import Frame, HeadField, driven_meshes, render_view
+from p4d_jax.render.surface import Mesh, extract_mesh
+from p4d_jax.types import Array, Camera, FrameParams
+
+FRAMES_AT_ONCE = 8  # side by side on an accelerator
+PHOTOS = (str, Path, np.ndarray, Capture)  # what one photo may be given as
+
+
+@struct.dataclass
+class Avatar:
+    """One person, encoded once, seen in any motion from any camera.
+
+    Attributes:
+      model: Network, weights (an avatar's own, where it was personalised) and head model.
+      source: What the network keeps of the photo, or photos.
+      params: Parameters of the first photo: its shape is the avatar's identity, its camera the usual view.
+      motion: (M,) motion vector of the first photo.
+      photo: (512, 512, 3) uint8 crop of the first photo.
+      alpha: (512, 512) in [0, 1], the person in it.
+      plane_offset: (3, PT, PT, C) added to every tri-plane by personalisation, or None.
+      resolution: R; another one than the network was made for changes the size of the picture.
+      samples: Coarse and fine samples a ray.
+    """
+
+    model: AvatarModel
+    source: EncodedSource
+    params: FrameParams
+    motion: Array
+    photo: Array
+    alpha: Array
+    plane_offset: Array | None = None
+    resolution: int = struct.field(pytree_node=False, default=64)
+    samples: tuple[int, int] = struct.field(pytree_node=False, default=(16, 16))
+
+    # Made -----------------------------------------------------------------------------------------------
+
+    @classmethod
+    def from_photo(
+        cls,
+        photo: str | Path | np.ndarray | Capture | Sequence,
+        *,
+        weights: str | Path | AvatarModel = "reenact_demo",
+        head: str | Path | HeadModel = "openhead",
+        personalise: int = 100,
+        samples: tuple[int, int] = (16, 16),
+        seed: int = 0,
+    ) -> Avatar:
+        """Makes the avatar of a photo, or of several photos of one person.
+
+        Args:
+          photo: A path, the name of an example ('astronaut'), uint8 (H, W, 3), a finished `Capture`, or a
+            list of these; the first one comes to life.
+          weights: The name of embedded weights, a file, a folder of a converted network, or an `AvatarModel`,
+            which is read once and makes many avatars.
+          head: The head model that is fitted; an `AvatarModel` has its own.
+          personalise: Steps of optimisation for this one photo; 0 leaves what the network makes of it.
+          samples: Coarse and fine samples a ray.
+          seed: Of the samples of personalisation.
+
+        Raises:
+          UserError: A photo cannot be read or shows no face, or the weights are not there.
+        """
+        model = weights if isinstance(weights, AvatarModel) else AvatarModel.load(weights, head)
+        photos = [photo] if isinstance(photo, PHOTOS) else list(photo)
+        avatar = cls.from_captures(capture_photos(photos, model.head), model, samples=samples)
+        return avatar.personalised(personalise, key=jax.random.key(seed))
+
+    @classmethod
+    def from_captures(
+        cls, captures: Sequence[Capture], model: AvatarModel, *, samples: tuple[int, int] = (16, 16)
+    ) -> Avatar:
+        """Makes the avatar of captured photos of one person, not personalised."""
+        size = model.config.picture_size
+        images = jnp.stack([to_image(one.crop, size) for one in captures])
+        params = jax.tree.map(lambda *x: jnp.stack(x), *[one.params for one in captures])
+        first = captures[0]
+        return cls.encode(model, images, params, photo=first.crop, alpha=first.alpha, samples=samples)
+
+    @classmethod
+    def encode(
+        cls,
+        model: AvatarModel,
+        images: Array,
+        params: FrameParams,
+        *,
+        motions: Array | None = None,
+        photo: np.ndarray | None = None,
+        alpha: np.ndarray | None = None,
+        resolution: int | None = None,
+        samples: tuple[int, int] = (16, 16),
+    ) -> Avatar:
+        """Makes an avatar of K pictures (K, S, S, 3) in [-1, 1] with fitted parameters (K, ...).
+
+        Args:
+          motions: (K, M) motion vectors; None lets the model's motion source make them.
+          photo, alpha: Crop and alpha of the first picture; None: the picture itself, opaque everywhere.
+          resolution: R; None is what the network was made for.
+        """
+        each = [jax.tree.map(lambda x, k=k: x[k], params) for k in range(len(images))]
+        if motions is None:
+            see = functools.partial(motion_of_frame, model.motion_source, model.head)
+            motions = jnp.stack([see(p, picture=x) for p, x in zip(each, images, strict=True)])
+        if photo is None:
+            photo = np.asarray(jnp.round(images[0] * 127.5 + 127.5)).astype(np.uint8)
+        if alpha is None:
+            alpha = np.ones(photo.shape[:2], np.float32)
+        source = encode_photos(model, images, params, motions)
+        rays = resolution or model.resolution
+        return cls(model, source, each[0], motions[0], photo, alpha, None, rays, samples)
+
+    def personalised(
+        self, steps: int, *, key: Array | None = None, on_step: Callable[[int, float], None] | None = None
+    ) -> Avatar:
+        """The avatar after some optimisation towards its photo (`avatar.personalise`); 0 steps: as it is.
+
+        Args:
+          steps: Of Adam.
+          key: Of the ray samples.
+          on_step: Called with the number and the loss of each step.
+        """
+        if steps == 0:
+            return self
+        return personalise(self, steps, key=jax.random.key(0) if key is None else key, on_step=on_step)
+
+    # Seen -----------------------------------------------------------------------------------------------
+
+    def render(
+        self,
+        frame: FrameParams | None = None,
+        *,
+        expression: Array | Mapping[str, float] | None = None,
+        pose: Array | None = None,
+        gaze: Array | None = None,
+        camera: Camera | None = None,
+        motion: Array | None = None,
+        background: bool = True,
+    ) -> Frame:
+        """One picture, with alpha and depth.
+
+        Args:
+          frame: Expression, pose, gaze and camera to show; None: the photo's own. Its shape is ignored.
+          expression: (100,) coefficients in place of the frame's, or amounts of ARKit's actions by name, as
+            {"jawOpen": 0.5}; the actions that are not named stay as they are.
+          pose: (6,) neck and jaw in place of the frame's, axis-angle in radians.
+          gaze: (2,) radians to the person's left, and up, in place of the frame's.
+          camera: In place of the frame's.
+          motion: (M,) motion vector; None lets the model's motion source make it of the parameters.
+          background: False shows the head before black.
+
+        Raises:
+          UserError: The network sees motion in pictures, and the motion vector of this frame is not given.
+        """
+        changed = any(x is not None for x in (frame, expression, pose, gaze))
+        frame = self.params if frame is None else frame
+        if isinstance(expression, Mapping) or gaze is not None:
+            frame = self.act(frame, expression if isinstance(expression, Mapping) else {}, gaze)
+        if expression is not None and not isinstance(expression, Mapping):
+            frame = frame.replace(expression=jnp.asarray(expression, jnp.float32))
+        if pose is not None:
+            frame = frame.replace(pose=jnp.asarray(pose, jnp.float32))
+        if camera is not None:
+            frame = frame.replace(camera=camera)
+        if motion is None:
+            see = motion_of_frame
+            motion = see(self.model.motion_source, self.model.head, frame) if changed else self.motion
+        return self._render(frame, motion, background)
+
+    def act(self, frame: FrameParams, actions: Mapping[str, float], gaze: Array | None = None) -> FrameParams:
+        """A frame with amounts of ARKit's actions, by name, and a gaze (left, up) in the place of its own.
+
+        Raises:
+          UserError: There is no such action, or the head model's expression does not consist of them.
+        """
+        names = self.model.head.expression_names
+        if unknown := [name for name in actions if name not in ARKIT]:
+            raise UserError(f"expression: no action {unknown[0]!r}{nearest(unknown[0], ARKIT)}")
+        if not set(ARKIT) <= set(names):
+            raise UserError(
+                f"expression: the head model {self.model.head.name!r} does not know ARKit's actions; give its"
+                " coefficients as an array, and the gaze as eyes of a frame"
+            )
+        amounts = frame.expression[action_columns(names)]
+        for name, amount in actions.items():
+            amounts = amounts.at[ARKIT.index(name)].set(amount)
+        looks = jnp.stack([frame.eyes[1], -frame.eyes[0]]) if gaze is None else jnp.asarray(gaze)
+        moved = compose_motion(amounts, looks, frame.neck, names)
+        return frame.replace(expression=moved.expression, pose=moved.pose, eyes=moved.eyes)
+
+    def drive(
+        self,
+        motion: Motion | str | Path,
+        *,
+        relative: bool = True,
+        reference_frame: int = 0,
+        neck_share: float = 1.0,
+        max_frames: int | None = None,
+    ) -> Iterator[Frame]:
+        """The avatar moving as somebody does, frame by frame; none is kept.
+
+        Args:
+          motion: A `Motion`, or what `Motion.open` reads.
+          relative: Adds the driver's change since the reference frame to the photo's own expression and gaze;
+            False takes the driver's as they are.
+          reference_frame: The frame of the motion that stands for the photo.
+          neck_share: Fraction of the head's rotation that the neck makes (1: the shoulders stay still; 0: the
+            whole bust rotates).
+          max_frames: Ends after so many.
+
+        Raises:
+          UserError: The motion cannot be read or moves another head model; or the network sees motion in
+            pictures, and the motion has neither pictures nor motion vectors.
+        """
+        if not isinstance(motion, Motion):
+            motion = Motion.open(motion, self.model.head, max_frames=max_frames)
+        motion = motion.for_head(self.model.head).first(max_frames)
+        moved = self.retarget(
+            motion.params, relative=relative, reference_frame=reference_frame, neck_share=neck_share
+        )
+        for index, vector in enumerate(self.driving_vectors(motion, moved)):
+            yield self.render(jax.tree.map(lambda x, i=index: x[i], moved), motion=vector)
+
+    def retarget(
+        self,
+        driving: FrameParams,
+        *,
+        relative: bool = True,
+        reference_frame: int = 0,
+        neck_share: float = 1.0,
+    ) -> FrameParams:
+        """A driver's clip (T, ...) as parameters of this person; see `drive`."""
+        moved = transfer_motion(
+            self.params,
+            driving,
+            reference_frame,
+            relative=relative,
+            neck_share=neck_share,
+            bounded=bool(self.model.head.expression_names),
+        )
+        return on_host(moved)
+
+    def driving_vectors(self, motion: Motion, moved: FrameParams) -> Iterator[Array]:
+        """Motion vectors of a driver's frames: of its own pictures or vectors, or of the moved parameters."""
+        source, head = self.model.motion_source, self.model.head
+        given = itertools.repeat(None) if motion.vectors is None else motion.vectors
+        pictures = itertools.repeat(None) if motion.pictures is None else motion.pictures
+        for index, vector, picture in zip(range(len(motion)), given, pictures, strict=False):
+            frame = jax.tree.map(lambda x, i=index: x[i], moved)
+            if (own := source.of_params(frame)) is not None:
+                yield own
+                continue
+            image = None if picture is None else to_image(picture, picture.shape[0])
+            yield motion_of_frame(source, head, motion[index], picture=image, vector=vector)
+
+    def render_many(self, frames: FrameParams) -> Array:
+        """Pictures (F, S, S, 3) of frames (F, ...), in one program; the parameters tell the motion."""
+        # One after another keeps a CPU's caches warm; accelerators want several side by side.
+        together = None if jax.default_backend() == "cpu" else FRAMES_AT_ONCE
+        return _render_many(self, frames, together)
+
+    def mesh(self, resolution: int = 128) -> Mesh:
+        """The coloured surface of the head at rest, from a grid of so many densities a side."""
+        return extract_mesh(self.rest_field(), resolution)
+
+    def rest_field(self) -> HeadField:
+        """The radiance field of the photo's own motion, in canonical space."""
+        return HeadField(
+            self.model.network, self.model.variables, self.animate(self.motion), self.source.texture
+        )
+
+    def animate(self, motion: Array) -> Array:
+        """Tri-plane (3, PT, PT, C) of a motion vector (M,)."""
+        planes = _animate(self.model, self.source, motion)
+        return planes if self.plane_offset is None else planes + self.plane_offset
+
+    def image(self) -> Array:
+        """(S, S, 3) the photo at the network's size."""
+        return to_image(np.asarray(self.photo), self.model.config.picture_size)
+
+    def image_alpha(self) -> Array:
+        """(S, S, 1) the person in it."""
+        return jnp.asarray(resize_alpha(np.asarray(self.alpha), self.model.config.picture_size))[..., None]
+
+    def _render(self, frame: FrameParams, motion: Array, background: bool = True) -> Frame:
+        behind = self.source.background if background else jnp.zeros_like(self.source.background)
+        meshes = driven_meshes(self.model.head, self.params.shape, frame)
+        return _render_posed(
+            self.model, self.animate(motion), self.source.texture, behind, meshes, frame.neck, frame.camera,
+            resolution=self.resolution, samples=self.samples,
+        )  # fmt: skip
+
+    # Kept -----------------------------------------------------------------------------------------------
+
+    def save(self, path: str | Path) -> None:
+        """Writes the avatar as one file, which holds arrays and their names and no code (`avatar.file`)."""
+        from p4d_jax.avatar.file import save_avatar
+
+        save_avatar(path, self)
+
+
+def capture_photos(photos: Sequence, head: HeadModel) -> list[Capture]:
+    """Captures of photos of one person; those that are captures already stay as they are.
+
+    Raises:
+      UserError: Captures and photos are mixed, or a photo cannot be used.
+    """
+    if not photos:
+        raise UserError("photo: at least one is needed, got an empty list")
+    done = [isinstance(one, Capture) for one in photos]
+    if all(done):
+        return list(photos)
+    if any(done):
+        raise UserError("photo: give either finished captures or photos, not both in one list")
+    named = [assets.photo(one) if isinstance(one, str) and one in assets.PHOTOS else one for one in photos]
+    return capture_album(named, head)
+
+
+@jax.jit
+def _animate(model: AvatarModel, source: EncodedSource, motion: Array) -> Array:
+    return model.network.apply(model.variables, source.features, motion[None], jnp.ones(1), method="animate")[
+        0
+    ]
+
+
+@functools.partial(jax.jit, static_argnames=("resolution", "samples"))
+def _render_posed(model, planes, texture, background, meshes, neck, camera, *, resolution, samples) -> Frame:
+    """A view of a tri-plane whose observed mesh, and the one without the neck's rotation, are `meshes`."""
+    deformation = build_field(model.config, model.frame, *meshes, neck, camera)
+    field = HeadField(model.network, model.variables, planes, texture, deformation)
+    return render_view(field, background, camera, resolution=resolution, samples=samples)
+
+
+@functools.partial(jax.jit, static_argnames="together")
+def _render_many(avatar: Avatar, frames: FrameParams, together: int | None) -> Array:
+    def one(frame: FrameParams) -> Array:
+        motion = motion_of_frame(avatar.model.motion_source, avatar.model.head, frame)
+        return avatar._render(frame, motion).image
+
+    return jax.lax.map(one, frames, batch_size=together)
