@@ -12,8 +12,9 @@ from PIL import Image
 from synthetic_reconstructor import save_random_weights
 
 from p4d_jax import assets, main
+from p4d_jax.avatar.motion import Motion
 from p4d_jax.errors import UserError
-from p4d_jax.jobs.reenact import find_driving, source_names
+from p4d_jax.jobs.reenact import source_names
 
 CONFIG = f"--config={Path(__file__).parents[1]}/configs/reenact.py"
 WRITTEN = {"reenactment.mp4", "turntable.mp4", "depth.png", "mesh.ply", "report.json"}
@@ -84,7 +85,7 @@ def test_a_film_drives_a_photo(tiny_weights, tmp_path):
 
 def test_the_bundled_motion_shuts_both_eyes_of_the_head_it_moves():
     head = assets.head_model("openhead")
-    expression = np.asarray(find_driving("motion_talk", head).params.expression)
+    expression = np.asarray(Motion.open("motion_talk", head).params.expression)
     lids = [head.expression_names.index(f"eyeBlink{side}") for side in ("Left", "Right")]
     assert expression[:, lids].max(0) == pytest.approx([1, 1], abs=0.01)
     assert np.corrcoef(expression[:, lids].T)[0, 1] > 0.99

@@ -277,13 +277,13 @@ class Avatar:
     def driving_vectors(self, motion: Motion, moved: FrameParams) -> Iterator[Array]:
         """Motion vectors of a driver's frames: of its own pictures or vectors, or of the moved parameters."""
         source, head = self.model.motion_source, self.model.head
-        given = itertools.repeat(None) if motion.vectors is None else motion.vectors
+        frames = [jax.tree.map(lambda x, i=i: x[i], moved) for i in range(len(motion))]
+        if source.of_params(frames[0]) is not None:  # a film need not be read for its pictures
+            yield from map(source.of_params, frames)
+            return
+        vectors = itertools.repeat(None) if motion.vectors is None else motion.vectors
         pictures = itertools.repeat(None) if motion.pictures is None else motion.pictures
-        for index, vector, picture in zip(range(len(motion)), given, pictures, strict=False):
-            frame = jax.tree.map(lambda x, i=index: x[i], moved)
-            if (own := source.of_params(frame)) is not None:
-                yield own
-                continue
+        for index, vector, picture in zip(range(len(motion)), vectors, pictures, strict=False):
             image = None if picture is None else to_image(picture, picture.shape[0])
             yield motion_of_frame(source, head, motion[index], picture=image, vector=vector)
 

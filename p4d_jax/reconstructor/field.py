@@ -55,8 +55,8 @@ class HeadField:
       network: Psi; its decoder, super-resolution and refinement are used.
       variables: Its parameters and buffers; those of the parts that are used suffice.
       planes: (3, H, W, C) tri-plane of the driving motion.
-      texture: The source's photo, or photos, with features where the network has `photo_features`; None serves
-        a network that neither has those nor refines.
+      texture: The source's photo, or photos, with features where the network has `photo_features`; None
+        serves a network that neither has those nor refines.
       deformation: Observed to canonical points; None where the two spaces are the same.
       box_scale: () by which the planes' box is larger than the one that they were made for.
     """
