@@ -24,8 +24,8 @@ class Camera:
     """A pinhole camera.
 
     Attributes:
-      cam2world: (..., 4, 4) rigid transform; camera space is x right, y up, looking along -z.
-      intrinsics: (..., 3, 3) normalised by image size: focal on the diagonal, centre at 0.5.
+      cam2world: (..., 4, 4) rigid transform from camera space (x right, y up, looking along -z) to the world.
+      intrinsics: (..., 3, 3) divided by the image's size: focal lengths on the diagonal, centre at 0.5.
     """
 
     cam2world: Array
@@ -52,11 +52,11 @@ class FrameParams:
     """Everything a parametric head says about one frame: 437 numbers (docs/concepts/conventions.md, 1.4).
 
     Attributes:
-      camera: where it is seen from.
-      shape: (..., 300) identity alpha; a head model with fewer components ignores the rest.
-      expression: (..., 100) beta; a head model with fewer components ignores the rest.
-      pose: (..., 6) axis-angle in radians, neck 3 then jaw 3.
-      eyes: (..., 6) axis-angle in radians, left 3 then right 3.
+      camera: The camera that sees the frame; it carries the head's rotation.
+      shape: (..., 300) identity coefficients alpha; a head model with fewer components ignores the rest.
+      expression: (..., 100) expression coefficients beta; likewise.
+      pose: (..., 6) rotations of neck (3) and jaw (3), axis-angle in radians.
+      eyes: (..., 6) rotations of the left (3) and the right eye (3), axis-angle in radians.
     """
 
     camera: Camera
@@ -99,7 +99,7 @@ class RenderOutput:
     Attributes:
       features: (R, R, C) feature image without background; the first three channels are RGB in [0, 1].
       depth: (R, R, 1) expected distance along the ray.
-      transmittance: (R, R, 1) what is left of the background, in [0, 1].
+      transmittance: (R, R, 1) fraction of the background that passes, in [0, 1].
     """
 
     features: Array

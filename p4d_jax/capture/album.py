@@ -30,12 +30,12 @@ def capture_album(
     One photo is `capture_photo`. Whether it is one person is not checked.
 
     Args:
-      images: paths, or uint8 (H, W, 3).
-      head: the head to fit.
-      landmarker: one to use again; None makes one.
+      images: Paths, or arrays uint8 (H, W, 3).
+      head: The head model that is fitted.
+      landmarker: A landmark detector to use again; None makes one.
 
     Raises:
-      UserError: a photo cannot be read, shows no face, or too small a one.
+      UserError: A photo cannot be read, shows no face, or too small a one.
     """
     landmarker = landmarker or Landmarker()
     if len(images) == 1:

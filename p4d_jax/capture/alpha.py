@@ -61,7 +61,8 @@ def estimate_alpha(crop: np.ndarray, head: HeadModel, params: FrameParams) -> np
 
     Args:
       crop: (S, S, 3) uint8, S a multiple of 128.
-      head, params: the fitted head as the crop's camera sees it.
+      head: The head model.
+      params: Parameters of the fitted head; the camera is that of the crop.
 
     Returns:
       (S, S) float32 in [0, 1].

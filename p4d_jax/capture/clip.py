@@ -32,15 +32,17 @@ Progress = Callable[[int, int | None], None]
 
 @dataclasses.dataclass(frozen=True)
 class FilmCapture:
-    """A film, understood.
+    """The parameters of each frame of a film.
 
     Attributes:
-      params: leading axis T; all frames share `shape`; cameras see the head in the film's one crop.
-      fps: frames a second.
-      errors: (T,) mean landmark error in distances between the eyes; nan where no face was seen.
-      crop_matrix: (2, 3) film pixels -> crop pixels, for all frames.
-      source: what was read, so that crops can be made when wanted.
-      note: what the user should know, or empty.
+      params: Parameters of the frames, with a leading axis (T,). All frames share `shape`; cameras are those
+        of the film's one crop.
+      fps: Frames a second.
+      errors: (T,) mean distance between detected and fitted landmarks, in distances between the eyes; nan
+        where no face was found.
+      crop_matrix: (2, 3) affine map from film pixels to crop pixels, the same for all frames.
+      source: What was read, so that crops can be made when they are wanted.
+      note: What the user should know, or empty.
     """
 
     params: FrameParams
@@ -72,15 +74,16 @@ def capture_film(
     """Film -> `FilmCapture`.
 
     Args:
-      source: a video file, a folder of pictures, or frames, uint8 (H, W, 3).
-      head: the head to fit.
-      progress: called with (frames done, frames in all or None) while landmarks are found.
-      landmarker: one to use again; None makes one.
-      max_frames: stop after so many.
-      smoothing: standard deviation in frames of the Gaussian over time that calms landmark jitter; 0: none.
+      source: A video file, a folder of pictures, or frames, uint8 (H, W, 3).
+      head: The head model that is fitted.
+      progress: Called with (frames done, frames in all or None) while landmarks are detected.
+      landmarker: A landmark detector to use again; None makes one.
+      max_frames: Number of frames after which reading stops; None reads all.
+      smoothing: Standard deviation, in frames, of the Gaussian over time that is applied to the fitted motion
+        against the jitter of landmarks; 0 applies none.
 
     Raises:
-      UserError: the film cannot be read, or shows a face in less than half its frames.
+      UserError: The film cannot be read, or shows a face in less than half of its frames.
     """
     if not isinstance(source, str | Path):
         source = list(source)

@@ -76,8 +76,9 @@ def camera_in_square(fit: Fit, centre: Array, side: Array) -> Camera:
     this changes in perspective is second order at 12 degrees of view.
 
     Args:
-      fit: one frame's.
-      centre: (2,) and side: () of the square, photo pixels.
+      fit: Fit of one frame.
+      centre: (2,) centre of the square, photo pixels.
+      side: () side of the square, photo pixels.
     """
     intrinsics = intrinsics_from_fov()
     offset = (fit.centre - centre) / side / intrinsics[0, 0] * jnp.array([1.0, -1.0])

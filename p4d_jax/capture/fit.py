@@ -53,7 +53,7 @@ LIPS = (
 
 @dataclasses.dataclass(frozen=True)
 class FitSettings:
-    """Standard deviations of what the fit believes, and how long it works.
+    """Standard deviations of the fit's priors and of its landmarks, and how many steps it takes.
 
     Landmark noise is in eye distances, for `independent_points` points: neighbouring landmarks err together,
     so many do not count as many.
@@ -89,8 +89,8 @@ class Unknowns:
 
     Attributes:
       rotation: (3,) world to camera, axis-angle.
-      centre: (2,) where the world's origin is seen, eye distances.
-      log_side: () log of the side of the camera's square, eye distances.
+      centre: (2,) image of the world's origin, eye distances.
+      log_side: () logarithm of the side of the camera's square, eye distances.
       shape: (S,), expression: (E,) coefficients.
       jaw: (3,) axis-angle.
       gaze: (2, 2) left eye, right eye: pitch (x) and yaw (y).
@@ -110,10 +110,11 @@ class Targets:
     """Landmarks brought to eye distances around their mean, to be hit by the model.
 
     Attributes:
-      points: (M, 2) those of MediaPipe's points that the head defines.
+      points: (M, 2) detected landmarks, those of MediaPipe's points that the head defines.
       iris: (2, 2) iris centres, left eye then right eye.
-      origin: (2,) photo pixels of the frame's origin; unit: () photo pixels of one eye distance.
-      roll: () the face's roll in the photo, radians clockwise.
+      origin: (2,) photo pixels of the frame's origin.
+      unit: () photo pixels of one eye distance.
+      roll: () roll of the face in the photo, radians clockwise.
     """
 
     points: Array
@@ -128,13 +129,14 @@ class Fit:
     """A fitted head.
 
     Attributes:
-      unknowns: as solved, in eye distances (to start the next frame from).
+      unknowns: The solution in eye distances, from which the next frame starts.
       rotation: (3,) world to camera, axis-angle.
-      centre: (2,) photo pixels where the world's origin is seen.
-      side: () photo pixels of the side of the camera's square.
+      centre: (2,) image of the world's origin, photo pixels.
+      side: () side of the camera's square, photo pixels.
       shape: (300,), expression: (100,), jaw: (3,), eyes: (6,) padded with zeros to the public layout.
-      points: (M, 2) the model's landmarks in photo pixels; iris: (2, 2) its pupils.
-      error: () mean distance of landmarks and model, in eye distances.
+      points: (M, 2) landmarks of the fitted head, photo pixels.
+      iris: (2, 2) its pupils, photo pixels.
+      error: () mean distance between detected and fitted landmarks, in eye distances.
     """
 
     unknowns: Unknowns
@@ -296,8 +298,8 @@ def point_weights(small: HeadModel, settings: FitSettings) -> Array:
 def soften_outliers(offsets: Array, distance: Array | float) -> Array:
     """Offsets (M, 2) shortened so that their squared lengths become Cauchy's loss, d^2 log(1 + |r|^2 / d^2).
 
-    Covered points, and points that sit elsewhere on the mesh than in MediaPipe's mind, then bend the face by
-    little.
+    Covered points, and points that lie elsewhere on the mesh than on MediaPipe's face model, then distort the
+    fit little.
     """
     ratio = jnp.sum(offsets**2, axis=-1, keepdims=True) / distance**2
     small = ratio < 1e-4
@@ -381,7 +383,7 @@ def levenberg_marquardt(
 
 
 def first_guess(small: HeadModel, targets: Targets) -> Unknowns:
-    """A calm frontal head, rolled and placed as the photo's."""
+    """A neutral frontal head with the roll and the place of the photo's."""
     unknowns = Unknowns(
         rotation=jnp.array([0.0, 0.0, -1.0]) * targets.roll,
         centre=jnp.zeros(2),
@@ -410,12 +412,13 @@ def fit_landmarks(
     """Fit one head to one face. `fit_photo` compiles it once for photos and for the frames of films.
 
     Args:
-      small: of `landmark_head`, or of `bake_shape` to keep the identity.
-      points: (468, 2) photo pixels, MediaPipe's order.
-      iris: (2, 2) photo pixels, centres of the left and of the right iris.
-      start: the solution of the frame before, used where `is_warm`; else a calm face is.
-      steps: without and with the softening of outliers.
-      settings: what to believe.
+      small: The head that `landmark_head` gives, or `bake_shape`, which keeps the identity.
+      points: (468, 2) detected landmarks, photo pixels, in MediaPipe's order.
+      iris: (2, 2) centres of the left and of the right iris, photo pixels.
+      start: Solution of the frame before, from which the fit starts where `is_warm`; elsewhere it starts from
+        a neutral frontal face.
+      steps: Numbers of steps without and with the robust loss.
+      settings: Priors and noise; see `FitSettings`.
     """
     targets = make_targets(small, points, iris)
     guess = first_guess(small, targets)

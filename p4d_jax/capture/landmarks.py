@@ -44,10 +44,10 @@ class Landmarks:
     """Landmarks of one face.
 
     Attributes:
-      points: (468, 2) photo pixels; the eyes' contours are the iris network's, which sees them larger.
+      points: (468, 2) photo pixels; the eyes' contours come from the iris network, whose crop is finer.
       iris: (2, 5, 2) photo pixels, left eye then right eye: centre and four points on the rim.
-      score: the networks' belief that a face is there, in [0, 1].
-      face_count: how many faces the photo shows (1 when a known face was followed).
+      score: Confidence of the networks that there is a face, in [0, 1].
+      face_count: Number of faces in the photo (1 when a known face was followed).
     """
 
     points: np.ndarray

@@ -23,17 +23,17 @@ SMALLEST_EYE_DISTANCE = 20.0  # photo pixels; the crop shows eyes about 110 apar
 
 @struct.dataclass
 class Capture:
-    """A photo, understood.
+    """The parameters of a photo's head, and what was computed on the way.
 
     Attributes:
-      crop: (512, 512, 3) uint8, what the default camera sees.
-      params: the head in it, as `crop`'s camera sees it.
-      alpha: (512, 512) float32 in [0, 1], the person against the background.
-      landmarks: in photo pixels.
-      model_points: (M, 2) the fitted head's landmarks, photo pixels.
-      crop_matrix: (2, 3) photo pixels -> crop pixels; its inverse pastes back.
-      error: mean distance between landmarks and model, in distances between the eyes.
-      note: what the user should know, or empty.
+      crop: (512, 512, 3) uint8 square of the photo that the default camera sees.
+      params: Parameters of the head; the camera is that of the crop.
+      alpha: (512, 512) float32 in [0, 1], opacity of the person against the background.
+      landmarks: The landmarks that were detected, in photo pixels.
+      model_points: (M, 2) landmarks of the fitted head, in photo pixels.
+      crop_matrix: (2, 3) affine map from photo pixels to crop pixels; its inverse pastes back.
+      error: Mean distance between detected and fitted landmarks, in distances between the eyes.
+      note: What the user should know, for example that several faces were found; or empty.
     """
 
     crop: np.ndarray
@@ -52,12 +52,13 @@ def capture_photo(
     """Photo -> `Capture`.
 
     Args:
-      image: a path, or uint8 (H, W, 3) (grey, alpha and 16-bit too, see `image`).
-      head: the head to fit.
-      landmarker: one to use again; None makes one.
+      image: A path, or an array uint8 (H, W, 3); grey, transparent and 16-bit ones too, see
+        `imaging.reading.as_photo`.
+      head: The head model that is fitted.
+      landmarker: A landmark detector to use again; None makes one.
 
     Raises:
-      UserError: the file cannot be read, shows no face, or too small a one.
+      UserError: The file cannot be read, shows no face, or too small a one.
     """
     photo = as_photo(image)
     landmarks, turn = find_face(photo, photo_name(image), landmarker or Landmarker())

@@ -86,8 +86,10 @@ def random_motion(key: Array, frames: int, names: tuple[str, ...], closed_eyes: 
     """Independent motions of one person, (frames, ...): speech, feelings, blinks, brows, gaze, jaw, neck.
 
     Args:
-      frames: how many. names: the head's expression names.
-      closed_eyes: probability that a frame's eyes are shut, whatever else it draws; all else stays the same.
+      frames: Number of frames.
+      names: Names of the head's expression components.
+      closed_eyes: Probability that both eyes of a frame are shut, whatever else is drawn; all else stays as
+        it was drawn.
     """
     keys = jax.random.split(key, frames)
     actions, gaze, neck = jax.vmap(_random_actions)(keys)

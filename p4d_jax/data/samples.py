@@ -1,4 +1,4 @@
-"""What data sources hand to training: clips of one head with all that is known of them, pairs, portraits.
+"""What data sources give to training: clips of one head with all that is known of them, pairs, portraits.
 
 Images are float32 NHWC in [-1, 1], row 0 at the top. F frames, S pixels a side; batches add leading axes.
 """
@@ -16,8 +16,8 @@ class HeadClip:
 
     Attributes:
       image: (..., F, S, S, 3) in [-1, 1].
-      mask: (..., F, S, S, 1) in [0, 1], how much of the pixel is the person (head, hair, shoulders).
-      face_mask: (..., F, S, S, 1) in [0, 1], how much is the parametric head itself (skin, eyes, mouth).
+      mask: (..., F, S, S, 1) in [0, 1], fraction of the pixel that the person covers (head, hair, shoulders).
+      face_mask: (..., F, S, S, 1) in [0, 1], fraction that the parametric head covers (skin, eyes, mouth).
       depth: (..., F, S, S, 1) distance along the ray in world units, 0 where the mask is 0.
       background: (..., S, S, 3) in [-1, 1], the same picture behind every frame, whatever the camera.
       params: `FrameParams` with leading axes (..., F).
@@ -37,7 +37,7 @@ class Portrait:
 
     Attributes:
       image: (..., S, S, 3) in [-1, 1].
-      mask: (..., S, S, 1) in [0, 1], how much of the pixel is the person.
+      mask: (..., S, S, 1) in [0, 1], fraction of the pixel that the person covers.
       params: `FrameParams` (...); its camera carries the head's whole rotation.
     """
 
@@ -54,15 +54,16 @@ class HeadPair:
     refused when training starts. Batches (B,) add a leading axis to every field.
 
     Attributes:
-      source, source_params: (..., S, S, 3) and what the head model says of it.
-      image, params: (..., S, S, 3) the target, with its motion and camera.
-      mask: (..., S, S, 1) in [0, 1], how much of the target's pixel is the person.
-      scale: (...) of the cross-attention: 1 dynamic, 0 static, where source and target share one motion.
-      driving, driving_params: (..., S, S, 3) the picture that a motion encoder sees, of the target's motion
-        from another side; None where the target itself is meant.
-      face_mask: (..., S, S, 1) in [0, 1], how much is the parametric head itself.
+      source, source_params: (..., S, S, 3) source picture and the head model's parameters of it.
+      image, params: (..., S, S, 3) target picture and its parameters: motion and camera.
+      mask: (..., S, S, 1) in [0, 1], fraction of the target's pixel that the person covers.
+      scale: (...) factor of the cross-attention: 1 for dynamic pairs, 0 for static ones, whose source and
+        target share one motion.
+      driving, driving_params: (..., S, S, 3) picture from which a motion encoder takes the target's motion,
+        from another side, and its parameters; None where the target itself is taken.
+      face_mask: (..., S, S, 1) in [0, 1], fraction that the parametric head covers.
       depth: (..., d, d, 1) distance along the target's rays, world units.
-      background: (..., S, S, 3) what is behind the person.
+      background: (..., S, S, 3) picture behind the person.
       source_mask, source_depth: (..., S, S, 1) and (..., d, d, 1) the same of the source.
       features: (..., R, R, F) in [-1, 1], GenHead's feature image of the target.
       background_features: (..., R, R, F) in [-1, 1].

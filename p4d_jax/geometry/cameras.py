@@ -77,7 +77,7 @@ def world_to_camera(camera: Camera, points: Array) -> Array:
 
 
 def project(camera: Camera, points: Array) -> tuple[Array, Array]:
-    """Where one camera sees world points (..., 3).
+    """Image coordinates and distances of world points (..., 3) for one camera.
 
     Returns:
       uv (..., 2) image coordinates, v down, inside the image when in [0, 1]; z (...) the distance in front of
@@ -108,8 +108,8 @@ def camera_for_bent_neck(camera: Camera, neck_rotation: Array, neck_joint: Array
     (docs/concepts/head.md, Eq. 2.6).
 
     Args:
-      camera: one total camera, which carries the whole head pose.
-      neck_rotation: (3,) axis-angle in radians, or (3, 3).
+      camera: The camera of the straight head, which carries the whole head pose.
+      neck_rotation: Rotation of the neck, (3,) axis-angle in radians or (3, 3).
       neck_joint: (3,) world position of the neck joint.
     """
     rotation = axis_angle_to_matrix(neck_rotation) if neck_rotation.shape == (3,) else neck_rotation

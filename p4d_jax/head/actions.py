@@ -74,7 +74,7 @@ ARKIT = [
 
 @struct.dataclass
 class Motion:
-    """What moves in a head: expression (..., 100), pose (..., 6) neck and jaw, eyes (..., 6) left, right."""
+    """The part of a head's parameters that moves: expression (..., 100), pose (..., 6), eyes (..., 6)."""
 
     expression: Array
     pose: Array
@@ -97,10 +97,11 @@ def compose_motion(actions: Array, gaze: Array, neck: Array, names: tuple[str, .
     """ARKit actions, gaze and neck -> motion parameters.
 
     Args:
-      actions: (..., 52) in [0, 1], `ARKIT` order; eyeLook* are overwritten by the gaze.
-      gaze: (..., 2) radians, to the head's left and up.
-      neck: (..., 3) axis-angle.
-      names: the head's expression names.
+      actions: (..., 52) coefficients of the actions in [0, 1], in `ARKIT`'s order; eyeLook* are overwritten
+        by the gaze.
+      gaze: (..., 2) direction of both eyes in radians, to the head's left and up.
+      neck: (..., 3) rotation of the neck, axis-angle in radians.
+      names: Names of the head's expression components.
     """
     left, up = gaze[..., 0], gaze[..., 1]
     look = {

@@ -56,9 +56,9 @@ class SurfaceField:
     """The surface field at P points.
 
     Attributes:
-      offset: (P, 3) canonical - observed.
-      squared_distance: (P,) to the observed mesh.
-      triangle: (P,) int32 the nearest triangle.
+      offset: (P, 3) canonical minus observed place.
+      squared_distance: (P,) squared distance to the observed mesh.
+      triangle: (P,) int32 index of the nearest triangle.
     """
 
     offset: Array
@@ -71,8 +71,8 @@ class NeckField:
     """D_neck of one pose.
 
     Attributes:
-      fine: (24, 24, 24, 4) offset and squared distance.
-      smooth: (8, 8, 8, 3) offset, smoothed.
+      fine: (24, 24, 24, 4) offset and squared distance at the fine grid's points.
+      smooth: (8, 8, 8, 3) smoothed offset at the coarse grid's points.
       box_warp: () side of the box, world units.
     """
 
@@ -86,9 +86,9 @@ class PartField:
     """Canonical points of the part-wise field.
 
     Attributes:
-      head, eyes, mouth: (P, 3).
-      head_distance, eyes_distance, mouth_distance: (P,) squared, to the nearest vertex of the part.
-      in_eye_box: (P,) bool, where the eye field is active.
+      head, eyes, mouth: (P, 3) canonical points by the vertices of each part.
+      head_distance, eyes_distance, mouth_distance: (P,) squared distance to the nearest vertex of each part.
+      in_eye_box: (P,) bool, true where the field of the eyes is active.
     """
 
     head: Array

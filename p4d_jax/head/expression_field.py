@@ -49,9 +49,9 @@ class CanonicalFrame:
       triangles: (L, L, 3) int32 vertices of the triangle at each texel.
       barycentric: (L, L, 3).
       points: (L, L, 3) surface points; uncovered texels lie on the plane z = PROXY_DEPTH.
-      neck_weight: (V,) in [0, 1], how much of the neck's rotation each vertex follows.
-      mirror: (V,) int32 the vertex nearest to each one's mirror image.
-      parts: (V, 4) from `part_labels`.
+      neck_weight: (V,) in [0, 1], fraction of the neck's rotation that each vertex follows.
+      mirror: (V,) int32 index of the vertex nearest to each one's mirror image.
+      parts: (V, 4) labels of eyes and mouth, see `part_labels`.
       decimated_faces: (f, 3) triangles of the decimated mesh.
       decimated_triangles, decimated_barycentric: (v, 3) each decimated vertex on the full mesh.
     """
@@ -76,13 +76,13 @@ class ExpressionField:
     """Observed -> canonical motions of one frame.
 
     Attributes:
-      camera: of the frame.
-      raster: of the posed mesh, R x R.
-      surface: (R, R, 4) rows of `rigid_motions` of the surface seen there.
+      camera: Camera of the frame.
+      raster: The posed mesh rasterized by that camera, R x R.
+      surface: (R, R, 4) rows of `rigid_motions` of the surface at each pixel.
       observed: (n, 3) candidates on the posed mesh.
-      candidates: (n, 4) theirs.
-      neck_rotation: (3, 3) the neck's rotation, undone.
-      parts: (R, R, 4) `CanonicalFrame.parts` of the surface seen there.
+      candidates: (n, 4) rows of `rigid_motions` of the candidates.
+      neck_rotation: (3, 3) inverse of the neck's rotation.
+      parts: (R, R, 4) `CanonicalFrame.parts` of the surface at each pixel.
     """
 
     camera: Camera

@@ -27,26 +27,29 @@ class HeadModel:
     """Arrays of a FLAME-shaped head.
 
     Attributes:
-      template: (V, 3) mean head, metres.
-      shape_basis: (V, 3, S) identity offsets, S <= 300, unit variance coefficients.
-      expression_basis: (V, 3, E) expression offsets, E <= 100.
-      pose_basis: (V, 3, 36) pose correctives on R - I of the four non-root joints, row-major.
-      joint_regressor: (5, V) joints from shaped vertices.
-      skinning_weights: (V, 5) rows sum to one.
-      faces: (F, 3) int32, counter-clockwise seen from outside.
-      origin: (3,) the neck joint of the canonical mesh, metres: the world's origin.
-      landmark_triangles, landmark_barycentric: (68, 3) int32 vertex indices and weights, iBUG order.
-      contour_triangles, contour_barycentric: (79, 17, 3) contour points for the head's yaw in degrees,
-        row k for yaw k - 39.
-      mediapipe_indices: (M,) int32 which of MediaPipe's 468 points are defined on this mesh.
-      mediapipe_triangles, mediapipe_barycentric: (M, 3).
-      regions: name -> int32 vertex indices; at least `REGIONS`.
-      neighbours: (V, 10) int32 the vertex itself and its ring, padded with V (a point at infinity).
+      template: (V, 3) vertices of the mean head, metres.
+      shape_basis: (V, 3, S) offsets of the identity components, S <= 300; coefficients have unit variance.
+      expression_basis: (V, 3, E) offsets of the expression components, E <= 100.
+      pose_basis: (V, 3, 36) offsets of the pose correctives: R - I of the four joints below the root,
+        row-major.
+      joint_regressor: (5, V) weights that give the joints from the shaped vertices.
+      skinning_weights: (V, 5) weight of each joint for each vertex; rows sum to one.
+      faces: (F, 3) int32 triangles, counter-clockwise seen from outside.
+      origin: (3,) neck joint of the canonical mesh, metres; it is the world's origin.
+      landmark_triangles, landmark_barycentric: (68, 3) int32 vertex indices and weights of the landmarks, in
+        iBUG's order.
+      contour_triangles, contour_barycentric: (79, 17, 3) the same of the contour's landmarks for each yaw of
+        the head: row k is for k - 39 degrees.
+      mediapipe_indices: (M,) int32 numbers of those of MediaPipe's 468 points that this mesh defines.
+      mediapipe_triangles, mediapipe_barycentric: (M, 3) int32 vertex indices and weights of these points.
+      regions: Name of a region -> int32 vertex indices; at least `REGIONS`.
+      neighbours: (V, 10) int32 the vertex itself and its ring, padded with V, which stands for infinity.
       decimated_faces: (f, 3) int32 triangles of the decimated mesh.
-      decimated_triangles, decimated_barycentric: (v, 3) each decimated vertex on the full mesh.
+      decimated_triangles, decimated_barycentric: (v, 3) vertex indices and weights that place each decimated
+        vertex on the full mesh.
       uv: (V, 2) texture coordinates in [0, 1] (OpenHead), or zeros.
-      name: which head this is ('openhead', 'flame2020', ...).
-      expression_names: one name a component, or empty.
+      name: Name of the head model, for example 'openhead' or 'flame2020'.
+      expression_names: Name of each expression component, or empty.
     """
 
     template: Array

@@ -1,9 +1,9 @@
 """One person's motion on another's head.
 
-A clip of driving parameters says how a driver moved from a reference frame on; the source does the same from
-its photo on. In camera space let H = R_w2c exp(neck) be where a head is turned to and t where the world's
-origin is. Frame k turns the driver by Q = H_k H_ref^T, so the source's head goes to Q H_source. How much of
-that turn the neck makes and how much the whole bust (the camera) is a free choice: `neck_share`.
+The driver's motion from a reference frame on becomes the source's motion from its photo on. In camera space
+let H = R_w2c exp(neck) be the rotation of a head, and t the place of the world's origin. Frame k rotates the
+driver's head by Q = H_k H_ref^T, so the source's head gets the rotation Q H_source. Which fraction of Q is
+applied at the neck joint, and which to the whole bust, is a free choice: `neck_share`.
 """
 
 from __future__ import annotations
@@ -38,9 +38,11 @@ def transfer_turn(
     """The camera and the neck (3,) that make the source's head turn and move as the driver's did.
 
     Args:
-      source: of the photo.
-      reference, driving: two frames of the driver.
-      neck_share: in [0, 1] the part of the turn that the neck makes; 1 keeps the shoulders still.
+      source: Parameters of the source photo.
+      reference: Frame of the driver that corresponds to the source photo.
+      driving: Frame of the driver to transfer.
+      neck_share: Fraction in [0, 1] of the head rotation that is applied at the neck joint (1: shoulders stay
+        still; 0: the whole bust rotates).
     """
     rotation_source, translation_source = world_to_camera_parts(source.camera)
     rotation_ref, translation_ref = world_to_camera_parts(reference.camera)
@@ -67,13 +69,13 @@ def transfer_motion(
     """The source's identity with a driver's motion.
 
     Args:
-      source: of the photo, no leading axis.
-      driving: a clip (T, ...).
-      reference: the frame of the clip that stands for the source's photo.
-      relative: add the driver's change since the reference to the source's own expression, jaw and gaze;
-        otherwise take the driver's as they are.
-      neck_share: see `transfer_turn`.
-      bounded: the expression coefficients are facial actions in [0, 1].
+      source: Parameters of the source photo, without a leading axis.
+      driving: Parameters of the driving clip, with a leading axis (T,).
+      reference: Index of the driving frame that corresponds to the source photo.
+      relative: Whether the driver's change since the reference is added to the source's own expression, jaw
+        and gaze; otherwise the driver's are taken as they are.
+      neck_share: Fraction of the head rotation that is applied at the neck joint; see `transfer_turn`.
+      bounded: Whether the expression coefficients are facial actions and must stay in [0, 1].
 
     Returns:
       (T, ...) parameters; with `relative`, frame `reference` is the source itself.

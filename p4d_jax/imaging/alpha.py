@@ -1,4 +1,4 @@
-"""Person against background: which pixels of a photo are whose, and what colours each would have alone.
+"""Alpha of a photo: how much of each pixel is the person, and which colours person and background have alone.
 
 Colours are in [-1, 1], opacities and weights in [0, 1]; leading axes (...) are batches. No gradient.
 """
@@ -84,9 +84,9 @@ def walk_weight(image: Array, shift: tuple[int, int]) -> Array:
 
 
 def split_colours(image: Array, opacity: Array) -> tuple[Array, Array]:
-    """The photo (..., S, S, 3) as if all of it were the person, and as if all of it were the background.
+    """The photo (..., S, S, 3) continued with the person's colours alone, and with the background's alone.
 
-    opacity: (..., s, s, 1). Pixels that are half the one and half the other have no say.
+    opacity: (..., s, s, 1). Pixels that are half the one and half the other have no weight.
     """
     fill = lambda x: jnp.clip(2.0 * resize_bilinear(x, image.shape[-2]) - 1.0, 0.0, 1.0)
     return spread_colours(image, fill(opacity)), spread_colours(image, fill(1.0 - grow(opacity)))

@@ -21,9 +21,9 @@ class Film:
     """Frames to be read once, in order.
 
     Attributes:
-      frames: yields (H, W, 3) uint8.
-      fps: frames a second (`FOLDER_FPS` for pictures).
-      length: how many frames, or None if the file does not say.
+      frames: Iterator over the frames, each (H, W, 3) uint8.
+      fps: Frames a second (`FOLDER_FPS` for pictures).
+      length: Number of frames, or None if the file does not say.
     """
 
     frames: Iterable[np.ndarray]

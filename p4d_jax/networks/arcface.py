@@ -1,4 +1,4 @@
-"""Who a face is: ArcFace embeddings (CVPR 2019, arXiv 1801.07698) by an IResNet.
+"""Identity of a face: ArcFace embeddings (CVPR 2019, arXiv 1801.07698) by an IResNet.
 
 IResNet is the ResNet of ArcFace's section 3.2: normalisation before the first convolution of a block, PReLU,
 stride in the second convolution, no pooling, a dense layer over the last map. NHWC, images in [-1, 1], RGB,
@@ -23,9 +23,9 @@ class IResNetBlock(nn.Module):
     """Two 3x3 convolutions and a shortcut, which is projected where the block halves its input.
 
     Attributes:
-      features: output channels.
-      stride: 1 or 2.
-      dtype: of the activations.
+      features: Number of output channels.
+      stride: Stride of the second convolution, 1 or 2.
+      dtype: Number type of the activations.
     """
 
     features: int
@@ -50,11 +50,11 @@ class IResNet(nn.Module):
     """Aligned faces (B, S, S, 3) -> embeddings (B, embedding), not normalised.
 
     Attributes:
-      depths: blocks of each of the four stages; the first of a stage halves the image.
-      widths: their channels; the stem has the first's.
-      embedding: length of an embedding.
+      depths: Number of blocks of each of the four stages; the first block of a stage halves the image.
+      widths: Channels of the stages; the stem has the first's.
+      embedding: Length of an embedding.
       image_size: S; it fixes the dense layer's size.
-      dtype: of the convolutions' activations; the dense layer and what follows it are float32.
+      dtype: Number type of the convolutions' activations; the dense layer and what follows it are float32.
     """
 
     depths: tuple[int, ...] = IRESNET_18

@@ -27,7 +27,7 @@ class ConvUnit(nn.Module):
     Attributes:
       features, kernel, stride: the convolution's.
       padded: whether zeros keep the size at stride 1.
-      dtype: of the activations.
+      dtype: Number type of the activations.
     """
 
     features: int
@@ -48,10 +48,10 @@ class InceptionBlock(nn.Module):
 
     Attributes:
       branches: each a row of convolutions. Rows that begin alike share the convolutions of one name.
-      pool: the last branch's pooling.
-      pool_features: channels of the 1x1 convolution behind it; 0 for none.
-      divisor: of all channels.
-      dtype: of the activations.
+      pool: Pooling of the last branch.
+      pool_features: Channels of the 1x1 convolution behind it; 0 for none.
+      divisor: Number by which all channel counts are divided.
+      dtype: Number type of the activations.
     """
 
     branches: tuple[tuple[ConvRow, ...], ...]
@@ -156,9 +156,9 @@ class InceptionV3(nn.Module):
     """Images (B, H, W, 3) in [-1, 1] of any size -> features (B, 2048 / divisor), float32.
 
     Attributes:
-      divisor: of all channels; 1 is the released network.
-      image_size: to which images are resized, at least 75.
-      dtype: of the activations.
+      divisor: Number by which all channel counts are divided; 1 is the released network.
+      image_size: Side to which images are resized, at least 75.
+      dtype: Number type of the activations.
     """
 
     divisor: int = 1

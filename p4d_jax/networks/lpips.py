@@ -1,4 +1,4 @@
-"""LPIPS: how different two images look (CVPR 2018, arXiv 1801.03924, version 0.1).
+"""LPIPS, a perceptual distance of images (CVPR 2018, arXiv 1801.03924, version 0.1).
 
 Features of a classifier after each of its stages, each pixel's feature vector scaled to length 1; squared
 differences, weighted by learned non-negative numbers a channel, averaged over pixels and summed over stages.
@@ -36,8 +36,8 @@ class Stage:
     """A part of a classifier at whose end features are read.
 
     Attributes:
-      convs: its convolutions.
-      pool: window of the max pooling, of stride 2, before them; 0 for none.
+      convs: Convolutions of the stage.
+      pool: Window of the max pooling, of stride 2, before them; 0 for none.
     """
 
     convs: tuple[ConvShape, ...]
@@ -70,7 +70,7 @@ class ConvTrunk(nn.Module):
 
     Attributes:
       stages: `vgg16()` or `alexnet()`.
-      dtype: of the activations.
+      dtype: Number type of the activations.
     """
 
     stages: tuple[Stage, ...]
@@ -106,7 +106,7 @@ class LPIPS(nn.Module):
 
     Attributes:
       stages: the classifier, `vgg16()` or `alexnet()`.
-      dtype: of the classifier's activations; distances are float32.
+      dtype: Number type of the classifier's activations; distances are float32.
     """
 
     stages: tuple[Stage, ...] = vgg16()

@@ -1,4 +1,4 @@
-"""E_mot: what a face does, whoever it belongs to. PD-FGC's motion encoder (CVPR 2023, arXiv 2211.14506).
+"""E_mot, the motion of a face apart from its identity: PD-FGC's motion encoder (CVPR 2023, arXiv 2211.14506).
 
 A face alignment network (FAN, arXiv 1703.07332): convolutions to S/4, one hourglass over them, 68 landmark
 maps, one number a pixel of S/8, a dense layer; then a small head for each of head pose, eyes, emotion and
@@ -25,7 +25,7 @@ CROP_MARGIN = 16
 
 @struct.dataclass
 class MotionFeatures:
-    """What the encoder says of B faces.
+    """Motion features of B faces.
 
     Attributes:
       headpose: (B, 6).
@@ -49,7 +49,7 @@ class PyramidBlock(nn.Module):
 
     Attributes:
       features: the three give a half, a quarter and a quarter of them.
-      dtype: of the activations.
+      dtype: Number type of the activations.
     """
 
     features: int
@@ -72,9 +72,9 @@ class Hourglass(nn.Module):
     """`depth` times halved, then doubled again, with a block aside at every size: shape stays.
 
     Attributes:
-      features: channels.
-      depth: number of halvings; blocks are named by the level, `depth` the finest.
-      dtype: of the activations.
+      features: Number of channels.
+      depth: Number of halvings; blocks are named by the level, `depth` the finest.
+      dtype: Number type of the activations.
     """
 
     features: int
@@ -100,13 +100,13 @@ class MotionEncoder(nn.Module):
     """Aligned faces (B, S, S, 3), S a multiple of 8 -> `MotionFeatures`.
 
     Attributes:
-      features: channels of the hourglass; the stages before have a quarter and a half of them.
-      depth: halvings inside the hourglass.
-      landmarks: number of landmark maps.
-      hidden: width of everything after them, and of `mouth`.
-      headpose, eye, emotion: lengths of the other outputs.
-      image_size: S; it fixes the dense layer's size.
-      dtype: of the activations; outputs are float32.
+      features: Channels of the hourglass; the stages before have a quarter and a half of them.
+      depth: Number of halvings inside the hourglass.
+      landmarks: Number of landmark maps.
+      hidden: Width of everything after them, and of `mouth`.
+      headpose, eye, emotion: Lengths of the other outputs.
+      image_size: S, side of the input; it fixes the dense layer's size.
+      dtype: Number type of the activations; outputs are float32.
     """
 
     features: int = 256

@@ -1,4 +1,4 @@
-"""Z-buffer rasterizer: which triangle each pixel centre sees, how far, and where in the triangle.
+"""Z-buffer rasterizer: the nearest triangle at each pixel centre, its depth, and barycentric coordinates.
 
 One camera, one mesh; `vmap` for batches. Shapes are static, so it compiles once a resolution, and it is
 exact: every pixel centre gets the nearest of all triangles that cover it, ties to the lowest face index.
@@ -34,14 +34,14 @@ MIN_AREA = 1e-9  # pixels^2, twice the area; thinner triangles are seen edge-on 
 
 @struct.dataclass
 class Raster:
-    """What each pixel centre of an R x R image sees.
+    """The nearest triangle at each pixel centre of an R x R image.
 
     Attributes:
-      mask: (R, R) bool, true where a triangle is seen.
+      mask: (R, R) bool, true where a triangle covers the pixel centre.
       depth: (R, R) distance along the ray, world units; 0 where empty.
       face_index: (R, R) int32; -1 where empty.
       barycentric: (R, R, 3) perspective-correct, >= 0, summing to one; 0 where empty.
-      vertex_index: (R, R, 3) int32 the corners of the face seen; 0 where empty.
+      vertex_index: (R, R, 3) int32 corners of the nearest triangle; 0 where empty.
     """
 
     mask: Array
@@ -57,11 +57,11 @@ def rasterize(
     """Rasterizes one mesh as one camera sees it. Not differentiable: visibility is piecewise constant.
 
     Args:
-      vertices: (V, 3) world units.
-      faces: (F, 3) int32, counter-clockwise seen from outside.
-      camera: one camera; `vmap` over many.
-      resolution: R, pixels.
-      cull_back_faces: skip triangles whose outside is turned away.
+      vertices: (V, 3) vertices, world units.
+      faces: (F, 3) int32 triangles, counter-clockwise seen from outside.
+      camera: One camera; `vmap` over many.
+      resolution: R, pixels a side.
+      cull_back_faces: Whether triangles whose outside is turned away are skipped.
     """
     if vertices.ndim != 2 or vertices.shape[1] != 3 or faces.ndim != 2 or faces.shape[1] != 3:
         raise ValueError(
@@ -78,7 +78,7 @@ def rasterize(
 
 @exact_products
 def interpolate(raster: Raster, attributes: Array) -> Array:
-    """Vertex attributes (V, A) seen by each pixel: (R, R, A), 0 where empty.
+    """Vertex attributes (V, A) interpolated at each pixel centre: (R, R, A), 0 where empty.
 
     Differentiable with respect to `attributes`.
     """
@@ -130,7 +130,7 @@ def _face_table(corners: Array, resolution: int, cull_back_faces: bool) -> _Face
 
 
 def _nearest_faces(table: _FaceTable, resolution: int) -> Array:
-    """(R * R,) index of the face each pixel sees; F where none."""
+    """(R * R,) index of the nearest face at each pixel centre; F where none."""
     faces = table.windows.shape[0]
     ends = jnp.cumsum(table.windows)
     pixels = resolution * resolution
@@ -176,7 +176,7 @@ def _cover(values: Array, x: Array, y: Array) -> tuple[Array, Array]:
 
 
 def _shade(face_index: Array, faces: Array, corners: Array, camera: Camera, resolution: int) -> Raster:
-    """Depth and perspective-correct barycentrics of the seen faces, from their indices."""
+    """Depth and perspective-correct barycentrics of the nearest faces, from their indices."""
     mask = face_index < faces.shape[0]
     face = jnp.where(mask, face_index, 0)
     uv = pixel_centres(resolution)

@@ -25,9 +25,9 @@ class Mesh:
     """A triangle mesh.
 
     Attributes:
-      vertices: (V, 3) float32, world units.
-      faces: (F, 3) int32, counter-clockwise seen from outside.
-      colors: (V, 3) uint8 RGB.
+      vertices: (V, 3) float32 vertices, world units.
+      faces: (F, 3) int32 triangles, counter-clockwise seen from outside.
+      colors: (V, 3) uint8 RGB of the vertices.
     """
 
     vertices: np.ndarray

@@ -23,14 +23,14 @@ Field = Callable[[Array], tuple[Array, Array]]
 
 @struct.dataclass
 class March:
-    """What marching one ray gives.
+    """The integrals along one ray.
 
     Attributes:
-      features: (C,) expected feature.
+      features: (C,) expected feature, premultiplied by opacity.
       depth: () expected distance along the ray, within the range of the samples.
-      transmittance: () what is left of the background, in [0, 1].
+      transmittance: () fraction of the background that passes, in [0, 1].
       weights: (S - 1,) probability that the ray ends in each interval.
-      depths: (S,) ascending, of the samples.
+      depths: (S,) depths of the samples, ascending.
     """
 
     features: Array
@@ -42,12 +42,12 @@ class March:
 
 @struct.dataclass
 class Samples:
-    """What a field says along rays: one pass over N rays.
+    """Densities and features of a field at the samples of one pass over N rays.
 
     Attributes:
-      densities: (N, S) before softplus.
-      features: (N, S, C).
-      depths: (N, S) ascending.
+      densities: (N, S) raw densities, before softplus.
+      features: (N, S, C) features.
+      depths: (N, S) depths, ascending.
     """
 
     densities: Array
@@ -204,7 +204,7 @@ def _merge_and_march(coarse: Samples, fine: Samples) -> March:
 def sample_rays(
     field: Field, origins: Array, directions: Array, *, near: Array, far: Array, jitter: Array, u: Array
 ) -> tuple[Samples, ...]:
-    """What a field says along N rays: a stratified pass, then importance samples where it ended.
+    """Samples of a field along N rays: a stratified pass, then importance samples where it ended.
 
     Args: see `render_rays_at`.
 
@@ -246,12 +246,13 @@ def render_rays_at(
     """Renders N rays with given samples.
 
     Args:
-      field: points (P, 3) -> densities (P, 1), before softplus, and features (P, C).
-      origins, directions: (N, 3) world units; directions of unit length.
-      near, far: () depths between which to sample, see `depth_range`.
+      field: Function of points (P, 3) that gives densities (P, 1), before softplus, and features (P, C).
+      origins: (N, 3) origins of the rays, world units.
+      directions: (N, 3) directions of unit length.
+      near, far: () depths between which samples lie, see `depth_range`.
       jitter: (N, S), or (S,) for all rays: places in [0, 1] of the S >= 4 stratified samples in their strata.
-      u: (N, M), or (M,) for all rays: values in [0, 1] at which the importance samples' CDF is inverted;
-        with M = 0 there is no second pass.
+      u: (N, M), or (M,) for all rays: values in [0, 1] at which the cumulative distribution of the first pass
+        is inverted to place importance samples; with M = 0 there is no second pass.
 
     Returns:
       RenderOutput with one leading axis N in place of the image's two.
@@ -284,9 +285,9 @@ def render_rays(
 
     Args:
       field, origins, directions, near, far: as there.
-      coarse_samples: stratified samples a ray, at least 4.
-      fine_samples: importance samples a ray; 0 leaves the second pass out.
-      key: for both passes; without it, samples are the middles of their strata.
+      coarse_samples: Number of stratified samples a ray, at least 4.
+      fine_samples: Number of importance samples a ray; 0 leaves the second pass out.
+      key: Random key of both passes; without it, samples are the middles of their strata.
     """
     jitter, u = draw_samples(key, origins.shape[0], coarse_samples, fine_samples)
     return render_rays_at(field, origins, directions, near=near, far=far, jitter=jitter, u=u)
