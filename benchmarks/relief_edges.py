@@ -28,7 +28,7 @@ from p4d_jax.imaging.alpha import refine_alpha
 from p4d_jax.imaging.resizing import resize_antialiased
 from p4d_jax.main import enable_compilation_cache
 from p4d_jax.openheads.people import random_cameras, random_identity
-from p4d_jax.openheads.portraits import render_stage
+from p4d_jax.openheads.portraits import render_scene
 from p4d_jax.openheads.scene import prepare_scene
 from p4d_jax.openheads.sets import people_set
 from p4d_jax.reconstructor.field import network_inputs
@@ -47,21 +47,21 @@ def main() -> None:
     enable_compilation_cache()
     head, settings = assets.head_model(), people_set("held_out").settings
     reconstructor, variables = load_reconstructor(arguments.weights)
-    config, stage = reconstructor.config, prepare_scene(head)
+    config, scene = reconstructor.config, prepare_scene(head)
     frame = build_canonical_frame(head, config.lifted_size)
 
     @functools.partial(jax.jit, static_argnames="settings")
     def draw(key, settings):
         keys = jax.random.split(key, 4)
         identity, motion = (
-            random_identity(keys[0], stage, settings),
+            random_identity(keys[0], scene, settings),
             random_motion(keys[1], 1, head.expression_names),
         )
         shape = identity.shape[None]
         params = FrameParams(
             random_cameras(keys[2], 1, settings), shape, motion.expression, motion.pose, motion.eyes
         )
-        shown = render_stage(stage, identity, params, keys[3], config.picture_size, settings)
+        shown = render_scene(scene, identity, params, keys[3], config.picture_size, settings)
         return shown.image[0], shown.mask[0], jax.tree.map(lambda x: x[0], params)
 
     @jax.jit

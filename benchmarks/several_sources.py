@@ -27,7 +27,8 @@ from p4d_jax.avatar.model import AvatarModel
 from p4d_jax.geometry import look_at_camera
 from p4d_jax.jobs.evaluate import HELD_OUT, to_uint8
 from p4d_jax.openheads.people import clip_identity
-from p4d_jax.openheads.portraits import make_clip, render_openheads
+from p4d_jax.openheads.portraits import make_clip, render_scene
+from p4d_jax.openheads.scene import prepare_scene
 from p4d_jax.train.losses import psnr
 from p4d_jax.types import Camera, FrameParams
 
@@ -58,13 +59,14 @@ def measure_person(model: AvatarModel, key: jax.Array, views: Camera) -> tuple[n
 
     Choices are 1, 2, 3 photos and the nearest one.
     """
-    size, head = model.config.picture_size, model.head
-    clip = make_clip(head, key, PHOTOS, size)
-    identity = clip_identity(head, key)
+    size = model.config.picture_size
+    scene = prepare_scene(model.head)
+    clip = make_clip(scene, key, PHOTOS, size)
+    identity = clip_identity(scene, key)
     count = views.cam2world.shape[0]
     first = jax.tree.map(lambda x: jnp.broadcast_to(x[:1], (count, *x.shape[1:])), clip.params)
     driving = first.replace(camera=views)
-    truth = render_openheads(head, identity, driving, jax.random.fold_in(key, 1), size)
+    truth = render_scene(scene, identity, driving, jax.random.fold_in(key, 1), size)
     encode = functools.partial(Avatar.encode, model)
     avatars = [encode(clip.image[:k], take(clip.params, slice(k))) for k in range(1, PHOTOS + 1)]
     singles = [encode(clip.image[k : k + 1], take(clip.params, slice(k, k + 1))) for k in range(PHOTOS)]

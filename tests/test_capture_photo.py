@@ -27,7 +27,7 @@ from p4d_jax.imaging.film import open_film
 from p4d_jax.imaging.reading import as_photo, read_photo
 from p4d_jax.imaging.warping import PhotoPyramid, apply_matrix, compose_matrices, invert_matrix, square_matrix
 from p4d_jax.openheads.config import OpenHeadsSettings
-from p4d_jax.openheads.portraits import portraits_on_stage
+from p4d_jax.openheads.portraits import portraits_in_scene
 from p4d_jax.openheads.scene import prepare_scene
 
 
@@ -180,8 +180,8 @@ def test_several_looks_scatter_less_than_one_and_agree_with_it(photo, landmarker
 def test_landmarks_of_mirrored_faces_are_mirrored(landmarker):
     """No shift to one side, which half a pixel of the mesh network would be: 0.01 eye distances."""
     skin = np.setdiff1d(np.arange(LANDMARKS), LEFT_EYE_CONTOUR + RIGHT_EYE_CONTOUR)
-    stage = prepare_scene(assets.head_model())
-    shown = portraits_on_stage(stage, jax.random.split(jax.random.key(0), 32), 128, OpenHeadsSettings())
+    scene = prepare_scene(assets.head_model())
+    shown = portraits_in_scene(scene, jax.random.split(jax.random.key(0), 32), 128, OpenHeadsSettings())
     shifts = []
     for image in np.asarray(shown.image):
         picture = np.kron(np.uint8(image * 127.5 + 127.5), np.ones((3, 3, 1), np.uint8))

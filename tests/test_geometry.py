@@ -16,7 +16,7 @@ from p4d_jax.head.landmarks import project_landmarks
 from p4d_jax.head.retarget import transfer_turn
 from p4d_jax.imaging import affine
 from p4d_jax.openheads.config import OpenHeadsSettings
-from p4d_jax.openheads.portraits import portraits_on_stage
+from p4d_jax.openheads.portraits import portraits_in_scene
 from p4d_jax.openheads.scene import prepare_scene
 from p4d_jax.render.rays import generate_rays, pixel_centres
 from p4d_jax.render.volume import march_rays
@@ -204,11 +204,11 @@ def matrix_products(jaxpr) -> list:
 def test_geometry_asks_for_float32_products_and_leaves_those_around_it_alone():
     """Where nothing is asked for, a GPU rounds the factors to 10 bits and a TPU to 7."""
     head = assets.head_model("openhead")
-    stage, parts = prepare_scene(head), build_head_parts(head)
+    scene, parts = prepare_scene(head), build_head_parts(head)
     frame = FrameParams.from_vector(jnp.zeros(FRAME_VECTOR_SIZE))
 
     def pictures(key):
-        return portraits_on_stage(stage, key[None], 16, OpenHeadsSettings())
+        return portraits_in_scene(scene, key[None], 16, OpenHeadsSettings())
 
     def pose(frame):
         posed = pose_parts(head, frame.shape, frame)

@@ -56,14 +56,18 @@ def frame(rng) -> FrameParams:
 def noted(rng, monkeypatch) -> tuple[Person, FrameParams, FrameParams]:
     """`render_person` by a renderer that only notes what it is asked for; the two frames; the driver."""
 
-    def note(stage, identity, params, key, size, settings):
-        return SimpleNamespace(params=params, noise=identity.scene.noise, supersample=settings.supersample)
+    def note(scene, identity, params, key, size, settings):
+        return SimpleNamespace(
+            params=params, noise=identity.surroundings.noise, supersample=settings.supersample
+        )
 
-    monkeypatch.setattr(people, "render_stage", note)
+    monkeypatch.setattr(people, "render_scene", note)
     monkeypatch.setattr(people, "on_host", lambda tree: tree)
-    scene = SimpleNamespace(noise=jnp.float32(0.02))
-    scene.replace = lambda noise: SimpleNamespace(noise=noise)
-    identity = SimpleNamespace(scene=scene, replace=lambda scene: SimpleNamespace(scene=scene))
+    surroundings = SimpleNamespace(noise=jnp.float32(0.02))
+    surroundings.replace = lambda noise: SimpleNamespace(noise=noise)
+    identity = SimpleNamespace(
+        surroundings=surroundings, replace=lambda surroundings: SimpleNamespace(surroundings=surroundings)
+    )
     params, driver = stack([frame(rng), frame(rng)]), frame(rng)
     film = stack([frame(rng) for _ in range(FILM_FRAMES)])
     made = people.render_person(
@@ -121,12 +125,12 @@ def test_the_other_set_keeps_the_shape_and_what_moves_and_changes_looks_and_ligh
     key = people.person_keys(3, 2)[1]
     shape_key = jax.random.split(jax.random.split(key, 4)[0], 4)[0]
     shape = random_shape(shape_key, head.shape_basis.shape[-1], OpenHeadsSettings())
-    stage = SimpleNamespace(head=head)  # all that drawing a person looks at
-    identity, params = jax.jit(lambda key: people.draw_person.__wrapped__(stage, key, SETS["other"]))(key)
+    scene = SimpleNamespace(head=head)  # all that drawing a person looks at
+    identity, params = jax.jit(lambda key: people.draw_person.__wrapped__(scene, key, SETS["other"]))(key)
     np.testing.assert_allclose(identity.shape, shape, atol=1e-6)
     np.testing.assert_array_equal(params.shape, np.stack([identity.shape] * 2))
     assert identity.appearance.freckles >= 0.3 and identity.appearance.mottle >= 1.8
-    lamp = identity.scene.light.directions[1]
+    lamp = identity.surroundings.light.directions[1]
     assert lamp[1] < -0.25 and np.linalg.norm(lamp) == pytest.approx(1, abs=1e-5)
     with pytest.raises(UserError, match="held_out, other"):
         people_set("others")

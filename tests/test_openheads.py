@@ -15,7 +15,7 @@ from p4d_jax.head.landmarks import landmarks70
 from p4d_jax.head.skinning import head_vertices
 from p4d_jax.openheads.config import OpenHeadsSettings
 from p4d_jax.openheads.people import random_cameras, random_identity
-from p4d_jax.openheads.portraits import make_clips, render_openheads
+from p4d_jax.openheads.portraits import make_clips, render_scene
 from p4d_jax.openheads.scene import prepare_scene
 from p4d_jax.types import FrameParams
 from tools.bake_motion_clip import FPS, FRAMES, talking_clip
@@ -30,14 +30,19 @@ def head():
 
 
 @pytest.fixture(scope="module")
-def clips(head):
-    return make_clips(head, jax.random.split(jax.random.key(3), 2), 2, SIZE, CLEAN)
+def scene(head):
+    return prepare_scene(head)
 
 
 @pytest.fixture(scope="module")
-def portraits(head):
+def clips(scene):
+    return make_clips(scene, jax.random.split(jax.random.key(3), 2), 2, SIZE, CLEAN)
+
+
+@pytest.fixture(scope="module")
+def portraits(head, scene):
     """One person seen from the front, close: at rest, looking left, looking right, eyes shut."""
-    identity = random_identity(jax.random.key(11), prepare_scene(head), CLEAN)
+    identity = random_identity(jax.random.key(11), scene, CLEAN)
     names = list(head.expression_names)
     blinks = jnp.array([names.index("eyeBlinkLeft"), names.index("eyeBlinkRight")])
     expression = jnp.zeros((4, 100)).at[3, blinks].set(1.0)
@@ -45,20 +50,20 @@ def portraits(head):
     eyes = jnp.zeros((4, 6)).at[:, 1].set(gaze).at[:, 4].set(gaze)
     camera = look_at_camera(jnp.zeros(4), 0.0, 1.0, pivot=(0.0, 0.09, 0.3))
     params = FrameParams(camera, jnp.zeros((4, 300)), expression, jnp.zeros((4, 6)), eyes)
-    return render_openheads(head, identity, params, jax.random.key(0), SIZE, CLEAN)
+    return render_scene(scene, identity, params, jax.random.key(0), SIZE, CLEAN)
 
 
-def test_a_clip_is_a_function_of_its_key_whatever_its_place_in_the_batch(head, clips):
+def test_a_clip_is_a_function_of_its_key_whatever_its_place_in_the_batch(scene, clips):
     keys = jax.random.split(jax.random.key(3), 2)
-    turned = make_clips(head, keys[::-1], 2, SIZE, CLEAN)
+    turned = make_clips(scene, keys[::-1], 2, SIZE, CLEAN)
     for one, other in zip(jax.tree.leaves(clips), jax.tree.leaves(turned), strict=True):
         np.testing.assert_allclose(one, other[::-1], atol=1e-5)
     assert np.abs(clips.image[0] - clips.image[1]).mean() > 0.02
 
 
-def test_backgrounds_in_focus_change_nothing_of_the_person(head, clips):
+def test_backgrounds_in_focus_change_nothing_of_the_person(scene, clips):
     sharp = dataclasses.replace(CLEAN, sharp_backgrounds=1.0)
-    changed = make_clips(head, jax.random.split(jax.random.key(3), 2), 2, SIZE, sharp)
+    changed = make_clips(scene, jax.random.split(jax.random.key(3), 2), 2, SIZE, sharp)
     for name in ("mask", "face_mask", "depth"):
         np.testing.assert_allclose(getattr(changed, name), getattr(clips, name), atol=1e-5)
     person = np.asarray(clips.mask[..., 0]) == 1
@@ -114,9 +119,9 @@ def test_gaze_moves_the_iris_and_closed_lids_hide_it(portraits):
     assert np.abs(left - right)[~visible].mean() < 0.2 * np.abs(left - right)[visible].mean()
 
 
-def test_make_clips_rejects_no_frames(head):
+def test_make_clips_rejects_no_frames(scene):
     with pytest.raises(ValueError, match="frames"):
-        make_clips(head, jax.random.split(jax.random.key(0), 1), 0, SIZE)
+        make_clips(scene, jax.random.split(jax.random.key(0), 1), 0, SIZE)
 
 
 def test_random_motion_stays_in_range_and_talks_and_blinks(head):

@@ -23,7 +23,7 @@ from p4d_jax.head.model import WORLD_SCALE, HeadModel
 from p4d_jax.head.skinning import head_vertices
 from p4d_jax.openheads.config import OpenHeadsSettings
 from p4d_jax.openheads.people import random_identity
-from p4d_jax.openheads.portraits import render_openheads
+from p4d_jax.openheads.portraits import render_scene
 from p4d_jax.openheads.scene import prepare_scene
 from p4d_jax.render.raster import Raster, interpolate, rasterize
 from p4d_jax.types import EXPRESSION_SIZE, FrameParams
@@ -123,16 +123,16 @@ def painted_pictures(
 
 def portraits(head: HeadModel, people: int) -> Iterator[Picture]:
     """The same of people of OpenHeads with a neutral face."""
-    stage, settings = prepare_scene(head), OpenHeadsSettings()
+    scene, settings = prepare_scene(head), OpenHeadsSettings()
     for key in jax.random.split(jax.random.key(0), people):
-        identity = random_identity(key, stage, settings)
+        identity = random_identity(key, scene, settings)
         neutral = (jnp.zeros(EXPRESSION_SIZE), jnp.zeros(6), jnp.zeros(6))
         world = head_vertices(head, identity.shape, *neutral)
         for yaw, pitch in VIEWS:
             camera = look_at_camera(yaw, pitch, 4.0)
             frame = FrameParams(camera, identity.shape, *neutral)
             frame = jax.tree.map(lambda x: x[None], frame)
-            image = render_openheads(head, identity, frame, key, SIZE, settings).image[0]
+            image = render_scene(scene, identity, frame, key, SIZE, settings).image[0]
             picture = np.asarray(jnp.clip(image * 127.5 + 127.5, 0, 255)).astype(np.uint8)
             yield rasterize(world, head.faces, camera, SIZE, True), picture
 

@@ -28,7 +28,7 @@ from p4d_jax.data.motion import random_motion
 from p4d_jax.geometry import axis_angle_to_matrix, look_at_camera
 from p4d_jax.head.model import HeadModel
 from p4d_jax.openheads.people import Identity, random_cameras, random_identity
-from p4d_jax.openheads.portraits import Portraits, render_stage
+from p4d_jax.openheads.portraits import Portraits, render_scene
 from p4d_jax.openheads.scene import OpenHeadsScene, prepare_scene
 from p4d_jax.openheads.sets import PeopleSet, people_set
 from p4d_jax.types import Array, Camera, FrameParams
@@ -73,18 +73,18 @@ def draw_people(
 
     Args:
       head: the head model. size: pixels a side.
-      set_name: one of `openheads_sets.SETS`.
+      set_name: one of `openheads.sets.SETS`.
       seed, count: who, and how many.
       motion: (T, ...) of which each person's film shows the next part.
       frames: of a film; 0 for none.
     """
-    stage, people = prepare_scene(head), people_set(set_name)
+    scene, people = prepare_scene(head), people_set(set_name)
     keys = person_keys(seed, count)
     for index, key in enumerate(keys):
-        driver = on_host(draw_person(stage, keys[(index + 1) % count], people)[1])
-        identity, params = draw_person(stage, key, people)
+        driver = on_host(draw_person(scene, keys[(index + 1) % count], people)[1])
+        identity, params = draw_person(scene, key, people)
         film = film_part(motion, index, frames)
-        yield render_person(stage, key, people, identity, on_host(params), take(driver, 1), film, size)
+        yield render_person(scene, key, people, identity, on_host(params), take(driver, 1), film, size)
 
 
 def film_part(motion: FrameParams, index: int, frames: int) -> FrameParams:
@@ -94,11 +94,11 @@ def film_part(motion: FrameParams, index: int, frames: int) -> FrameParams:
 
 
 @functools.partial(jax.jit, static_argnames="people")
-def draw_person(stage: OpenHeadsScene, key: Array, people: PeopleSet) -> tuple[Identity, FrameParams]:
-    """A person and the parameters of two frames: as `openheads.portraits.make_clip` draws them."""
+def draw_person(scene: OpenHeadsScene, key: Array, people: PeopleSet) -> tuple[Identity, FrameParams]:
+    """A person and the parameters of two frames, as `make_clip` draws them from the key."""
     keys = jax.random.split(key, 4)
-    identity = random_identity(keys[0], stage, people.settings)
-    motion = random_motion(keys[1], 2, stage.head.expression_names)
+    identity = random_identity(keys[0], scene, people.settings)
+    motion = random_motion(keys[1], 2, scene.head.expression_names)
     camera = random_cameras(keys[2], 2, people.settings)
     shape = jnp.broadcast_to(identity.shape, (2, *identity.shape.shape))
     params = FrameParams(camera, shape, motion.expression, motion.pose, motion.eyes)
@@ -106,7 +106,7 @@ def draw_person(stage: OpenHeadsScene, key: Array, people: PeopleSet) -> tuple[I
 
 
 def render_person(
-    stage: OpenHeadsScene,
+    scene: OpenHeadsScene,
     key: Array,
     people: PeopleSet,
     identity: Identity,
@@ -120,16 +120,17 @@ def render_person(
     source, target = take(params, 0), take(params, 1)
     frames = [driver, neutral(driver), *novel_views(source)]
     unchanged = source.replace(camera=driver.camera, pose=with_neck(source.pose, driver.neck))
-    still = identity.replace(scene=identity.scene.replace(noise=jnp.zeros_like(identity.scene.noise)))
+    surroundings = identity.surroundings
+    still = identity.replace(surroundings=surroundings.replace(noise=jnp.zeros_like(surroundings.noise)))
     asked_of_truth = stack([neutral(target), *frames, unchanged])
     smooth = dataclasses.replace(settings, supersample=FILM_SUPERSAMPLE)
     has_film = film.expression.shape[0] > 0
     return Person(
         source=source,
-        clip=on_host(render_stage(stage, identity, params, noise_key, size, settings)),
+        clip=on_host(render_scene(scene, identity, params, noise_key, size, settings)),
         asked=join([stack([target, *frames]), film]),
-        truth=on_host(render_stage(stage, still, asked_of_truth, noise_key, size, settings)),
-        film=on_host(render_stage(stage, still, film, noise_key, size, smooth)) if has_film else None,
+        truth=on_host(render_scene(scene, still, asked_of_truth, noise_key, size, settings)),
+        film=on_host(render_scene(scene, still, film, noise_key, size, smooth)) if has_film else None,
     )
 
 

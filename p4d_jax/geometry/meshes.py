@@ -7,8 +7,6 @@ import jax.numpy as jnp
 
 from p4d_jax.types import Array
 
-# ------------------------------------------------------------------------------------------- the stage
-
 
 def vertex_normals(vertices: Array, faces: Array) -> Array:
     """Area-weighted unit normals, (V, 3)."""

@@ -36,7 +36,7 @@ from p4d_jax.head.skinning import head_vertices
 from p4d_jax.jobs.evaluate import DETECTION_SIZE, HELD_OUT, detect, to_uint8
 from p4d_jax.openheads.config import OpenHeadsSettings
 from p4d_jax.openheads.people import random_identity, random_portrait_params
-from p4d_jax.openheads.portraits import portraits_on_stage
+from p4d_jax.openheads.portraits import portraits_in_scene
 from p4d_jax.openheads.scene import OpenHeadsScene, prepare_scene
 from p4d_jax.render.raster import Raster, rasterize
 from p4d_jax.render.rays import generate_rays
@@ -85,15 +85,15 @@ class Subject:
     """What is measured: a GenHead, and how it is shown."""
 
     studio: GenHeadRenderer
-    stage: OpenHeadsScene
+    scene: OpenHeadsScene
     resolution: int
     samples: tuple[int, int]
     truncation_psi: float
 
     def random_frame(self, keys: Array) -> FrameParams:
         """Somebody of OpenHeads in some motion before some camera, from three keys."""
-        shape = random_identity(keys[0], self.stage, SETTINGS).shape
-        return random_portrait_params(keys[1], keys[2], self.stage, shape, SETTINGS)
+        shape = random_identity(keys[0], self.scene, SETTINGS).shape
+        return random_portrait_params(keys[1], keys[2], self.scene, shape, SETTINGS)
 
     def identity(self, key: Array, camera: Camera, shape: Array) -> tuple[Array, Array]:
         """Tri-planes and background of a random code."""
@@ -119,7 +119,7 @@ def measure_control(subject: Subject, key: Array, count: int) -> tuple[list[dict
         params = subject.random_frame(keys)
         made = subject.view(*subject.identity(keys[3], params.camera, params.shape), params)
         made = to_uint8(made.image_sr)
-        true = jax.tree.map(lambda x: x[0], portraits_on_stage(subject.stage, keys[3:4], size, SETTINGS))
+        true = jax.tree.map(lambda x: x[0], portraits_in_scene(subject.scene, keys[3:4], size, SETTINGS))
         row = {}
         for name, picture, frame in (("", made, params), ("openheads_", to_uint8(true.image), true.params)):
             wanted = wanted_points(head, frame)

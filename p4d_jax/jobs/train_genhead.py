@@ -42,7 +42,7 @@ from p4d_jax.jobs.evaluate import to_uint8
 from p4d_jax.jobs.train_reenact import nested_tuple
 from p4d_jax.openheads.config import OpenHeadsSettings
 from p4d_jax.openheads.people import random_identity, random_portrait_params
-from p4d_jax.openheads.portraits import portraits_on_stage
+from p4d_jax.openheads.portraits import portraits_in_scene
 from p4d_jax.openheads.scene import OpenHeadsScene, prepare_scene
 from p4d_jax.train.config import LoopConfig
 from p4d_jax.train.devices import build_mesh, local, replicate, replicated, split
@@ -150,11 +150,11 @@ def choose_data(training: GenHeadTraining, config: ConfigDict, key: jax.Array):
             print(f"{config.data}: {photos.summary()}")
         draws = photo_draws(photos, training.mesh, config.batch, config.seed, config.readers)
         return *draws, jnp.resize(photos.frames[:SHOWN, 25:325], (SHOWN, SHAPE_SIZE))
-    stage = prepare_scene(training.head)
+    scene = prepare_scene(training.head)
     settings = OpenHeadsSettings(supersample=config.supersample)
-    draws = openheads_draws(training, stage, size, config.batch, key, settings)
+    draws = openheads_draws(training, scene, size, config.batch, key, settings)
     keys = grid_keys(key)
-    return *draws, jax.vmap(lambda k: random_identity(k, stage, OpenHeadsSettings()).shape)(keys)
+    return *draws, jax.vmap(lambda k: random_identity(k, scene, OpenHeadsSettings()).shape)(keys)
 
 
 def grid_keys(key: jax.Array) -> jax.Array:
@@ -164,7 +164,7 @@ def grid_keys(key: jax.Array) -> jax.Array:
 
 def openheads_draws(
     training: GenHeadTraining,
-    stage: OpenHeadsScene,
+    scene: OpenHeadsScene,
     size: int,
     batch: int,
     key: jax.Array,
@@ -179,24 +179,24 @@ def openheads_draws(
             f, mesh=training.mesh, in_specs=(whole, spec), out_specs=spec, check_vma=False
         )
         return jax.jit(
-            lambda stage, key: on_device(stage, jax.random.split(jax.random.wrap_key_data(key), batch))
+            lambda scene, key: on_device(scene, jax.random.split(jax.random.wrap_key_data(key), batch))
         )
 
-    def real(stage, keys):
-        return portraits_on_stage(stage, keys, size, settings)
+    def real(scene, keys):
+        return portraits_in_scene(scene, keys, size, settings)
 
-    def frame(stage, key) -> FrameParams:
+    def frame(scene, key) -> FrameParams:
         keys = jax.random.split(key, 3)
-        identity = random_identity(keys[0], stage, settings)
-        return random_portrait_params(keys[1], keys[2], stage, identity.shape, settings)
+        identity = random_identity(keys[0], scene, settings)
+        return random_portrait_params(keys[1], keys[2], scene, identity.shape, settings)
 
-    stage = replicate(stage, training.mesh)
-    reals, frames = spread(real), spread(lambda stage, keys: jax.vmap(lambda k: frame(stage, k))(keys))
+    scene = replicate(scene, training.mesh)
+    reals, frames = spread(real), spread(lambda scene, keys: jax.vmap(lambda k: frame(scene, k))(keys))
     key_real, key_frames = jax.random.split(key)
 
     def numbered(draw, key: jax.Array, number: int):
         data = np.asarray(jax.random.key_data(jax.random.fold_in(key, number)))
-        return draw(stage, data)  # on the host: of all processes the same
+        return draw(scene, data)  # on the host: of all processes the same
 
     return functools.partial(numbered, reals, key_real), functools.partial(numbered, frames, key_frames)
 

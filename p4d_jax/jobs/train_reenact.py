@@ -383,18 +383,18 @@ def openheads_source(
     config: ConfigDict, training: ReconstructorTraining, head: HeadModel, one_camera: bool = False
 ) -> Callable:
     """Rendered OpenHeads."""
-    stage = prepare_scene(head)
+    scene = prepare_scene(head)
     settings = openheads_settings(config)
     size = training.reconstructor.config.picture_size
 
-    def one(stage, sample: tuple) -> HeadPair:
+    def one(scene, sample: tuple) -> HeadPair:
         key, static = sample
         return openheads_pair(
-            stage, jax.random.wrap_key_data(key), static,
+            scene, jax.random.wrap_key_data(key), static,
             resolution=size, settings=settings, one_camera=one_camera, photos=config.photos,
         )  # fmt: skip
 
-    return on_devices(training.mesh, one, stage, at_once=samples_at_once())
+    return on_devices(training.mesh, one, scene, at_once=samples_at_once())
 
 
 def films_source(config: ConfigDict, training: ReconstructorTraining, head: HeadModel) -> Callable:

@@ -132,12 +132,12 @@ def _lerp(a: Array, b: Array, share: Array) -> Array:
     return a + (b - a) * share[..., None]
 
 
-def develop(color: Array, scene: Surroundings) -> Array:
+def develop(color: Array, surroundings: Surroundings) -> Array:
     """Linear colour -> [0, 1] display values: exposure, white balance, a soft shoulder, the sRGB curve."""
-    color = jnp.maximum(color * scene.exposure * scene.white_balance, 1e-5)
+    color = jnp.maximum(color * surroundings.exposure * surroundings.white_balance, 1e-5)
     color = jnp.where(color > 0.7, 0.7 + 0.3 * jnp.tanh((color - 0.7) / 0.3), color)
     display = jnp.where(color < 0.0031308, 12.92 * color, 1.055 * color ** (1 / 2.4) - 0.055)
-    return display**scene.contrast
+    return display**surroundings.contrast
 
 
 def _blur(image: Array, sigma: Array) -> Array:

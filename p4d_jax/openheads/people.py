@@ -8,38 +8,37 @@ from flax import struct
 
 from p4d_jax.data.motion import random_motion
 from p4d_jax.geometry import look_at_camera
-from p4d_jax.head.model import HeadModel
 from p4d_jax.openheads.appearance import (
     Appearance,
     random_appearance,
 )
 from p4d_jax.openheads.background import Surroundings, random_surroundings
 from p4d_jax.openheads.config import OpenHeadsSettings
-from p4d_jax.openheads.scene import DEFAULTS, OpenHeadsScene, prepare_scene
+from p4d_jax.openheads.scene import DEFAULTS, OpenHeadsScene
 from p4d_jax.types import SHAPE_SIZE, Array, Camera, FrameParams
 
 
 @struct.dataclass
 class Identity:
-    """One person in one place: shape (300,), appearance, bust build (4,), scene."""
+    """One person in one place: shape (300,), appearance, bust build (4,), surroundings."""
 
     shape: Array
     appearance: Appearance
     build: Array
-    scene: Surroundings
+    surroundings: Surroundings
 
 
 # ------------------------------------------------------------------------------------- drawing at random
 
 
-def random_identity(key: Array, stage: OpenHeadsScene, settings: OpenHeadsSettings) -> Identity:
+def random_identity(key: Array, scene: OpenHeadsScene, settings: OpenHeadsSettings) -> Identity:
     """Draws a person and a place."""
     keys = jax.random.split(key, 4)
     return Identity(
-        shape=random_shape(keys[0], stage.head.shape_basis.shape[-1], settings),
+        shape=random_shape(keys[0], scene.head.shape_basis.shape[-1], settings),
         appearance=random_appearance(keys[1]),
         build=jax.random.truncated_normal(keys[2], -2.0, 2.0, (4,)),
-        scene=random_surroundings(keys[3], settings),
+        surroundings=random_surroundings(keys[3], settings),
     )
 
 
@@ -76,15 +75,15 @@ def random_cameras(key: Array, frames: int, settings: OpenHeadsSettings) -> Came
 # ---------------------------------------------------------------------------------------------- clips
 
 
-def clip_identity(head: HeadModel, key: Array, settings: OpenHeadsSettings = DEFAULTS) -> Identity:
+def clip_identity(scene: OpenHeadsScene, key: Array, settings: OpenHeadsSettings = DEFAULTS) -> Identity:
     """The identity that `make_clip` draws from the same key."""
-    return random_identity(jax.random.split(key, 4)[0], prepare_scene(head), settings)
+    return random_identity(jax.random.split(key, 4)[0], scene, settings)
 
 
 def random_portrait_params(
-    motion_key: Array, camera_key: Array, stage: OpenHeadsScene, shape: Array, settings: OpenHeadsSettings
+    motion_key: Array, camera_key: Array, scene: OpenHeadsScene, shape: Array, settings: OpenHeadsSettings
 ) -> FrameParams:
     """A motion with a straight neck and a camera for one person of `shape` (300,)."""
-    motion = random_motion(motion_key, 1, stage.head.expression_names, settings.closed_eyes)
+    motion = random_motion(motion_key, 1, scene.head.expression_names, settings.closed_eyes)
     camera, motion = jax.tree.map(lambda x: x[0], (random_cameras(camera_key, 1, settings), motion))
     return FrameParams(camera, shape, motion.expression, motion.pose.at[:3].set(0), motion.eyes)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import functools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -77,21 +75,8 @@ class OpenHeadsScene:
     way: Array
 
 
-@functools.cache
-def _stages() -> dict[int, OpenHeadsScene]:
-    return {}
-
-
 def prepare_scene(head: HeadModel) -> OpenHeadsScene:
-    """The stage of a head model; computed once a process and model (a few seconds), then remembered."""
-    known = _stages().get(id(head.template))
-    if known is None:
-        with jax.ensure_compile_time_eval():
-            known = _stages()[id(head.template)] = _build_stage(head)
-    return known
-
-
-def _build_stage(head: HeadModel) -> OpenHeadsScene:
+    """The scene of a head model. Takes a few seconds on the host: prepare it once and pass it on."""
     faces, materials = _head_faces(head)
     skin_faces = faces[materials == SKIN]
     rest, normals, marks = (np.asarray(value) for value in _rest_mesh(head, jnp.asarray(faces)))

@@ -29,7 +29,7 @@ def keep_identity(key: Array, identity: Identity) -> Identity:
 def estrange_identity(key: Array, identity: Identity) -> Identity:
     """The same head shape with looks and light that `random_identity` does not draw."""
     dice = Dice(key, 40)
-    look, scene = identity.appearance, identity.scene
+    look, surroundings = identity.appearance, identity.surroundings
     dye = 0.02 + 0.55 * dice.uniform(0.0, 1.0, (3,)) ** 2
     hair = look.hair.replace(root=dye * 0.8, tip=dye * dice.uniform(0.8, 1.6), shine=dice.uniform(0.1, 0.3))
     look = look.replace(
@@ -42,7 +42,8 @@ def estrange_identity(key: Array, identity: Identity) -> Identity:
         blemish=dice.uniform(0.8, 1.5),
         under_eye=dice.uniform(0.6, 1.2),
     )
-    return identity.replace(appearance=look, scene=scene.replace(light=_add_lamp(dice, scene.light)))
+    surroundings = surroundings.replace(light=_add_lamp(dice, surroundings.light))
+    return identity.replace(appearance=look, surroundings=surroundings)
 
 
 def _add_lamp(dice: Dice, light: Light) -> Light:

@@ -57,64 +57,64 @@ class Surface:
 
 
 @exact_products
-def build_surface(stage: OpenHeadsScene, identity: Identity, motion: Motion) -> Surface:
+def build_surface(scene: OpenHeadsScene, identity: Identity, motion: Motion) -> Surface:
     """Poses head, hair and bust of one frame and lights them."""
     look = identity.appearance
-    head = head_vertices(stage.head, identity.shape, motion.expression, motion.pose, motion.eyes)
-    joint = head_joints(stage.head, identity.shape, motion.expression, motion.pose, motion.eyes)[1]
+    head = head_vertices(scene.head, identity.shape, motion.expression, motion.pose, motion.eyes)
+    joint = head_joints(scene.head, identity.shape, motion.expression, motion.pose, motion.eyes)[1]
     turn = axis_angle_to_matrix(motion.pose[:3])
     upright = (head - joint) @ turn + joint
-    center = stage.center_weights @ upright + stage.center_offset
+    center = scene.center_weights @ upright + scene.center_offset
 
     def noise(points):
         return sample_noise(points)[..., 0] * 0.7
 
-    bound = jnp.einsum("nk,nka->na", stage.hair_weight, upright[stage.hair_index])
+    bound = jnp.einsum("nk,nka->na", scene.hair_weight, upright[scene.hair_index])
     shell, strands = hair.grow_hair(look.hair, bound, center, noise)
     height = jnp.clip((shell[:, 1:2] - joint[1]) / 0.3 + 1.0, 0.0, 1.0)  # the ends lie on the shoulders
     shell = shell + height * ((shell - joint) @ turn.T + joint - shell)
-    neck = jnp.einsum("nk,nka->na", stage.neck_weight, head[stage.neck_index])
+    neck = jnp.einsum("nk,nka->na", scene.neck_weight, head[scene.neck_index])
     torso, cloth = bust.build_bust(neck, identity.build)
     head_count, hair_count = len(head), len(shell)
-    normals = vertex_normals(jnp.concatenate([head, shell, torso]), stage.faces)
-    grown = look.beard * stage.beard * (1.0 + 0.15 * noise(stage.rest * 40.0 + look.seed))
-    azimuth = bust.rim_azimuth(stage.rest, stage.neck_middle)
-    grown += 0.012 * jnp.clip(cloth_edge(look, azimuth, stage.way) / 0.01, 0.0, 1.0)
+    normals = vertex_normals(jnp.concatenate([head, shell, torso]), scene.faces)
+    grown = look.beard * scene.beard * (1.0 + 0.15 * noise(scene.rest * 40.0 + look.seed))
+    azimuth = bust.rim_azimuth(scene.rest, scene.neck_middle)
+    grown += 0.012 * jnp.clip(cloth_edge(look, azimuth, scene.way) / 0.01, 0.0, 1.0)
     vertices = jnp.concatenate([head + normals[:head_count] * grown[:, None], shell, torso])
-    light, occlusion = _light_vertices(stage, identity, normals, head_count, hair_count)
+    light, occlusion = _light_vertices(scene, identity, normals, head_count, hair_count)
     pad = jnp.zeros(len(vertices) - head_count)
     extra = jnp.stack(
         [
             occlusion,
-            jnp.concatenate([stage.beard, pad]),
-            jnp.concatenate([stage.angles[:, 0], pad]),
-            jnp.concatenate([stage.angles[:, 1], pad]),
-            jnp.concatenate([stage.way, jnp.zeros(hair_count), cloth[:, 1]]),
+            jnp.concatenate([scene.beard, pad]),
+            jnp.concatenate([scene.angles[:, 0], pad]),
+            jnp.concatenate([scene.angles[:, 1], pad]),
+            jnp.concatenate([scene.way, jnp.zeros(hair_count), cloth[:, 1]]),
         ],
         -1,
     )
-    return Surface(vertices, jnp.concatenate([stage.coordinates, strands, cloth]), normals, light, extra)
+    return Surface(vertices, jnp.concatenate([scene.coordinates, strands, cloth]), normals, light, extra)
 
 
 @exact_products
-def _light_vertices(stage: OpenHeadsScene, identity: Identity, normals: Array, heads: int, hairs: int):
+def _light_vertices(scene: OpenHeadsScene, identity: Identity, normals: Array, heads: int, hairs: int):
     """Irradiance (N, 3) and occlusion (N,) of head, hair and bust vertices."""
-    look, light = identity.appearance, identity.scene.light
+    look, light = identity.appearance, identity.surroundings.light
     lobes = cosine_transfer(normals)
-    moved = stage.occlusion[:, None] * (lobes[:heads] - stage.normals_transfer)
-    reach = stage.angles[:, 1] - hair.hairline(look.hair, stage.angles[:, 0])
+    moved = scene.occlusion[:, None] * (lobes[:heads] - scene.normals_transfer)
+    reach = scene.angles[:, 1] - hair.hairline(look.hair, scene.angles[:, 0])
     cover = jnp.clip(
-        hair.thickness(look.hair, stage.angles[:, 0], stage.angles[:, 1] + 0.12) * 25.0, 0.0, 1.0
+        hair.thickness(look.hair, scene.angles[:, 0], scene.angles[:, 1] + 0.12) * 25.0, 0.0, 1.0
     )
     shade = 1.0 - 0.45 * cover * jnp.clip(reach / 0.3 + 1.2, 0.0, 1.0)
-    sky = stage.occlusion * shade
-    skin = irradiance(stage.transfer + moved[:, None], light) * shade[:, None]
+    sky = scene.occlusion * shade
+    skin = irradiance(scene.transfer + moved[:, None], light) * shade[:, None]
     bounce = skin_tone(look.melanin, look.haemoglobin + 0.4, look.carotene)
     skin += ((1.0 - sky) * 0.28)[:, None] * bounce * light.ambient
     rest = irradiance(jnp.broadcast_to(lobes[heads:, None], (len(lobes) - heads, 3, 9)), light)
     hair_light, bust_light = 0.85 * rest[:hairs], rest[hairs:].reshape(bust.ROWS, bust.AZIMUTHS, 3)
     # The bust takes the neck's light where they meet, so that the seam does not show.
-    neck = jnp.einsum("nk,nka->na", stage.neck_weight, skin[stage.neck_index])
+    neck = jnp.einsum("nk,nka->na", scene.neck_weight, skin[scene.neck_index])
     away = jnp.clip(jnp.asarray(bust.SHARES, jnp.float32) / 0.4, 0.0, 1.0)[:, None, None]
     bust_light = (neck + (bust_light - neck) * away).reshape(-1, 3)
     occlusion = jnp.concatenate([sky, jnp.full(hairs, 0.85), jnp.full(len(bust_light), 0.6)])
@@ -124,20 +124,20 @@ def _light_vertices(stage: OpenHeadsScene, identity: Identity, normals: Array, h
 # -------------------------------------------------------------------------------------------- shading
 
 
-def shade(stage: OpenHeadsScene, identity: Identity, surface: Surface, camera: Camera, size: int):
+def shade(scene: OpenHeadsScene, identity: Identity, surface: Surface, camera: Camera, size: int):
     """Linear colour (size, size, 3), mask, face mask (size, size) and depth of one frame."""
-    look, light = identity.appearance, identity.scene.light
-    raster = rasterize(surface.vertices, stage.faces, camera, size, False)
+    look, light = identity.appearance, identity.surroundings.light
+    raster = rasterize(surface.vertices, scene.faces, camera, size, False)
     packed = jnp.concatenate([surface.coordinates, surface.normals, surface.light, surface.extra], -1)
     value = interpolate(raster, packed)
     coordinates, normals, lit, extra = jnp.split(value, (3, 6, 9), axis=-1)
-    material = jnp.where(raster.mask, stage.materials[jnp.maximum(raster.face_index, 0)], -1)
+    material = jnp.where(raster.mask, scene.materials[jnp.maximum(raster.face_index, 0)], -1)
     _, rays = generate_rays(camera, size)
     view = -rays.reshape(size, size, 3)
     normals = normals * jax.lax.rsqrt(jnp.sum(normals**2, -1, keepdims=True) + 1e-8)
     inner = jnp.sum(normals * view, -1) < -0.15  # the inside of a hair curtain or collar
     normals = jnp.where(inner[..., None], -normals, normals)
-    albedo, gloss, shininess, normals, dim = _materials(stage, look, material, coordinates, extra, normals)
+    albedo, gloss, shininess, normals, dim = _materials(scene, look, material, coordinates, extra, normals)
     dim = dim * jnp.where(inner & (material == HAIR), 0.3, 1.0)
     facing = jnp.clip(jnp.sum(normals * view, -1), 0.0, 1.0)
     fresnel = (1.0 - facing) ** 4
@@ -151,7 +151,7 @@ def shade(stage: OpenHeadsScene, identity: Identity, surface: Surface, camera: C
     return jnp.where(raster.mask[..., None], color, 0.0), raster.mask, face, raster.depth
 
 
-def _materials(stage: OpenHeadsScene, look: Appearance, material, coordinates, extra, normals):
+def _materials(scene: OpenHeadsScene, look: Appearance, material, coordinates, extra, normals):
     """Albedo, highlight strength, shininess, normals and dimming a pixel."""
     is_hair, is_eye, is_cloth = material == HAIR, material == EYE, material == CLOTH
     scales = jnp.array([[7.0, 7.0, 7.0], [30.0, 30.0, 30.0], [95.0, 95.0, 95.0]])
@@ -160,11 +160,11 @@ def _materials(stage: OpenHeadsScene, look: Appearance, material, coordinates, e
     octave = 7.0 * jnp.arange(3.0)[:, None, None, None]
     noise = sample_noise(coordinates * scale + look.seed + octave)
     front = (extra[..., 0] > 0) & (coordinates[..., 2] > 0.02)
-    paint = sample_paint(stage.paint, stage.bounds, coordinates)
+    paint = sample_paint(scene.paint, scene.bounds, coordinates)
     far = jnp.array([-1.0, 1.0, -1.0, 0.0, 0.0, 0.0, 0.0, 1.0])
     paint = jnp.where(front[..., None], paint, far)
     skin = skin_albedo(look, coordinates, extra[..., 2:4], extra[..., 1], paint, noise)
-    edge = cloth_edge(look, bust.rim_azimuth(coordinates, stage.neck_middle), extra[..., 4])
+    edge = cloth_edge(look, bust.rim_azimuth(coordinates, scene.neck_middle), extra[..., 4])
     cloth = cloth_albedo(look, coordinates.at[..., 1].set(extra[..., 4]), edge, noise)
     chest = skin_tone(
         look.melanin + 0.02 * noise[0][..., 0], look.haemoglobin + 0.03 * noise[0][..., 1], look.carotene

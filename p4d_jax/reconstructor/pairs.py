@@ -18,7 +18,7 @@ from p4d_jax.errors import UserError
 from p4d_jax.genhead.synthesis import SyntheticHead
 from p4d_jax.openheads.config import OpenHeadsSettings
 from p4d_jax.openheads.people import random_cameras, random_identity
-from p4d_jax.openheads.portraits import render_stage
+from p4d_jax.openheads.portraits import render_scene
 from p4d_jax.openheads.scene import OpenHeadsScene
 from p4d_jax.types import SHAPE_SIZE, Array, FrameParams
 
@@ -70,7 +70,7 @@ def pair_of_clip(clip: HeadClip, static: Array) -> HeadPair:
 
 @functools.partial(jax.jit, static_argnames=("resolution", "settings", "one_camera", "photos"))
 def openheads_pair(
-    stage: OpenHeadsScene,
+    scene: OpenHeadsScene,
     key: Array,
     static: Array,
     *,
@@ -89,15 +89,15 @@ def openheads_pair(
     """
     frames = photos + 1
     keys = jax.random.split(key, 4)
-    identity = random_identity(keys[0], stage, settings)
-    motion = random_motion(keys[1], frames, stage.head.expression_names, settings.closed_eyes)
+    identity = random_identity(keys[0], scene, settings)
+    motion = random_motion(keys[1], frames, scene.head.expression_names, settings.closed_eyes)
     motion = jax.tree.map(lambda x: jnp.where(static, x[:1], x), motion)
     camera = random_cameras(keys[2], frames, settings)
     if one_camera:
         camera = jax.tree.map(lambda x: jnp.broadcast_to(x[:1], x.shape), camera)
     shape = jnp.broadcast_to(identity.shape, (frames, SHAPE_SIZE))
     params = FrameParams(camera, shape, motion.expression, motion.pose, motion.eyes)
-    shown = render_stage(stage, identity, params, keys[3], resolution, settings)
+    shown = render_scene(scene, identity, params, keys[3], resolution, settings)
     clip = HeadClip(shown.image, shown.mask, shown.face_mask, shown.depth, shown.background, params)
     return pair_of_clip(clip, static)
 
