@@ -23,8 +23,8 @@ from p4d_jax.capture.landmarks import (
     RIGHT_EYE_CORNERS,
 )
 from p4d_jax.errors import UserError
-from p4d_jax.imaging.film import open_film
 from p4d_jax.imaging.reading import as_photo, read_photo
+from p4d_jax.imaging.video import open_video
 from p4d_jax.imaging.warping import PhotoPyramid, apply_matrix, compose_matrices, invert_matrix, square_matrix
 from p4d_jax.openheads.config import OpenHeadsSettings
 from p4d_jax.openheads.portraits import portraits_in_scene
@@ -99,7 +99,7 @@ def test_grey_alpha_palette_16_bit_and_animation(tmp_path, photo):
     second = picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
     palette.save(tmp_path / "moving.gif", save_all=True, append_images=[second], duration=40)
     assert np.abs(read_photo(tmp_path / "moving.gif").astype(int) - photo).mean() < 12
-    assert len(list(open_film(tmp_path / "moving.gif"))) >= 2
+    assert len(list(open_video(tmp_path / "moving.gif"))) >= 2
 
 
 def test_unreadable_files_say_what_is_wrong(tmp_path, photo):
@@ -115,7 +115,7 @@ def test_unreadable_files_say_what_is_wrong(tmp_path, photo):
         read_photo(tmp_path / "absent.jpg")
     (tmp_path / "cut.mp4").write_bytes(b"\0" * 100)
     with pytest.raises(UserError, match="cannot be read as a video"):
-        open_film(tmp_path / "cut.mp4")
+        open_video(tmp_path / "cut.mp4")
     with pytest.raises(ValueError, match="float"):
         as_photo(np.zeros((64, 64, 3)))
 

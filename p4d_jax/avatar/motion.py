@@ -19,8 +19,8 @@ from p4d_jax.capture.photo import capture_photo
 from p4d_jax.data.motion import MotionFile, load_motion, motion_for_head, save_motion
 from p4d_jax.errors import UserError
 from p4d_jax.head.model import HeadModel
-from p4d_jax.imaging.film import FILM_SUFFIXES, FOLDER_FPS, is_film
 from p4d_jax.imaging.reading import PHOTO_SUFFIXES
+from p4d_jax.imaging.video import FOLDER_FPS, VIDEO_SUFFIXES, is_video
 from p4d_jax.types import FrameParams
 
 Progress = Callable[[int, int | None], None]
@@ -79,7 +79,7 @@ class Motion:
         path = find_motion(source)
         if path.suffix == ".npz":
             return cls.load(path).for_head(head).first(max_frames)
-        if is_film(path):
+        if is_video(path):
             return cls.from_film(path, head, max_frames=max_frames, progress=progress)
         return cls.from_photo(path, head)
 
@@ -179,8 +179,8 @@ def find_motion(source: str | Path) -> Path:
         raise UserError(f"no file or folder {str(source)!r}")
     if not path.exists() or path.suffix == ".npz":
         return assets.motion(source)
-    if not is_film(path) and path.suffix.lower() not in PHOTO_SUFFIXES:
-        known = " ".join((*FILM_SUFFIXES, *PHOTO_SUFFIXES, ".npz"))
+    if not is_video(path) and path.suffix.lower() not in PHOTO_SUFFIXES:
+        known = " ".join((*VIDEO_SUFFIXES, *PHOTO_SUFFIXES, ".npz"))
         raise UserError(
             f"{str(source)!r} is neither film, photo nor motion; endings that can be read: {known}"
         )

@@ -22,7 +22,7 @@ from p4d_jax.capture.landmarks import Landmarker, Landmarks
 from p4d_jax.capture.photo import check_face, face_roll, frame_params, turned_targets
 from p4d_jax.errors import UserError
 from p4d_jax.head.model import HeadModel
-from p4d_jax.imaging.film import open_film
+from p4d_jax.imaging.video import open_video
 from p4d_jax.imaging.warping import PhotoPyramid, compose_matrices
 from p4d_jax.types import FrameParams
 
@@ -58,7 +58,7 @@ class FilmCapture:
     @property
     def crops(self) -> Iterator[np.ndarray]:
         """(512, 512, 3) uint8 of each frame, in order; reads the film again, so that no film fills memory."""
-        for frame in open_film(self.source, max_frames=len(self)):
+        for frame in open_video(self.source, max_frames=len(self)):
             yield crop_photo(PhotoPyramid(frame), self.crop_matrix)
 
 
@@ -87,14 +87,14 @@ def capture_film(
     """
     if not isinstance(source, str | Path):
         source = list(source)
-    film = open_film(source, max_frames)
+    film = open_video(source, max_frames)
     found = find_landmarks(film, landmarker or Landmarker(), progress)
     seen = np.array([landmarks is not None for landmarks in found])
     name = repr(str(source)) if isinstance(source, str | Path) else "the film"
     if seen.mean() < 0.5:
         raise UserError(f"film: a face is seen in only {seen.sum()} of {len(seen)} frames of {name}")
     first = next(landmarks for landmarks in found if landmarks is not None)
-    check_face(first, name, next(iter(open_film(source, 1))).shape)
+    check_face(first, name, next(iter(open_video(source, 1))).shape)
     turn = quarter_turn(face_roll(first.points))
     targets = [None if landmarks is None else turned_targets(landmarks, turn) for landmarks in found]
     fits = fit_frames(landmark_head(head), targets)

@@ -1,4 +1,4 @@
-"""Pictures and films as files: panels side by side, depth as colours, a mesh as a shaded picture, H.264.
+"""Pictures and videos as files: panels side by side, depth as colours, a mesh as a shaded picture, H.264.
 
 Pictures here are (H, W, 3) uint8, row 0 on top, on the host.
 """
@@ -59,7 +59,7 @@ def color_depth(depth: np.ndarray, opacity: np.ndarray) -> np.ndarray:
 
 
 class VideoWriter:
-    """An H.264 film that plays everywhere (yuv420p): `add` pictures of one even size, then `close`."""
+    """An H.264 video that plays everywhere (yuv420p): `add` pictures of one even size, then `close`."""
 
     def __init__(self, path: Path, fps: float):
         import imageio.v2 as imageio

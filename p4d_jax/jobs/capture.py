@@ -22,7 +22,7 @@ from p4d_jax.capture import Capture, FilmCapture, Landmarker, capture_film, capt
 from p4d_jax.capture.alpha import estimate_alpha
 from p4d_jax.data.motion import save_motion
 from p4d_jax.head.model import HeadModel
-from p4d_jax.imaging.film import is_film
+from p4d_jax.imaging.video import is_video
 from p4d_jax.imaging.warping import apply_matrix
 
 
@@ -32,7 +32,7 @@ def run(config: ConfigDict, workdir: str | Path) -> dict:
     started = time.perf_counter()
     head = assets.head_model(config.head)
     source = assets.photo(config.source) if config.source in assets.PHOTOS else Path(config.source)
-    if isinstance(source, Path) and is_film(source):
+    if isinstance(source, Path) and is_video(source):
         report = run_film(config, source, head, workdir)
     else:
         report = run_photo(config, source, head, workdir)
