@@ -29,7 +29,6 @@ from p4d_jax.evaluation.people import (
     Person,
     draw_people,
     neutral,
-    take,
     with_neck,
 )
 from p4d_jax.evaluation.reenactment import enlarge, film_motion, to_uint8
@@ -37,7 +36,7 @@ from p4d_jax.geometry import project
 from p4d_jax.head.landmarks import mediapipe_landmarks
 from p4d_jax.head.skinning import head_vertices
 from p4d_jax.main import enable_compilation_cache
-from p4d_jax.types import FrameParams
+from p4d_jax.types import FrameParams, take
 
 SIZE = 256
 PLACES = {

@@ -16,9 +16,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from p4d_jax import assets
-from p4d_jax.geometry import look_at_camera
+from p4d_jax.geometry import look_at_camera, unit, vertex_normals
 from p4d_jax.head.skinning import head_vertices
 from p4d_jax.render.raster import interpolate, rasterize
+from p4d_jax.types import CAMERA_RADIUS
 from tools.landmark_embedding import paint
 
 SIZE, SAMPLES = 144, 2
@@ -51,13 +52,10 @@ def draw(head, shape, expression, jaw, gaze, view, colours):
     """(SIZE, SIZE, 3) in [0, 1] of one head."""
     eyes = jnp.concatenate([gaze, jnp.zeros(1), gaze, jnp.zeros(1)])
     vertices = head_vertices(head, shape, expression, jnp.zeros(6).at[3].set(jaw), eyes)
-    camera = look_at_camera(view[0], view[1], 4.05)
+    camera = look_at_camera(view[0], view[1], CAMERA_RADIUS)
     raster = rasterize(vertices, head.faces, camera, SIZE * SAMPLES, True)
-    corners = vertices[head.faces]
-    normal = jnp.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
-    normals = jnp.zeros_like(vertices).at[head.faces.reshape(-1)].add(jnp.repeat(normal, 3, axis=0))
-    seen = interpolate(raster, jnp.concatenate([colours, normals], -1))
-    facing = seen[..., 3:] / (jnp.linalg.norm(seen[..., 3:], axis=-1, keepdims=True) + 1e-9)
+    seen = interpolate(raster, jnp.concatenate([colours, vertex_normals(vertices, head.faces)], -1))
+    facing = unit(seen[..., 3:])
     # A key light and a weak fill light that come with the camera.
     lights = camera.cam2world[:3, :3] @ jnp.array([[0.45, -0.7], [0.5, 0.1], [0.74, 0.7]])
     light = 0.3 + jax.nn.relu(facing @ lights) @ jnp.array([0.65, 0.2])

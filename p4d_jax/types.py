@@ -7,16 +7,39 @@ up, world origin at the canonical neck joint, FLAME metres times 3).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any, Final, TypeVar
+
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import struct
 
 Array = jax.Array
+Tree = TypeVar("Tree")  # a pytree, such as the dataclasses below
 
 SHAPE_SIZE = 300
 EXPRESSION_SIZE = 100
 FRAME_VECTOR_SIZE = 437
 MOTION_SIZE = 109  # flame_motion: expression 100, jaw 3, eyes 6
+
+BOX_WARP = 1.3  # side of the tri-planes' box about the world's origin, world units
+FOV_DEGREES = 12.0  # of every camera here, edge to edge
+CAMERA_RADIUS = 4.05  # usual distance of a camera from the world's origin: the middle of 3.65 to 4.45
+CAMERA_PIVOT = (0.0, 0.0, 0.09)  # usual point that a camera looks at, behind the nose
+
+
+class VectorParts:
+    """Where the parts of a frame lie in the 437 numbers of `FrameParams.to_vector`."""
+
+    CAM2WORLD: Final = slice(0, 16)  # row-major
+    INTRINSICS: Final = slice(16, 25)  # row-major
+    CAMERA: Final = slice(0, 25)
+    SHAPE: Final = slice(25, 325)
+    EXPRESSION: Final = slice(325, 425)
+    POSE: Final = slice(425, 431)
+    NECK: Final = slice(425, 428)
+    EYES: Final = slice(431, 437)
 
 
 @struct.dataclass
@@ -88,8 +111,12 @@ class FrameParams:
         """Inverse of `to_vector`: (..., 437) -> FrameParams."""
         if vector.shape[-1] != FRAME_VECTOR_SIZE:
             raise ValueError(f"vector: the last axis must be {FRAME_VECTOR_SIZE}, got shape {vector.shape}")
-        label, shape, expression, pose, eyes = jnp.split(vector, (25, 325, 425, 431), axis=-1)
-        return cls(Camera.from_label(label), shape, expression, pose, eyes)
+        parts = VectorParts
+        label, *rest = (
+            jnp.asarray(vector[..., part])
+            for part in (parts.CAMERA, parts.SHAPE, parts.EXPRESSION, parts.POSE, parts.EYES)
+        )
+        return cls(Camera.from_label(label), *rest)
 
 
 @struct.dataclass
@@ -105,3 +132,31 @@ class RenderOutput:
     features: Array
     depth: Array
     transmittance: Array
+
+
+# Frames are pytrees with leading axes; these four move between one and many.
+
+
+def take(tree: Tree, index: Any) -> Tree:
+    """Every leaf at `index` of its first axis: one frame (an integer), or some (a slice, an array)."""
+    return jax.tree.map(lambda x: x[index], tree)
+
+
+def stack(trees: Sequence[Tree]) -> Tree:
+    """Many on a new first axis. Leaves of NumPy stay on the host."""
+    return jax.tree.map(lambda *x: _numpy_of(x).stack(x), *trees)
+
+
+def concatenate(trees: Sequence[Tree]) -> Tree:
+    """Many joined along their first axis. Leaves of NumPy stay on the host."""
+    return jax.tree.map(lambda *x: _numpy_of(x).concatenate(x), *trees)
+
+
+def on_host(tree: Tree) -> Tree:
+    """Every leaf as an array of NumPy: slicing it then costs no device transfer."""
+    return jax.tree.map(np.asarray, tree)
+
+
+def _numpy_of(leaves: Sequence[Any]) -> Any:
+    """numpy where all leaves are its arrays, else jax.numpy."""
+    return np if all(isinstance(leaf, np.ndarray | np.generic) for leaf in leaves) else jnp

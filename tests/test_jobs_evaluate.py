@@ -27,8 +27,6 @@ from p4d_jax.evaluation.people import (
     VIEW_YAWS,
     VIEWS,
     Person,
-    stack,
-    take,
 )
 from p4d_jax.geometry import look_at_camera
 from p4d_jax.jobs import evaluate
@@ -36,7 +34,7 @@ from p4d_jax.openheads.config import OpenHeadsSettings
 from p4d_jax.openheads.people import random_shape
 from p4d_jax.openheads.portraits import Portraits
 from p4d_jax.openheads.sets import SETS, people_set
-from p4d_jax.types import FrameParams
+from p4d_jax.types import FrameParams, stack, take
 
 CONFIG = f"--config={Path(__file__).parents[1]}/configs/evaluate.py"
 SIZE, FILM_FRAMES = 128, 3

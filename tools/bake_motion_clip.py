@@ -17,10 +17,9 @@ import numpy as np
 from p4d_jax.data.motion import FEELINGS, VISEMES, actions_table, save_motion
 from p4d_jax.geometry import look_at_camera
 from p4d_jax.head.actions import ARKIT, compose_motion
-from p4d_jax.types import SHAPE_SIZE, FrameParams
+from p4d_jax.types import CAMERA_PIVOT, CAMERA_RADIUS, SHAPE_SIZE, FrameParams
 
 FRAMES, FPS = 72, 24.0
-RADIUS, PIVOT = 4.05, (0.0, 0.0, 0.09)
 EMBEDDED = Path(__file__).parent.parent / "embedded" / "motion_talk.npz"
 
 # (time in seconds, value): held smooth between; head angles in degrees, left and up positive.
@@ -109,7 +108,7 @@ def talking_clip() -> FrameParams:
     motion = compose_motion(actions, jnp.asarray(gaze, jnp.float32), jnp.zeros((FRAMES, 3)), tuple(ARKIT))
     # A head that looks up is seen from below; `look_at_camera` measures pitch by the elevation's sine.
     pitch = -np.sin(nod) * np.pi / 2
-    camera = look_at_camera(yaw, pitch, np.full(FRAMES, RADIUS), tilt, PIVOT)
+    camera = look_at_camera(yaw, pitch, np.full(FRAMES, CAMERA_RADIUS), tilt, CAMERA_PIVOT)
     return FrameParams(camera, jnp.zeros((FRAMES, SHAPE_SIZE)), motion.expression, motion.pose, motion.eyes)
 
 

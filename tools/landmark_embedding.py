@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from p4d_jax.capture.landmarks import LANDMARKS, Landmarker
-from p4d_jax.geometry import look_at_camera
+from p4d_jax.geometry import look_at_camera, vertex_normals
 from p4d_jax.head.model import WORLD_SCALE, HeadModel
 from p4d_jax.head.skinning import head_vertices
 from p4d_jax.openheads.config import OpenHeadsSettings
@@ -108,10 +108,7 @@ def painted_pictures(
     light = jnp.array([0.3, 0.5, 0.8]) / jnp.linalg.norm(jnp.array([0.3, 0.5, 0.8]))
     for vertices in people:
         world = jnp.asarray(vertices * WORLD_SCALE, jnp.float32)
-        corners = world[faces]
-        normal = jnp.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
-        smooth = jnp.zeros_like(world).at[faces.reshape(-1)].add(jnp.repeat(normal, 3, axis=0))
-        smooth /= jnp.linalg.norm(smooth, axis=-1, keepdims=True) + 1e-12
+        smooth = vertex_normals(world, faces)
         colours = jnp.asarray(paint(vertices, regions))
         shaded = colours * (0.45 + 0.6 * jnp.clip(smooth @ light, 0, 1))[:, None]
         for yaw, pitch in VIEWS:

@@ -13,10 +13,10 @@ import jax.numpy as jnp
 import numpy as np
 from PIL import Image, ImageFilter
 
-from p4d_jax.capture.fit import RADIUS, Fit
+from p4d_jax.capture.fit import Fit
 from p4d_jax.geometry import axis_angle_to_matrix, exact_products, intrinsics_from_fov
 from p4d_jax.imaging.warping import PhotoPyramid, apply_matrix, invert_matrix, output_step
-from p4d_jax.types import Array, Camera
+from p4d_jax.types import CAMERA_RADIUS, Array, Camera
 
 CROP_SIZE = 512
 
@@ -85,7 +85,7 @@ def camera_in_square(fit: Fit, centre: Array, side: Array) -> Camera:
     ray = jnp.concatenate([offset, -jnp.ones(1)])
     turn = _rotation_between(jnp.array([0.0, 0.0, -1.0]), ray / jnp.linalg.norm(ray))
     to_camera = turn @ axis_angle_to_matrix(fit.rotation)
-    translation = ray * RADIUS * side / fit.side
+    translation = ray * CAMERA_RADIUS * side / fit.side
     cam2world = jnp.eye(4).at[:3, :3].set(to_camera.T).at[:3, 3].set(-to_camera.T @ translation)
     return Camera(cam2world, intrinsics)
 

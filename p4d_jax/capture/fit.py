@@ -1,8 +1,8 @@
 """Fitting a parametric head to the landmarks of one photo, by Levenberg-Marquardt.
 
 A photo does not tell its focal length, and the crop is ours to choose; so the camera always has 12 degrees of
-view and stands `RADIUS` away, looking at the world's origin, and what is solved is where in the photo the
-square lies that this camera sees: its centre and its side. That leaves no ambiguity between size and
+view and stands `CAMERA_RADIUS` away, looking at the world's origin, and what is solved is where in the photo
+the square lies that this camera sees: its centre and its side. That leaves no ambiguity between size and
 distance. Frames: targets are in eye distances (the distance between the eye centres is 1), x right, y down,
 around the landmarks' mean; results are in photo pixels. Rotations are axis-angle in radians. The neck stays
 straight: landmarks of a face cannot tell it from the camera, which carries the head's pose.
@@ -29,9 +29,7 @@ from p4d_jax.head.actions import GAZE_DOWN, GAZE_SIDE, GAZE_UP, JAW_OPEN
 from p4d_jax.head.landmarks import mediapipe_landmarks
 from p4d_jax.head.model import LEFT_EYE, RIGHT_EYE, HeadModel
 from p4d_jax.head.skinning import head_vertices
-from p4d_jax.types import EXPRESSION_SIZE, SHAPE_SIZE, Array, Camera
-
-RADIUS = 4.05  # middle of the default camera's 3.65..4.45
+from p4d_jax.types import CAMERA_RADIUS, EXPRESSION_SIZE, SHAPE_SIZE, Array, Camera
 
 # fmt: off
 # Points of MediaPipe's face outline: they slide along the skin towards the silhouette as a head turns.
@@ -244,7 +242,7 @@ def bake_shape(small: HeadModel, shape: Array) -> HeadModel:
 # The model's prediction -----------------------------------------------------------------------------------
 
 
-def head_camera(rotation: Array, radius: float = RADIUS) -> Camera:
+def head_camera(rotation: Array, radius: float = CAMERA_RADIUS) -> Camera:
     """The camera looking at the world's origin from `radius`; rotation: (3,) world to camera, axis-angle."""
     to_camera = axis_angle_to_matrix(rotation)
     cam2world = jnp.eye(4).at[:3, :3].set(to_camera.T).at[:3, 3].set(to_camera.T[:, 2] * radius)
@@ -264,7 +262,7 @@ def predict(small: HeadModel, unknowns: Unknowns) -> tuple[Array, Array]:
     points = jnp.concatenate([mediapipe_landmarks(small, vertices), vertices[-2:]])
     local = points @ axis_angle_to_matrix(unknowns.rotation).T
     focal = intrinsics_from_fov()[0, 0]
-    seen = focal * local[:, :2] * jnp.array([1.0, -1.0]) / (RADIUS - local[:, 2:])
+    seen = focal * local[:, :2] * jnp.array([1.0, -1.0]) / (CAMERA_RADIUS - local[:, 2:])
     placed = unknowns.centre + jnp.exp(unknowns.log_side) * seen
     return placed[:-2], placed[-2:]
 

@@ -45,7 +45,7 @@ from p4d_jax.geometry import camera_for_bent_neck
 from p4d_jax.head.mirror import build_mirror
 from p4d_jax.head.model import NECK, HeadModel
 from p4d_jax.head.skinning import head_joints
-from p4d_jax.types import FRAME_VECTOR_SIZE, FrameParams
+from p4d_jax.types import FRAME_VECTOR_SIZE, FrameParams, VectorParts
 
 PHOTOS_FORMAT = "p4d_jax.photos.1"
 PARAMETERS = "parameters.npz"
@@ -282,7 +282,8 @@ def check_frames(where: str, frames: np.ndarray, pictures: np.ndarray) -> np.nda
             raise UserError(f"{where} of {str(pictures[bad.argmax()])!r}: {what}; {bad.sum()} are so")
 
     refuse(~np.isfinite(frames).all(1), "a number is not finite")
-    cam2world, intrinsics = frames[:, :16].reshape(-1, 4, 4), frames[:, 16:25].reshape(-1, 3, 3)
+    cam2world = frames[:, VectorParts.CAM2WORLD].reshape(-1, 4, 4)
+    intrinsics = frames[:, VectorParts.INTRINSICS].reshape(-1, 3, 3)
     rotation = cam2world[:, :3, :3]
     off = np.abs(rotation @ rotation.transpose(0, 2, 1) - np.eye(3)).max((1, 2))
     rigid = (off < 1e-3) & (np.linalg.det(rotation) > 0) & (cam2world[:, 3] == [0, 0, 0, 1]).all(1)
@@ -300,7 +301,7 @@ def check_frames(where: str, frames: np.ndarray, pictures: np.ndarray) -> np.nda
 
 def straighten_necks(head: HeadModel, frames: np.ndarray) -> np.ndarray:
     """Frames (N, 437) with straight necks, whose cameras see each head as before: how GenHead is trained."""
-    bent = np.flatnonzero(frames[:, 425:428].any(1))
+    bent = np.flatnonzero(frames[:, VectorParts.NECK].any(1))
     if not bent.size:
         return frames
 

@@ -31,14 +31,23 @@ from p4d_jax.openheads.people import Identity, random_cameras, random_identity
 from p4d_jax.openheads.portraits import Portraits, render_scene
 from p4d_jax.openheads.scene import OpenHeadsScene, prepare_scene
 from p4d_jax.openheads.sets import PeopleSet, people_set
-from p4d_jax.types import Array, Camera, FrameParams
+from p4d_jax.types import (
+    CAMERA_PIVOT,
+    CAMERA_RADIUS,
+    Array,
+    Camera,
+    FrameParams,
+    concatenate,
+    on_host,
+    stack,
+    take,
+)
 
 HELD_OUT = 1_000_003  # folded into the key: training folds in its step, which stays below
 TARGET, DRIVEN, DRIVEN_NEUTRAL, VIEWS, FILM = 0, 1, 2, 3, 6
 OWN_NEUTRAL, UNCHANGED = 0, 6
 FILM_SUPERSAMPLE = 2  # strands of hair flicker without
 VIEW_YAWS = (-30, 0, 30)  # degrees
-VIEW_DISTANCE, VIEW_PIVOT = 4.05, (0.0, 0.0, 0.09)  # world units, as the middle of the drawn cameras
 
 
 @dataclass(frozen=True)
@@ -128,33 +137,13 @@ def render_person(
     return Person(
         source=source,
         clip=on_host(render_scene(scene, identity, params, noise_key, size, settings)),
-        asked=join([stack([target, *frames]), film]),
+        asked=concatenate([stack([target, *frames]), film]),
         truth=on_host(render_scene(scene, still, asked_of_truth, noise_key, size, settings)),
         film=on_host(render_scene(scene, still, film, noise_key, size, smooth)) if has_film else None,
     )
 
 
 # Frames ----------------------------------------------------------------------------------------------------
-
-
-def on_host(tree):
-    """Arrays of NumPy: frames are cut and joined there, without a compiled program for each cut."""
-    return jax.tree.map(np.asarray, tree)
-
-
-def take(frames, index):
-    """One frame, or a slice of them."""
-    return jax.tree.map(lambda x: x[index], frames)
-
-
-def stack(frames: list[FrameParams]) -> FrameParams:
-    """Single frames on one new axis."""
-    return jax.tree.map(lambda *x: np.stack(x), *frames)
-
-
-def join(parts: list[FrameParams]) -> FrameParams:
-    """Clips one after another."""
-    return jax.tree.map(lambda *x: np.concatenate(x), *parts)
 
 
 def with_neck(pose: np.ndarray, neck: np.ndarray) -> np.ndarray:
@@ -173,7 +162,7 @@ def neutral(frame: FrameParams) -> FrameParams:
 
 @jax.jit
 def _view_cameras() -> Camera:
-    return look_at_camera(jnp.deg2rad(jnp.array(VIEW_YAWS)), 0.0, VIEW_DISTANCE, 0.0, VIEW_PIVOT)
+    return look_at_camera(jnp.deg2rad(jnp.array(VIEW_YAWS)), 0.0, CAMERA_RADIUS, 0.0, CAMERA_PIVOT)
 
 
 def novel_views(frame: FrameParams) -> list[FrameParams]:

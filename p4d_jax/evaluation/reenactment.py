@@ -39,7 +39,6 @@ from p4d_jax.evaluation.people import (
     eyes_shut,
     head_rotation,
     head_yaw,
-    take,
 )
 from p4d_jax.geometry import axis_angle_to_matrix
 from p4d_jax.head.model import HeadModel
@@ -51,7 +50,7 @@ from p4d_jax.train.devices import local
 from p4d_jax.train.losses import psnr
 from p4d_jax.train.network_folder import load_converted
 from p4d_jax.train.state import TrainState
-from p4d_jax.types import Array, FrameParams
+from p4d_jax.types import Array, FrameParams, take
 
 DETECTION_SIZE = 384  # pixels; small pictures are enlarged to it for the landmark networks
 LOOKS = 17  # at each face, whose mean errs a third less than one

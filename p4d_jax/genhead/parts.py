@@ -21,14 +21,20 @@ import numpy as np
 from flax import struct
 from jax import lax
 
-from p4d_jax.geometry import exact_products
-from p4d_jax.head.deformation import NeckField, PartField, apply_neck_field, build_neck_field, part_field
+from p4d_jax.head.deformation import (
+    NeckField,
+    PartField,
+    apply_neck_field,
+    build_neck_field,
+    decimate,
+    part_field,
+)
 from p4d_jax.head.model import HeadModel
 from p4d_jax.head.skinning import canonical_vertices, head_vertices
 from p4d_jax.imaging.resizing import resize_antialiased
 from p4d_jax.nn.stylegan2 import blur2d
 from p4d_jax.render.raster import interpolate, rasterize
-from p4d_jax.types import Array, Camera, FrameParams
+from p4d_jax.types import BOX_WARP, Array, Camera, FrameParams
 
 CORRESPONDENCE_SCALE = 0.6  # world units that are 1 in the correspondence map
 EYE_SHIFT = 0.5  # by which the eyeballs' z is lowered there, so that gaze and lids stand out
@@ -124,7 +130,7 @@ def build_head_parts(head: HeadModel) -> HeadParts:
     )
 
 
-def pose_parts(head: HeadModel, shape: Array, params: FrameParams, box_warp: float = 1.3) -> PosedParts:
+def pose_parts(head: HeadModel, shape: Array, params: FrameParams, box_warp: float = BOX_WARP) -> PosedParts:
     """The head of identity `shape` with one frame's expression, pose and gaze."""
     bent, level = params.pose, params.pose.at[:3].set(0)
     full = head_vertices(head, shape, params.expression, bent, params.eyes)
@@ -132,9 +138,11 @@ def pose_parts(head: HeadModel, shape: Array, params: FrameParams, box_warp: flo
     at_rest = head_vertices(
         head, shape, jnp.zeros_like(params.expression), level, jnp.zeros_like(params.eyes)
     )
-    posed, level = decimate(head, full), decimate(head, straight)
-    neck = build_neck_field(posed, level, head.decimated_faces, box_warp)
-    return lax.stop_gradient(PosedParts(full, posed, straight, at_rest, neck))
+    decimated = [
+        decimate(mesh, head.decimated_triangles, head.decimated_barycentric) for mesh in (full, straight)
+    ]
+    neck = build_neck_field(*decimated, head.decimated_faces, box_warp)
+    return lax.stop_gradient(PosedParts(full, decimated[0], straight, at_rest, neck))
 
 
 def pose_straight_parts(head: HeadModel, shape: Array, params: FrameParams) -> PosedParts:
@@ -147,13 +155,8 @@ def pose_straight_parts(head: HeadModel, shape: Array, params: FrameParams) -> P
     at_rest = head_vertices(
         head, shape, jnp.zeros_like(params.expression), level, jnp.zeros_like(params.eyes)
     )
-    return lax.stop_gradient(PosedParts(straight, decimate(head, straight), straight, at_rest, None))
-
-
-@exact_products
-def decimate(head: HeadModel, vertices: Array) -> Array:
-    """Vertices (V, 3) of the mesh -> (v, 3) of the decimated mesh."""
-    return jnp.einsum("vk,vka->va", head.decimated_barycentric, vertices[head.decimated_triangles])
+    decimated = decimate(straight, head.decimated_triangles, head.decimated_barycentric)
+    return lax.stop_gradient(PosedParts(straight, decimated, straight, at_rest, None))
 
 
 def canonical_points(head: HeadModel, parts: HeadParts, posed: PosedParts, points: Array) -> PartField:

@@ -52,10 +52,9 @@ from p4d_jax.train import adversarial, losses
 from p4d_jax.train.augment import Augmentation, adapt_probability, augment
 from p4d_jax.train.devices import DATA_AXIS
 from p4d_jax.train.state import average_decay, jit_init
-from p4d_jax.types import Array, Camera, FrameParams
+from p4d_jax.types import BOX_WARP, Array, Camera, FrameParams
 
 STYLE_MEAN_DECAY = 0.998  # of w_avg, a step
-BOX_WARP = 1.3
 
 
 @struct.dataclass

@@ -10,7 +10,7 @@ from p4d_jax.geometry.cameras import (
 )
 from p4d_jax.geometry.meshes import vertex_normals
 from p4d_jax.geometry.precision import divide_by_one, dot_in_order, exact_products, round_product
-from p4d_jax.geometry.rotations import axis_angle_to_matrix, matrix_to_axis_angle
+from p4d_jax.geometry.rotations import axis_angle_to_matrix, matrix_to_axis_angle, unit
 from p4d_jax.geometry.similarity import (
     arcface_transform,
     fit_similarity,
@@ -34,6 +34,7 @@ __all__ = [
     "orbit",
     "project",
     "round_product",
+    "unit",
     "vertex_normals",
     "world_to_camera",
 ]

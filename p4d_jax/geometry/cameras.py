@@ -7,13 +7,11 @@ import math
 import jax.numpy as jnp
 
 from p4d_jax.geometry.precision import exact_products
-from p4d_jax.geometry.rotations import axis_angle_to_matrix
-from p4d_jax.types import Array, Camera
-
-# Cameras -------------------------------------------------------------------------------------------------
+from p4d_jax.geometry.rotations import axis_angle_to_matrix, unit
+from p4d_jax.types import FOV_DEGREES, Array, Camera
 
 
-def intrinsics_from_fov(fov_degrees: Array | float = 12.0) -> Array:
+def intrinsics_from_fov(fov_degrees: Array | float = FOV_DEGREES) -> Array:
     """Intrinsics (3, 3), normalised by image size, of a square image that spans `fov_degrees` edge to edge.
 
     EG3D's helper of the same purpose measures its angle along the image's diagonal: its focal length is the
@@ -24,17 +22,13 @@ def intrinsics_from_fov(fov_degrees: Array | float = 12.0) -> Array:
     return centre + jnp.diag(jnp.array([1.0, 1.0, 0.0])) * focal
 
 
-def _normalize(vector: Array) -> Array:
-    return vector / jnp.linalg.norm(vector, axis=-1, keepdims=True)
-
-
 def look_at_camera(
     yaw: Array | float,
     pitch: Array | float,
     radius: Array | float,
     roll: Array | float = 0.0,
     pivot: Array | tuple[float, float, float] = (0.0, 0.0, 0.0),
-    fov_degrees: Array | float = 12.0,
+    fov_degrees: Array | float = FOV_DEGREES,
 ) -> Camera:
     """A camera on a sphere around the world's origin that looks at `pivot`; yaw = pitch = 0 is frontal.
 
@@ -58,8 +52,8 @@ def look_at_camera(
     ground = jnp.sqrt(1 - height**2)
     origin = radius[..., None] * jnp.stack([-ground * jnp.sin(yaw), height, ground * jnp.cos(yaw)], axis=-1)
 
-    forward = _normalize(pivot - origin)
-    right = _normalize(jnp.cross(forward, jnp.array([0.0, 1.0, 0.0])))
+    forward = unit(pivot - origin)
+    right = unit(jnp.cross(forward, jnp.array([0.0, 1.0, 0.0])))
     up = jnp.cross(right, forward)
     cosine, sine = jnp.cos(roll)[..., None], jnp.sin(roll)[..., None]
     right, up = right * cosine - up * sine, up * cosine + right * sine

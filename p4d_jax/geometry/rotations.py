@@ -1,4 +1,4 @@
-"""Rotations: axis-angle (radians) and matrices, differentiable everywhere."""
+"""Directions, and rotations as axis-angle (radians) and matrices; all differentiable everywhere."""
 
 from __future__ import annotations
 
@@ -7,6 +7,11 @@ import jax.numpy as jnp
 
 from p4d_jax.geometry.precision import exact_products
 from p4d_jax.types import Array
+
+
+def unit(vectors: Array) -> Array:
+    """Vectors (..., 3) of length one; a zero vector stays zero."""
+    return vectors * jax.lax.rsqrt(jnp.sum(vectors**2, axis=-1, keepdims=True) + 1e-20)
 
 
 def _sinc(squared: Array) -> Array:

@@ -35,7 +35,7 @@ from flax import struct
 from jax import lax
 
 from p4d_jax.geometry import divide_by_one, dot_in_order, round_product
-from p4d_jax.types import Array
+from p4d_jax.types import BOX_WARP, Array
 
 FINE, COARSE = 24, 8
 SMOOTHING_PASSES = 2
@@ -279,7 +279,9 @@ def read_grid(grid: Array, position: Array) -> Array:
     return value
 
 
-def build_neck_field(posed: Array, straight: Array, faces: Array, box_warp: float | Array = 1.3) -> NeckField:
+def build_neck_field(
+    posed: Array, straight: Array, faces: Array, box_warp: float | Array = BOX_WARP
+) -> NeckField:
     """D_neck's grids for one pose.
 
     Args:

@@ -26,9 +26,8 @@ from p4d_jax.geometry import axis_angle_to_matrix, exact_products, project
 from p4d_jax.head.model import HeadModel
 from p4d_jax.head.skinning import canonical_vertices
 from p4d_jax.render.raster import Raster, interpolate, rasterize
-from p4d_jax.types import Array, Camera
+from p4d_jax.types import BOX_WARP, Array, Camera
 
-BOX_WARP = 1.3
 FAR_CAMERA = 60.0  # so far away that its rays are parallel to within half a percent
 SURFACE_REACH = 0.04  # world units around a visible surface where its own offset holds
 BLEND_WIDTH = 0.03  # world units: Gaussian width of the candidates' average

@@ -16,9 +16,8 @@ from flax import struct
 
 from p4d_jax.errors import UserError
 from p4d_jax.head.model import WORLD_SCALE, HeadModel
-from p4d_jax.types import EXPRESSION_SIZE, FRAME_VECTOR_SIZE, Array
+from p4d_jax.types import EXPRESSION_SIZE, FRAME_VECTOR_SIZE, Array, VectorParts
 
-SHAPE_AT, EXPRESSION_AT, POSE_AT, EYES_AT = 25, 325, 425, 431  # in the vector
 ROTATION_SIGN = (1.0, -1.0, -1.0)  # of an axis-angle vector
 LIKENESS = 0.99  # cosine to its mirror image, above which a component of shape counts as symmetric
 EVERY = 8  # a part of the vertices tells whether it is
@@ -49,15 +48,16 @@ def build_mirror(head: HeadModel) -> FrameMirror:
     sign, offset = np.ones((2, FRAME_VECTOR_SIZE), np.float32)
     offset[:] = 0
     flip = np.array([-1.0, 1.0, 1.0, 1.0])
-    sign[:16] = np.outer(flip, flip).ravel()  # cam2world, between two mirrored spaces
-    sign[[17, 18, 19]], offset[18] = -1, 1  # intrinsics: no skew turns round, the centre goes to 1 - cx
+    sign[VectorParts.CAM2WORLD] = np.outer(flip, flip).ravel()  # cam2world, between two mirrored spaces
+    skew, centre = VectorParts.INTRINSICS.start + np.array([1, 3]), VectorParts.INTRINSICS.start + 2
+    sign[[*skew, centre]], offset[centre] = -1, 1  # no skew turns round, the centre goes to 1 - cx
     here, there = mirrored_vertices(head)
     offset[3] = 2 * plane_of_symmetry(head, here, there)  # of the camera's place
     signs = shape_signs(head, here, there)
-    sign[SHAPE_AT : SHAPE_AT + len(signs)] = signs
-    order[EXPRESSION_AT : EXPRESSION_AT + EXPRESSION_SIZE] = EXPRESSION_AT + expression_order(head)
-    sign[POSE_AT:] = np.tile(ROTATION_SIGN, 4)
-    order[EYES_AT:] = np.roll(order[EYES_AT:], 3)
+    sign[VectorParts.SHAPE][: len(signs)] = signs
+    order[VectorParts.EXPRESSION] = VectorParts.EXPRESSION.start + expression_order(head)
+    sign[VectorParts.POSE], sign[VectorParts.EYES] = np.tile(ROTATION_SIGN, (2, 2))
+    order[VectorParts.EYES] = np.roll(order[VectorParts.EYES], 3)
     return FrameMirror(order, sign, offset)
 
 

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from p4d_jax.geometry import exact_products
+from p4d_jax.geometry import exact_products, vertex_normals
 from p4d_jax.head.model import HeadModel
 from p4d_jax.head.skinning import posed_vertices
 from p4d_jax.render.raster import interpolate, rasterize
@@ -45,10 +45,7 @@ def vertex_paint(head: HeadModel) -> np.ndarray:
 def shade_head(head: HeadModel, paint: Array, frame: FrameParams, resolution: int) -> Array:
     """The mesh of one frame's parameters, lit from the camera and above: (R, R, 3) in [-1, 1]."""
     posed = posed_vertices(head, frame.shape, frame)
-    corners = posed[head.faces]
-    face_normals = jnp.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
-    normals = jnp.zeros_like(posed).at[head.faces.reshape(-1)].add(jnp.repeat(face_normals, 3, axis=0))
-    normals = normals / jnp.maximum(jnp.linalg.norm(normals, axis=-1, keepdims=True), 1e-9)
+    normals = vertex_normals(posed, head.faces)
     towards = frame.camera.cam2world[:3, :3] @ jnp.array([0.3, 0.5, 0.8]) / jnp.sqrt(0.98)
     light = 0.35 + 0.65 * jnp.clip(normals @ towards, 0.0, 1.0)
     raster = rasterize(posed, head.faces, frame.camera, resolution, False)

@@ -33,8 +33,6 @@ from p4d_jax.evaluation.people import (
     Person,
     draw_people,
     novel_views,
-    on_host,
-    stack,
 )
 from p4d_jax.evaluation.reenactment import (
     DETECTION_SIZE,
@@ -64,6 +62,7 @@ from p4d_jax.imaging import writing as pictures
 from p4d_jax.jobs._publish import published, write_json
 from p4d_jax.jobs.reenact import read_source, user_input
 from p4d_jax.openheads.sets import people_set
+from p4d_jax.types import on_host, stack
 
 __all__ = ["DETECTION_SIZE", "HELD_OUT", "detect", "run", "to_uint8"]
 

@@ -40,10 +40,9 @@ from p4d_jax.openheads.portraits import portraits_in_scene
 from p4d_jax.openheads.scene import OpenHeadsScene, prepare_scene
 from p4d_jax.render.raster import Raster, rasterize
 from p4d_jax.render.rays import generate_rays
-from p4d_jax.types import Array, Camera, FrameParams
+from p4d_jax.types import CAMERA_PIVOT, CAMERA_RADIUS, Array, Camera, FrameParams
 
 YAW = np.deg2rad(25.0)
-DISTANCE = 4.05  # world units
 SOLID = 0.9  # opacity from which a ray counts
 SAME_PLACE = 0.03  # world units between places of the mesh that count as the same
 SHOWN = 16
@@ -206,8 +205,9 @@ def contact_sheet(pictures: list[np.ndarray], columns: int = 4) -> np.ndarray:
 def measure_consistency(subject: Subject, key: Array, count: int) -> dict:
     """Median and 90 % of the reprojected depth error over heads, world units."""
     errors, head = [], subject.studio.head
-    pivot = jnp.array([0.0, 0.0, 0.09])
-    left, front, right = (look_at_camera(yaw, 0.0, DISTANCE, 0.0, pivot) for yaw in (-YAW, 0.0, YAW))
+    left, front, right = (
+        look_at_camera(yaw, 0.0, CAMERA_RADIUS, 0.0, CAMERA_PIVOT) for yaw in (-YAW, 0.0, YAW)
+    )
     for index in tqdm(range(count), desc="consistency", unit="head"):
         keys = jax.random.split(jax.random.fold_in(key, index), 4)
         params = subject.random_frame(keys)

@@ -52,11 +52,10 @@ from p4d_jax.geometry import look_at_camera
 from p4d_jax.head.model import HeadModel
 from p4d_jax.imaging import writing as pictures
 from p4d_jax.jobs._publish import published, write_json
-from p4d_jax.types import Array, FrameParams
+from p4d_jax.types import CAMERA_RADIUS, Array, FrameParams
 
 KINDS = ("dynamic", "static")
 FILM_YAW, FILM_PITCH = 0.5, 0.2  # radians that the film's camera swings to either side
-FILM_DISTANCE = 4.05  # world units
 
 
 @dataclass(frozen=True)
@@ -329,7 +328,7 @@ def write_film(
     count = min(config.film_frames, len(clip.expression))
     angle = jnp.linspace(0, 2 * jnp.pi, count, endpoint=False)
     cameras = look_at_camera(
-        FILM_YAW * jnp.sin(angle), FILM_PITCH * jnp.sin(2 * angle), FILM_DISTANCE, pivot=settings.pivot
+        FILM_YAW * jnp.sin(angle), FILM_PITCH * jnp.sin(2 * angle), CAMERA_RADIUS, pivot=settings.pivot
     )
     key = jax.random.key(config.film_seed)
     identity = draw_identity(studio.genhead, studio.variables, key, sources, settings)

@@ -48,11 +48,10 @@ from p4d_jax.train.config import LoopConfig
 from p4d_jax.train.devices import build_mesh, local, replicate, replicated, split
 from p4d_jax.train.loop import train
 from p4d_jax.train.processes import is_primary
-from p4d_jax.types import EXPRESSION_SIZE, SHAPE_SIZE, FrameParams
+from p4d_jax.types import CAMERA_PIVOT, CAMERA_RADIUS, EXPRESSION_SIZE, SHAPE_SIZE, FrameParams, VectorParts
 
 SHOWN = 8  # identities in the pictures of the run
 YAW = 0.44  # radians, 25 degrees: of the side views there
-DISTANCE = 4.05  # world units, of their cameras
 NOT_OF_THE_DATA = ("name", "precision", "model", "discriminator", "step", "loop", "inception", "fid_images")
 GRID_SEED = 1  # folded into the run's key for what the pictures show
 
@@ -149,7 +148,7 @@ def choose_data(training: GenHeadTraining, config: ConfigDict, key: jax.Array):
         if is_primary():
             print(f"{config.data}: {photos.summary()}")
         draws = photo_draws(photos, training.mesh, config.batch, config.seed, config.readers)
-        return *draws, jnp.resize(photos.frames[:SHOWN, 25:325], (SHOWN, SHAPE_SIZE))
+        return *draws, jnp.resize(photos.frames[:SHOWN, VectorParts.SHAPE], (SHOWN, SHAPE_SIZE))
     scene = prepare_scene(training.head)
     settings = OpenHeadsSettings(supersample=config.supersample)
     draws = openheads_draws(training, scene, size, config.batch, key, settings)
@@ -222,8 +221,8 @@ def demonstration_frames(head: HeadModel) -> FrameParams:
     else:  # a head without names: the jaw joint alone
         expression, eyes = jnp.zeros((len(yaws), EXPRESSION_SIZE)), jnp.zeros((len(yaws), 6))
         pose = jnp.zeros((len(yaws), 6)).at[:, 3].set(0.36 * actions[:, ARKIT.index("jawOpen")])
-    pivot = jnp.broadcast_to(jnp.array([0.0, 0.0, 0.09]), (len(yaws), 3))
-    camera = look_at_camera(yaws, zeros, zeros + DISTANCE, zeros, pivot)
+    pivot = jnp.broadcast_to(jnp.array(CAMERA_PIVOT), (len(yaws), 3))
+    camera = look_at_camera(yaws, zeros, zeros + CAMERA_RADIUS, zeros, pivot)
     return FrameParams(camera, jnp.zeros((len(yaws), SHAPE_SIZE)), expression, pose, eyes)
 
 

@@ -15,7 +15,7 @@ from p4d_jax.openheads.appearance import (
 from p4d_jax.openheads.background import Surroundings, random_surroundings
 from p4d_jax.openheads.config import OpenHeadsSettings
 from p4d_jax.openheads.scene import DEFAULTS, OpenHeadsScene
-from p4d_jax.types import SHAPE_SIZE, Array, Camera, FrameParams
+from p4d_jax.types import CAMERA_PIVOT, SHAPE_SIZE, Array, Camera, FrameParams
 
 
 @struct.dataclass
@@ -68,7 +68,7 @@ def random_cameras(key: Array, frames: int, settings: OpenHeadsSettings) -> Came
         pitch=cut_normal(keys[1], settings.pitch),
         roll=cut_normal(keys[2], settings.roll),
         radius=jax.random.uniform(keys[3], (frames,), minval=settings.radius[0], maxval=settings.radius[1]),
-        pivot=jitter + jnp.array([0.0, 0.0, 0.09]),
+        pivot=jitter + jnp.array(CAMERA_PIVOT),
     )
 
 

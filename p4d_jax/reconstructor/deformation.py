@@ -10,14 +10,13 @@ from __future__ import annotations
 
 from p4d_jax.head.deformation import NeckField, apply_neck_field, build_neck_field, decimate
 from p4d_jax.head.expression_field import (
-    BOX_WARP,
     CanonicalFrame,
     ExpressionField,
     apply_expression_field,
     build_expression_field,
 )
 from p4d_jax.reconstructor.config import ReconstructorConfig
-from p4d_jax.types import Array, Camera
+from p4d_jax.types import BOX_WARP, Array, Camera
 
 Deformation = NeckField | ExpressionField
 

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from flax import struct
 
 from p4d_jax.geometry import exact_products
-from p4d_jax.head.expression_field import BOX_WARP, MIRROR, CanonicalFrame, ExpressionField
+from p4d_jax.head.expression_field import MIRROR, CanonicalFrame, ExpressionField
 from p4d_jax.imaging.sampling import nearest_pixel, sample_image
 from p4d_jax.nn.photo_attention import mix_photos, trust_logits
 from p4d_jax.reconstructor.texture import (
@@ -24,7 +24,7 @@ from p4d_jax.reconstructor.texture import (
     unit,
 )
 from p4d_jax.render.raster import rasterize
-from p4d_jax.types import Array, Camera
+from p4d_jax.types import BOX_WARP, Array, Camera
 
 FACING_POWER = 4.0  # of the cosine: a photo that sees a place at 45° has a quarter of a frontal one's say
 HIDDEN_SHARE = 1e-3  # of its mean trust elsewhere: what a photo has to say of a place that it does not see

@@ -62,7 +62,7 @@ from p4d_jax.render.triplane import sample_planes
 from p4d_jax.train import adversarial, losses
 from p4d_jax.train.devices import DATA_AXIS, on_devices, samples_at_once
 from p4d_jax.train.state import TrainState, average_decay
-from p4d_jax.types import Array, Camera, FrameParams
+from p4d_jax.types import BOX_WARP, Array, Camera, FrameParams
 
 
 @dataclasses.dataclass(frozen=True)
@@ -557,7 +557,7 @@ def density_loss(training: ReconstructorTraining, state: TrainState, params: dic
         identity, field, texture, key = batch
         at_key, moved_key = jax.random.split(jax.random.wrap_key_data(key))
         points = jax.random.uniform(at_key, (config.density_points, 3), minval=-1.0, maxval=1.0)
-        reach = config.density_distance * adversarial.BOX_WARP
+        reach = config.density_distance * BOX_WARP
         moved = points + reach * jax.random.normal(moved_key, points.shape)
         texture = texture.with_features(identity.photo)
         ask = HeadField(reconstructor, decoder, identity.planes, texture, field)

@@ -15,9 +15,8 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
-from p4d_jax.geometry import axis_angle_to_matrix, exact_products, project
+from p4d_jax.geometry import axis_angle_to_matrix, exact_products, project, unit, vertex_normals
 from p4d_jax.head.expression_field import (
-    BOX_WARP,
     MIRROR,
     SURFACE_REACH,
     CanonicalFrame,
@@ -32,7 +31,7 @@ from p4d_jax.imaging.resizing import resize_antialiased
 from p4d_jax.imaging.sampling import nearest_pixel, sample_image
 from p4d_jax.render.raster import interpolate, rasterize
 from p4d_jax.render.rays import pixel_centres, rays_through
-from p4d_jax.types import Array, Camera
+from p4d_jax.types import BOX_WARP, Array, Camera
 
 # World units of depth that count as the same surface: of points off the mesh, and of the mesh's own, of which
 # lips and teeth, lids and eyes lie close behind each other.
@@ -163,16 +162,9 @@ def seen_by(camera: Camera, points: Array, depth: Array, margin: Array | float) 
 
 def facing(posed: Array, faces: Array, camera: Camera) -> Array:
     """How squarely a camera sees the vertices of a mesh (V, 3): (V,) in [0, 1]."""
-    corners = posed[faces]
-    of_faces = jnp.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
-    normals = jnp.zeros_like(posed).at[faces.reshape(-1)].add(jnp.repeat(of_faces, 3, axis=0))
-    cosine = jnp.abs(jnp.sum(unit(normals) * unit(camera.cam2world[:3, 3] - posed), axis=-1))
+    normals = vertex_normals(posed, faces)
+    cosine = jnp.abs(jnp.sum(normals * unit(camera.cam2world[:3, 3] - posed), axis=-1))
     return jnp.clip((cosine - GRAZING) / (SQUARE - GRAZING), 0.0, 1.0)
-
-
-def unit(vectors: Array) -> Array:
-    """Vectors (..., 3) of length one; a zero vector stays zero."""
-    return vectors * jax.lax.rsqrt(jnp.sum(vectors**2, axis=-1, keepdims=True) + 1e-20)
 
 
 def build_source_texture(

@@ -15,7 +15,7 @@ import numpy as np
 from skimage import measure
 
 from p4d_jax.render.volume import Field
-from p4d_jax.types import Array
+from p4d_jax.types import BOX_WARP, Array
 
 CHUNK = 1 << 16  # points evaluated at once
 
@@ -45,7 +45,7 @@ def evaluate_field(field: Field, points: Array) -> tuple[Array, Array]:
     return densities.reshape(-1, 1)[:count], features.reshape(chunks * chunk, -1)[:count]
 
 
-def density_grid(field: Field, resolution: int, box_warp: float = 1.3) -> Array:
+def density_grid(field: Field, resolution: int, box_warp: float = BOX_WARP) -> Array:
     """Raw densities (N, N, N) of `field` on a grid over its box. Jittable."""
     axis = jnp.linspace(-box_warp / 2, box_warp / 2, resolution)
     points = jnp.stack(jnp.meshgrid(axis, axis, axis, indexing="ij"), axis=-1).reshape(-1, 3)
@@ -60,7 +60,7 @@ def largest_component(density: np.ndarray, level: float) -> np.ndarray:
     return np.where((labels > 0) & ~keep, np.minimum(density.min(), level - 1), density)
 
 
-def marching_cubes(density: Array, level: float, box_warp: float = 1.3) -> tuple[np.ndarray, np.ndarray]:
+def marching_cubes(density: Array, level: float, box_warp: float = BOX_WARP) -> tuple[np.ndarray, np.ndarray]:
     """The surface density = level of a grid (N, N, N): vertices (V, 3) world, faces (F, 3).
 
     Closed: where the inside reaches the box's side, the side becomes surface. Only the largest connected part
@@ -81,7 +81,9 @@ def marching_cubes(density: Array, level: float, box_warp: float = 1.3) -> tuple
     return vertices.astype(np.float32), faces[:, ::-1].astype(np.int32)
 
 
-def extract_mesh(field: Field, resolution: int = 128, level: float = 10.0, box_warp: float = 1.3) -> Mesh:
+def extract_mesh(
+    field: Field, resolution: int = 128, level: float = 10.0, box_warp: float = BOX_WARP
+) -> Mesh:
     """The surface of `field` where its raw density is `level`, coloured by its first three features."""
     vertices, faces = marching_cubes(
         jax.jit(lambda: density_grid(field, resolution, box_warp))(), level, box_warp

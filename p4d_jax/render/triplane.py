@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import jax.numpy as jnp
 
-from p4d_jax.types import Array
+from p4d_jax.types import BOX_WARP, Array
 
 AXES = ((0, 1), (1, 2), (2, 0))  # xy, yz, zx
 
@@ -33,7 +33,7 @@ def sample_plane(plane: Array, column: Array, row: Array) -> Array:
     return result
 
 
-def sample_planes(planes: Array, points: Array, box_warp: float = 1.3) -> Array:
+def sample_planes(planes: Array, points: Array, box_warp: float = BOX_WARP) -> Array:
     """`planes` (3, H, W, C) read at world `points` (P, 3): (3, P, C)."""
     if planes.ndim != 4 or planes.shape[0] != 3:
         raise ValueError(f"planes: expected shape (3, H, W, C), got {planes.shape}")

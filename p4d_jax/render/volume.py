@@ -16,7 +16,7 @@ from flax import struct
 
 from p4d_jax.geometry import exact_products, world_to_camera
 from p4d_jax.render.rays import generate_rays
-from p4d_jax.types import Array, Camera, RenderOutput
+from p4d_jax.types import BOX_WARP, Array, Camera, RenderOutput
 
 Field = Callable[[Array], tuple[Array, Array]]
 
@@ -173,7 +173,7 @@ def importance_depths(depths: Array, weights: Array, u: Array) -> Array:
     return jax.lax.stop_gradient(fine)
 
 
-def depth_range(camera: Camera, box_warp: float = 1.3) -> tuple[Array, Array]:
+def depth_range(camera: Camera, box_warp: float = BOX_WARP) -> tuple[Array, Array]:
     """Depths between which one camera's rays are sampled: |z of the world's origin| -+ box_warp / 2."""
     distance = jnp.abs(world_to_camera(camera, jnp.zeros(3))[2])
     return distance - box_warp / 2, distance + box_warp / 2
@@ -300,7 +300,7 @@ def render_image(
     *,
     coarse_samples: int,
     fine_samples: int,
-    box_warp: float = 1.3,
+    box_warp: float = BOX_WARP,
     key: Array | None = None,
 ) -> RenderOutput:
     """Renders the R x R image that one camera sees of `field`; see `render_rays`."""

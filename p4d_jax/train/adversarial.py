@@ -19,8 +19,6 @@ from p4d_jax.imaging.resizing import resize_antialiased
 from p4d_jax.nn.stylegan2 import filter_axis
 from p4d_jax.types import Array
 
-BOX_WARP = 1.3  # world units: the side of the tri-planes' box
-
 
 def generator_loss(fake_logits: Array) -> Array:
     """() non-saturating logistic loss of G."""

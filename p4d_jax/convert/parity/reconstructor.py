@@ -16,7 +16,6 @@ from p4d_jax.convert.mapping import Rules, convert_state, shapes_of
 from p4d_jax.convert.parity.fixtures import Case
 from p4d_jax.convert.parity.geometry import reference_mesh
 from p4d_jax.head.deformation import build_neck_field
-from p4d_jax.head.expression_field import BOX_WARP
 from p4d_jax.imaging.resizing import resize_bilinear
 from p4d_jax.nn.field_decoder import FieldDecoder
 from p4d_jax.nn.layers import pixel_shuffle
@@ -29,7 +28,7 @@ from p4d_jax.reconstructor.model import Reconstructor
 from p4d_jax.reconstructor.planes import Reenactor, TriplaneGenerator
 from p4d_jax.render.rays import generate_rays
 from p4d_jax.render.volume import depth_range, render_rays_at
-from p4d_jax.types import Camera
+from p4d_jax.types import BOX_WARP, Camera
 
 RESOLUTION = 64
 SAMPLES = 48  # coarse samples a ray, and as many fine ones
