@@ -31,10 +31,11 @@ from p4d_jax.evaluation.people import (
     neutral,
     with_neck,
 )
-from p4d_jax.evaluation.reenactment import enlarge, film_motion, to_uint8
+from p4d_jax.evaluation.reenactment import enlarge, film_motion
 from p4d_jax.geometry import project
 from p4d_jax.head.landmarks import mediapipe_landmarks
 from p4d_jax.head.skinning import head_vertices
+from p4d_jax.imaging.writing import to_picture
 from p4d_jax.main import enable_compilation_cache
 from p4d_jax.types import FrameParams, take
 
@@ -51,7 +52,7 @@ def detected(person: Person, landmarker: Landmarker, looks: int) -> Faces:
         "target": person.clip.image[TARGET + 1],
         **{name: person.truth.image[place] for name, place in PLACES.items()},
     }
-    found = {name: landmarker.detect(enlarge(to_uint8(x)), looks=looks) for name, x in pictures.items()}
+    found = {name: landmarker.detect(enlarge(to_picture(x)), looks=looks) for name, x in pictures.items()}
     return {name: None if one is None else one.points for name, one in found.items()}
 
 

@@ -18,6 +18,7 @@ import numpy as np
 from p4d_jax import assets
 from p4d_jax.geometry import look_at_camera, unit, vertex_normals
 from p4d_jax.head.skinning import head_vertices
+from p4d_jax.imaging.resizing import average_blocks
 from p4d_jax.render.raster import interpolate, rasterize
 from p4d_jax.types import CAMERA_RADIUS
 from tools.landmark_embedding import paint
@@ -60,8 +61,7 @@ def draw(head, shape, expression, jaw, gaze, view, colours):
     lights = camera.cam2world[:3, :3] @ jnp.array([[0.45, -0.7], [0.5, 0.1], [0.74, 0.7]])
     light = 0.3 + jax.nn.relu(facing @ lights) @ jnp.array([0.65, 0.2])
     image = jnp.where(raster.mask[..., None], seen[..., :3] * light[..., None], jnp.array([0.72, 0.76, 0.8]))
-    image = image.reshape(SIZE, SAMPLES, SIZE, SAMPLES, 3).mean((1, 3))
-    return jnp.clip(image, 0, 1)
+    return jnp.clip(average_blocks(image, SAMPLES), 0, 1)
 
 
 def main(path: str) -> None:

@@ -25,12 +25,13 @@ import numpy as np
 from p4d_jax.avatar.avatar import Avatar
 from p4d_jax.avatar.model import AvatarModel
 from p4d_jax.geometry import look_at_camera
-from p4d_jax.jobs.evaluate import HELD_OUT, to_uint8
+from p4d_jax.imaging.writing import to_picture
+from p4d_jax.jobs.evaluate import HELD_OUT
 from p4d_jax.openheads.people import clip_identity
 from p4d_jax.openheads.portraits import make_clip, render_scene
 from p4d_jax.openheads.scene import prepare_scene
 from p4d_jax.train.losses import psnr
-from p4d_jax.types import Camera, FrameParams
+from p4d_jax.types import Camera, FrameParams, stack, take
 
 PHOTOS = 3
 SHOWN = 4  # people in the sheet
@@ -39,12 +40,7 @@ SHOWN = 4  # people in the sheet
 def cameras_at(yaws: Sequence[float]) -> Camera:
     """Cameras (Y,) at head height, yaws in degrees."""
     each = [look_at_camera(float(np.deg2rad(yaw)), 0.0, 4.0) for yaw in yaws]
-    return jax.tree.map(lambda *x: jnp.stack(x), *each)
-
-
-def take(tree, index):
-    """Entries `index` of every leaf's leading axis."""
-    return jax.tree.map(lambda x: x[index], tree)
+    return stack(each)
 
 
 def nearest_photo(params: FrameParams, camera: Camera) -> int:
@@ -84,7 +80,7 @@ def measure_person(model: AvatarModel, key: jax.Array, views: Camera) -> tuple[n
             shown.append(frame.image)
         rows.append(shown)
     picture = [
-        np.concatenate([to_uint8(x) for x in row[:count]], axis=1) for row in rows if len(row) == count
+        np.concatenate([to_picture(x) for x in row[:count]], axis=1) for row in rows if len(row) == count
     ]
     return table, np.concatenate(picture, axis=0)
 

@@ -12,7 +12,7 @@ from skimage import data
 
 from p4d_jax import assets
 from p4d_jax.capture import Landmarker, capture_album, capture_photo
-from p4d_jax.capture.alpha import guided_filter, seed_regions
+from p4d_jax.capture.alpha import seed_regions
 from p4d_jax.capture.crop import crop_matrix, crop_photo, quarter_turn
 from p4d_jax.capture.detect import ANCHORS, merge_detections
 from p4d_jax.capture.landmarks import (
@@ -23,6 +23,7 @@ from p4d_jax.capture.landmarks import (
     RIGHT_EYE_CORNERS,
 )
 from p4d_jax.errors import UserError
+from p4d_jax.imaging.alpha import guided_filter
 from p4d_jax.imaging.reading import as_photo, read_photo
 from p4d_jax.imaging.video import open_video
 from p4d_jax.imaging.warping import PhotoPyramid, apply_matrix, compose_matrices, invert_matrix, square_matrix

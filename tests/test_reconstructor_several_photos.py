@@ -33,7 +33,7 @@ from p4d_jax.reconstructor.texture import (
     look_up_source,
     mesh_depth_and_alpha,
 )
-from p4d_jax.types import FrameParams
+from p4d_jax.types import FrameParams, stack, take
 
 TINY = ReconstructorConfig(
     image_size=32, global_widths=(4, 4, 8, 8), global_depths=(1, 1, 1, 1), pyramid_features=8,
@@ -67,11 +67,7 @@ def photos_of(yaws) -> tuple[jax.Array, FrameParams]:
         for yaw in yaws
     ]
     images = np.random.default_rng(1).uniform(-1, 1, (len(yaws), SIZE, SIZE, 3)).astype(np.float32)
-    return jnp.asarray(images), jax.tree.map(lambda *x: jnp.stack(x), *each)
-
-
-def take(tree, index):
-    return jax.tree.map(lambda x: x[np.array(index)], tree)
+    return jnp.asarray(images), stack(each)
 
 
 @pytest.fixture(scope="module")
@@ -88,7 +84,7 @@ def person(head):
     motions = jnp.zeros((3, TINY.motion_size))
 
     def encode(order: list[int]):
-        return encode_photos(model, *take((images, params, motions), order))
+        return encode_photos(model, *take((images, params, motions), np.array(order)))
 
     return model, images, params, encode
 
@@ -194,7 +190,7 @@ def views(head):
 
 
 def join(*sources: SourceTextures) -> SourceTextures:
-    return jax.tree.map(lambda *x: jnp.stack(x), *sources)
+    return stack(sources)
 
 
 def test_each_side_of_the_face_trusts_the_photo_that_shows_it(views):

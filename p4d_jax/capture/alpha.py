@@ -2,14 +2,11 @@
 
 The fitted mesh knows the head but neither hair nor shoulders. So it only seeds: well inside the head is
 person, far from it near the upper and side borders is background, a column under the neck is shoulders. What
-lies between is decided by a random walk on the pixels, which crosses edges of colour reluctantly ("Random
-Walks for Image Segmentation", Grady, PAMI 2006). The result is brought to full size by a guided filter, which
-gives it the photo's edges ("Guided Image Filtering", He et al., ECCV 2010).
+lies between is decided by a random walk on the pixels, which crosses edges of colour reluctantly. The result
+is brought to full size by a guided filter, which gives it the photo's edges (both: `imaging.alpha`).
 """
 
 from __future__ import annotations
-
-import warnings
 
 import jax
 import numpy as np
@@ -17,12 +14,12 @@ from scipy import ndimage
 
 from p4d_jax.head.model import HeadModel
 from p4d_jax.head.skinning import head_vertices
+from p4d_jax.imaging.alpha import BACKGROUND_SEED, PERSON_SEED, guided_filter, walk_from_seeds
+from p4d_jax.imaging.resizing import average_blocks
 from p4d_jax.render.raster import rasterize
 from p4d_jax.types import FrameParams
 
 WALK_SIZE = 128
-WALK_RELUCTANCE = 1500  # against edges of colour; low values blur the walk over the whole unknown band
-_BACKGROUND, _PERSON = 1, 2
 
 
 @jax.jit
@@ -51,8 +48,8 @@ def seed_regions(silhouette: np.ndarray) -> np.ndarray:
     far = (distance > 0.38 * width) | (border & (distance > 0.2 * width))
     background = far & (rows < down[0] + 0.75 * (down[-1] - down[0]))
     labels = np.zeros((size, size), np.int32)
-    labels[background] = _BACKGROUND
-    labels[inside | shoulders] = _PERSON
+    labels[background] = BACKGROUND_SEED
+    labels[inside | shoulders] = PERSON_SEED
     return labels
 
 
@@ -71,34 +68,11 @@ def estimate_alpha(crop: np.ndarray, head: HeadModel, params: FrameParams) -> np
     if crop.shape != (scale * WALK_SIZE, scale * WALK_SIZE, 3) or scale < 1:
         raise ValueError(f"crop: expected (S, S, 3) with S a multiple of {WALK_SIZE}, got {crop.shape}")
     image = crop.astype(np.float32) / 255
-    small = image.reshape(WALK_SIZE, scale, WALK_SIZE, scale, 3).mean(axis=(1, 3))
+    small = average_blocks(image, scale)
     labels = seed_regions(np.asarray(head_silhouette(head, params)))
-    if not ((labels == _BACKGROUND).any() and (labels == _PERSON).any()):
+    if not ((labels == BACKGROUND_SEED).any() and (labels == PERSON_SEED).any()):
         return np.ones(crop.shape[:2], np.float32)  # the head fills the crop: there is no background
     walked = walk_from_seeds(small, labels)
     rough = ndimage.zoom(walked, scale, order=1, mode="nearest", grid_mode=True)
     refined = guided_filter(image.mean(axis=-1), rough.astype(np.float32), radius=2 * scale, epsilon=1e-3)
     return np.clip((refined - 0.35) / 0.3, 0, 1).astype(np.float32)
-
-
-def walk_from_seeds(image: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """(N, N) probability that a random walk from each pixel of image (N, N, 3) meets a person seed first."""
-    from skimage.segmentation import random_walker  # a second to import
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the solver says which of its back ends it would prefer
-        probabilities = random_walker(
-            image, labels, beta=WALK_RELUCTANCE, mode="cg_j", tol=1e-2, channel_axis=-1, return_full_prob=True
-        )
-    return np.asarray(probabilities[1], np.float32)
-
-
-def guided_filter(guide: np.ndarray, values: np.ndarray, radius: int, epsilon: float) -> np.ndarray:
-    """`values` (H, W), locally a linear function of `guide` (H, W), over boxes of 2 radius + 1 pixels."""
-
-    def mean(x):
-        return ndimage.uniform_filter(x, 2 * radius + 1, mode="nearest")
-
-    guide_mean, value_mean = mean(guide), mean(values)
-    slope = (mean(guide * values) - guide_mean * value_mean) / (mean(guide**2) - guide_mean**2 + epsilon)
-    return mean(slope) * guide + mean(value_mean - slope * guide_mean)

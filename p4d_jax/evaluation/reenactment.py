@@ -42,6 +42,7 @@ from p4d_jax.evaluation.people import (
 )
 from p4d_jax.geometry import axis_angle_to_matrix
 from p4d_jax.head.model import HeadModel
+from p4d_jax.imaging.writing import to_picture
 from p4d_jax.networks.arcface import IResNet
 from p4d_jax.networks.lpips import LPIPS, ConvShape, Stage
 from p4d_jax.openheads.portraits import Portraits
@@ -104,11 +105,6 @@ def reenact(
     return np.asarray(avatar.render_many(frames))
 
 
-def to_uint8(image) -> np.ndarray:
-    """[-1, 1] -> uint8."""
-    return np.asarray(jnp.clip(image * 127.5 + 127.5, 0, 255)).round().astype(np.uint8)
-
-
 def enlarge(picture: np.ndarray) -> np.ndarray:
     """A picture at the size in which landmarks are looked for, so that the detector's own does not matter."""
     return np.asarray(Image.fromarray(picture).resize((DETECTION_SIZE,) * 2, Image.BICUBIC))
@@ -121,7 +117,7 @@ def detect(landmarker: Landmarker, picture: np.ndarray) -> Landmarks | None:
 
 def look(evaluators: Evaluators, image: np.ndarray) -> Look | None:
     """What is kept of an image (S, S, 3) in [-1, 1]."""
-    large = enlarge(to_uint8(image))
+    large = enlarge(to_picture(image))
     landmarks = evaluators.landmarker.detect(large, looks=LOOKS)
     if landmarks is None:
         return None

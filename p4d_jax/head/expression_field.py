@@ -25,6 +25,7 @@ from flax import struct
 from p4d_jax.geometry import axis_angle_to_matrix, exact_products, project
 from p4d_jax.head.model import HeadModel
 from p4d_jax.head.skinning import canonical_vertices
+from p4d_jax.imaging.sampling import four_pixels
 from p4d_jax.render.raster import Raster, interpolate, rasterize
 from p4d_jax.types import BOX_WARP, Array, Camera
 
@@ -239,21 +240,16 @@ def surface_seen(
     depth = field.raster.depth
     size, count = depth.shape[0], values.shape[-1]
     place = project(field.camera, points)[0] * size - 0.5
-    corner = jnp.floor(place)
-    share = place - corner
     distance = jnp.linalg.norm(points - field.camera.cam2world[:3, 3], axis=-1)
     pixels = jnp.concatenate([values, depth[..., None]], axis=-1).reshape(size * size, count + 1)
 
-    def pixel(right: int, down: int) -> tuple[Array, Array]:
-        column = jnp.clip(corner[:, 0].astype(jnp.int32) + right, 0, size - 1)
-        row = jnp.clip(corner[:, 1].astype(jnp.int32) + down, 0, size - 1)
-        seen = pixels[row * size + column]
+    def look(pixel: Array, weight: Array) -> tuple[Array, Array]:
+        seen = pixels[pixel]
         gap = distance - seen[:, count]
         near = jnp.where(seen[:, count] > 0, jnp.exp(-((gap / SURFACE_REACH) ** 2)), 0.0)
-        weight = jnp.abs(1 - right - share[:, 0]) * jnp.abs(1 - down - share[:, 1]) * near
-        return weight, jnp.concatenate([seen[:, :count], gap[:, None], near[:, None]], axis=-1)
+        return weight * near, jnp.concatenate([seen[:, :count], gap[:, None], near[:, None]], axis=-1)
 
-    around = [pixel(right, down) for right in (0, 1) for down in (0, 1)]
+    around = [look(pixel, weight) for pixel, weight in four_pixels(place, size)]
     total = sum(weight for weight, _ in around) + 1e-8
     mean = sum(weight[:, None] * value for weight, value in around) / total[:, None]
     return mean[:, count], mean[:, count + 1], mean[:, :count]

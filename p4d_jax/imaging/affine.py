@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from p4d_jax.geometry import dot_in_order, round_product
+from p4d_jax.imaging.sampling import sample_or_zero
 from p4d_jax.types import Array
 
 
@@ -55,12 +56,4 @@ def warp_affine(image: Array, matrix: Array, size: int | tuple[int, int]) -> Arr
         round_product((dot_in_order((row[0], row[1]), (x, y)) + row[2] + 1) * ((extent - 1) / 2))
         for row, extent in zip(inverse, source[::-1], strict=True)
     )
-    left, top = jnp.floor(source_x), jnp.floor(source_y)
-    result = jnp.zeros((*target, image.shape[-1]), image.dtype)
-    for column, row in ((left, top), (left + 1, top), (left, top + 1), (left + 1, top + 1)):
-        inside = (column >= 0) & (column < source[1]) & (row >= 0) & (row < source[0])
-        weight = (1 - jnp.abs(source_x - column)) * (1 - jnp.abs(source_y - row)) * inside
-        j = jnp.clip(column, 0, source[1] - 1).astype(jnp.int32)
-        i = jnp.clip(row, 0, source[0] - 1).astype(jnp.int32)
-        result = result + weight[..., None] * image[i, j]
-    return result
+    return sample_or_zero(image, source_x, source_y)

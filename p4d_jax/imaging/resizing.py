@@ -51,3 +51,9 @@ def resize_antialiased(image: Array, size: int | tuple[int, int]) -> Array:
 def resize_bilinear(image: Array, size: int | tuple[int, int]) -> Array:
     """`image` (..., H, W, C) resized bilinearly between pixel centres, unfiltered: (..., h, w, C)."""
     return _resize(image, size, antialias=False)
+
+
+def average_blocks(image: Array, factor: int) -> Array:
+    """`image` (S, S, C) with each factor x factor block of pixels averaged into one; of NumPy or JAX."""
+    size = image.shape[0] // factor
+    return image.reshape(size, factor, size, factor, -1).mean((1, 3))

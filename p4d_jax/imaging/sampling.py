@@ -1,4 +1,8 @@
-"""Reading a picture at points: bilinear, or the nearest pixel."""
+"""Reading a picture at points: bilinear, or the nearest pixel.
+
+Places are uv in [0, 1] over the picture, v down, or pixel coordinates, whose whole numbers are pixel centres.
+The readers differ in what lies beyond the edge, and each keeps the order of its sums.
+"""
 
 from __future__ import annotations
 
@@ -20,6 +24,40 @@ def sample_image(image: Array, uv: Array) -> Array:
     top = pick(y0, x0) * (1 - fx) + pick(y0, x1) * fx
     bottom = pick(y1, x0) * (1 - fx) + pick(y1, x1) * fx
     return top * (1 - fy) + bottom * fy
+
+
+def sample_or_zero(image: Array, column: Array, row: Array) -> Array:
+    """Bilinear, zeros outside: image (H, W, C) at pixel coordinates (...) -> (..., C)."""
+    height, width, channels = image.shape
+    table = image.reshape(height * width, channels)
+    left, top = jnp.floor(column), jnp.floor(row)
+    result = jnp.zeros((*column.shape, channels), image.dtype)
+    for j, i in ((left, top), (left + 1, top), (left, top + 1), (left + 1, top + 1)):
+        inside = (j >= 0) & (j < width) & (i >= 0) & (i < height)
+        weight = (1 - jnp.abs(column - j)) * (1 - jnp.abs(row - i)) * inside
+        index = jnp.clip(i, 0, height - 1) * width + jnp.clip(j, 0, width - 1)
+        result = result + weight[..., None].astype(image.dtype) * table[index.astype(jnp.int32)]
+    return result
+
+
+def four_pixels(place: Array, size: int) -> list[tuple[Array, Array]]:
+    """The pixels around a place and their bilinear weights, for what is more than a mean of values.
+
+    place: (..., 2) pixel coordinates x, y in a picture (size, size).
+
+    Returns:
+      Four times an index (...) int32 into the picture's rows one after another, that of the edge for pixels
+      outside, and a weight (...): the left pixels first, of each side the upper first.
+    """
+    corner = jnp.floor(place)
+    share, corner = place - corner, corner.astype(jnp.int32)
+    around = []
+    for right in (0, 1):
+        for down in (0, 1):
+            column, row = (jnp.clip(corner[..., k] + (right, down)[k], 0, size - 1) for k in (0, 1))
+            weight = jnp.abs(1 - right - share[..., 0]) * jnp.abs(1 - down - share[..., 1])
+            around.append((row * size + column, weight))
+    return around
 
 
 def nearest_pixel(image: Array, uv: Array) -> Array:

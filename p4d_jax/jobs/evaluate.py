@@ -56,15 +56,15 @@ from p4d_jax.evaluation.reenactment import (
     reenact,
     statistics,
     summarise,
-    to_uint8,
 )
 from p4d_jax.imaging import writing as pictures
+from p4d_jax.imaging.writing import to_picture
 from p4d_jax.jobs._publish import published, write_json
 from p4d_jax.jobs.reenact import read_source, user_input
 from p4d_jax.openheads.sets import people_set
 from p4d_jax.types import on_host, stack
 
-__all__ = ["DETECTION_SIZE", "HELD_OUT", "detect", "run", "to_uint8"]
+__all__ = ["DETECTION_SIZE", "HELD_OUT", "detect", "run"]
 
 SHOWN = 8  # people in a sheet
 TABLE_WIDTH = 110  # characters; narrower, names would be cut
@@ -251,7 +251,7 @@ def measure_photos(
 
 def in_a_row(images: Sequence) -> np.ndarray:
     """Images (S, S, 3) in [-1, 1] side by side, as uint8."""
-    return np.concatenate([to_uint8(image) for image in images], axis=1)
+    return np.concatenate([to_picture(image) for image in images], axis=1)
 
 
 def sheet(draw: Callable[[list[Shown], int], list], shown: list[Shown]) -> np.ndarray:

@@ -33,7 +33,8 @@ from p4d_jax.geometry import look_at_camera, project
 from p4d_jax.head.landmarks import mediapipe_landmarks
 from p4d_jax.head.model import HeadModel
 from p4d_jax.head.skinning import head_vertices
-from p4d_jax.jobs.evaluate import DETECTION_SIZE, HELD_OUT, detect, to_uint8
+from p4d_jax.imaging.writing import to_picture
+from p4d_jax.jobs.evaluate import DETECTION_SIZE, HELD_OUT, detect
 from p4d_jax.openheads.config import OpenHeadsSettings
 from p4d_jax.openheads.people import random_identity, random_portrait_params
 from p4d_jax.openheads.portraits import portraits_in_scene
@@ -117,10 +118,10 @@ def measure_control(subject: Subject, key: Array, count: int) -> tuple[list[dict
         keys = jax.random.split(jax.random.fold_in(key, index), 4)
         params = subject.random_frame(keys)
         made = subject.view(*subject.identity(keys[3], params.camera, params.shape), params)
-        made = to_uint8(made.image_sr)
+        made = to_picture(made.image_sr)
         true = jax.tree.map(lambda x: x[0], portraits_in_scene(subject.scene, keys[3:4], size, SETTINGS))
         row = {}
-        for name, picture, frame in (("", made, params), ("openheads_", to_uint8(true.image), true.params)):
+        for name, picture, frame in (("", made, params), ("openheads_", to_picture(true.image), true.params)):
             wanted = wanted_points(head, frame)
             found = detect(landmarker, picture)
             row[f"{name}found"] = float(found is not None)

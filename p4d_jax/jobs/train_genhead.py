@@ -38,7 +38,7 @@ from p4d_jax.genhead.weights import save_genhead
 from p4d_jax.geometry import look_at_camera
 from p4d_jax.head.actions import ARKIT, compose_motion
 from p4d_jax.head.model import HeadModel
-from p4d_jax.jobs.evaluate import to_uint8
+from p4d_jax.imaging.writing import to_picture
 from p4d_jax.jobs.train_reenact import nested_tuple
 from p4d_jax.openheads.config import OpenHeadsSettings
 from p4d_jax.openheads.people import random_identity, random_portrait_params
@@ -246,7 +246,7 @@ def build_grid(training: GenHeadTraining, people: jax.Array, config: ConfigDict,
                 view = studio.show(
                     planes[person], backgrounds[person], frame, resolution, training.config.samples
                 )
-                row.append(to_uint8(view.image_sr))
+                row.append(to_picture(view.image_sr))
             rows.append(np.concatenate(row, axis=1))
         return np.concatenate(rows)
 

@@ -37,7 +37,7 @@ from p4d_jax.genhead.synthesis import openheads_sources, synthesize
 from p4d_jax.genhead.weights import load_genhead
 from p4d_jax.head.expression_field import build_canonical_frame
 from p4d_jax.head.model import HeadModel
-from p4d_jax.jobs.evaluate import to_uint8
+from p4d_jax.imaging.writing import to_picture
 from p4d_jax.networks.arcface import IResNet
 from p4d_jax.networks.lpips import LPIPS
 from p4d_jax.networks.motion_encoder import MotionEncoder
@@ -497,7 +497,7 @@ def build_grid(
             small = [jax.image.resize(x, (*size[:2], x.shape[-1]), "nearest") for x in small]
             driving = [] if pair.driving is None else [jax.image.resize(pair.driving, size, "linear")]
             rows = [pair.source, *driving, pair.image, out.image, *small, other.image]
-            columns.append(np.concatenate([to_uint8(jnp.broadcast_to(x, size)) for x in rows]))
+            columns.append(np.concatenate([to_picture(jnp.broadcast_to(x, size)) for x in rows]))
         return np.concatenate(columns, axis=1)
 
     return draw

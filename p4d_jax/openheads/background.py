@@ -140,7 +140,7 @@ def develop(color: Array, surroundings: Surroundings) -> Array:
     return display**surroundings.contrast
 
 
-def _blur(image: Array, sigma: Array) -> Array:
+def blur_lens(image: Array, sigma: Array) -> Array:
     """3 x 3 separable Gaussian of a small sigma in pixels, edges replicated; image (S, S, C)."""
     side = jnp.exp(-0.5 / jnp.maximum(sigma, 1e-3) ** 2)
     for axis in (0, 1):
@@ -150,9 +150,3 @@ def _blur(image: Array, sigma: Array) -> Array:
         high = jax.lax.slice_in_dim(grown, 2, image.shape[axis] + 2, axis=axis)
         image = (image + side * (low + high)) / (1 + 2 * side)
     return image
-
-
-def _shrink(image: Array, factor: int) -> Array:
-    """Mean over factor x factor blocks of (S, S, C)."""
-    size = image.shape[0] // factor
-    return image.reshape(size, factor, size, factor, -1).mean((1, 3))

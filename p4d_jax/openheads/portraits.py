@@ -19,7 +19,8 @@ from flax import struct
 from p4d_jax.data.motion import random_motion
 from p4d_jax.data.samples import HeadClip, Portrait
 from p4d_jax.head.actions import Motion
-from p4d_jax.openheads.background import _blur, _shrink, develop, paint_background, paint_sharp_background
+from p4d_jax.imaging.resizing import average_blocks
+from p4d_jax.openheads.background import blur_lens, develop, paint_background, paint_sharp_background
 from p4d_jax.openheads.config import OpenHeadsSettings
 from p4d_jax.openheads.people import Identity, random_cameras, random_identity, random_portrait_params
 from p4d_jax.openheads.scene import DEFAULTS, OpenHeadsScene
@@ -46,11 +47,13 @@ def _render_frame(scene, identity, motion, camera, noise_key, background, resolu
     surroundings = identity.surroundings
     mask, face = mask[..., None].astype(jnp.float32), face[..., None].astype(jnp.float32)
     # Composited in display values, as a lens blurs, so that the background is the same picture everywhere.
-    front = _shrink(develop(color, surroundings) * mask, factor)
-    depth = _shrink(depth[..., None], factor) / jnp.maximum(_shrink(mask, factor), 1e-6)
-    present = _shrink(mask, factor)
+    front = average_blocks(develop(color, surroundings) * mask, factor)
+    depth = average_blocks(depth[..., None], factor) / jnp.maximum(average_blocks(mask, factor), 1e-6)
+    present = average_blocks(mask, factor)
     depth = jnp.where(present > 0, depth, 0.0)
-    stacked = _blur(jnp.concatenate([front, present, _shrink(face, factor)], -1), surroundings.blur)
+    stacked = blur_lens(
+        jnp.concatenate([front, present, average_blocks(face, factor)], -1), surroundings.blur
+    )
     front, soft, face = stacked[..., :3], stacked[..., 3:4], stacked[..., 4:]
     image = front + (1.0 - soft) * background
     image += surroundings.noise * jax.random.normal(noise_key, image.shape)

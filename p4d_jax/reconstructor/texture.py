@@ -28,7 +28,7 @@ from p4d_jax.head.expression_field import (
 )
 from p4d_jax.imaging.alpha import refine_alpha, split_colours
 from p4d_jax.imaging.resizing import resize_antialiased
-from p4d_jax.imaging.sampling import nearest_pixel, sample_image
+from p4d_jax.imaging.sampling import four_pixels, nearest_pixel, sample_image
 from p4d_jax.render.raster import interpolate, rasterize
 from p4d_jax.render.rays import pixel_centres, rays_through
 from p4d_jax.types import BOX_WARP, Array, Camera
@@ -145,19 +145,13 @@ def seen_by(camera: Camera, points: Array, depth: Array, margin: Array | float) 
     inside = jnp.all((uv > 0) & (uv < 1), axis=-1)
     distance = jnp.linalg.norm(points - camera.cam2world[:3, 3], axis=-1)
     size = depth.shape[0]
-    place = jnp.clip(uv * size - 0.5, 0.0, size - 1.0)
-    corner = jnp.floor(place)
-    share = place - corner
 
-    def behind(right: int, down: int) -> Array:
-        column, row = jnp.moveaxis(
-            jnp.minimum(corner.astype(jnp.int32) + jnp.array([right, down]), size - 1), -1, 0
-        )
-        front = depth.reshape(-1)[row * size + column]
-        weight = jnp.abs(1 - right - share[..., 0]) * jnp.abs(1 - down - share[..., 1])
-        return weight * ((distance < front + margin) | (front == 0))
+    def seen_past(pixel: Array) -> Array:
+        front = depth.reshape(-1)[pixel]
+        return (distance < front + margin) | (front == 0)
 
-    return uv, inside * sum(behind(right, down) for right in (0, 1) for down in (0, 1))
+    around = four_pixels(jnp.clip(uv * size - 0.5, 0.0, size - 1.0), size)
+    return uv, inside * sum(weight * seen_past(pixel) for pixel, weight in around)
 
 
 def facing(posed: Array, faces: Array, camera: Camera) -> Array:

@@ -11,26 +11,10 @@ from __future__ import annotations
 
 import jax.numpy as jnp
 
+from p4d_jax.imaging.sampling import sample_or_zero
 from p4d_jax.types import BOX_WARP, Array
 
 AXES = ((0, 1), (1, 2), (2, 0))  # xy, yz, zx
-
-
-def sample_plane(plane: Array, column: Array, row: Array) -> Array:
-    """`plane` (H, W, C) read bilinearly at pixel coordinates (P,), zero outside: (P, C).
-
-    Whole numbers are pixel centres.
-    """
-    height, width, channels = plane.shape
-    table = plane.reshape(height * width, channels)
-    left, top = jnp.floor(column), jnp.floor(row)
-    result = jnp.zeros((column.shape[0], channels), plane.dtype)
-    for j, i in ((left, top), (left + 1, top), (left, top + 1), (left + 1, top + 1)):
-        inside = (j >= 0) & (j < width) & (i >= 0) & (i < height)
-        weight = (1 - jnp.abs(column - j)) * (1 - jnp.abs(row - i)) * inside
-        index = jnp.clip(i, 0, height - 1) * width + jnp.clip(j, 0, width - 1)
-        result = result + weight[:, None].astype(plane.dtype) * table[index.astype(jnp.int32)]
-    return result
 
 
 def sample_planes(planes: Array, points: Array, box_warp: float = BOX_WARP) -> Array:
@@ -45,4 +29,4 @@ def sample_planes(planes: Array, points: Array, box_warp: float = BOX_WARP) -> A
     columns = unit[:, axes[:, 0]].T * width - 0.5
     rows = unit[:, axes[:, 1]].T * height - 0.5
     # A loop and not vmap: gathers without a batch axis fuse with what follows them (2.7 times faster on CPU).
-    return jnp.stack([sample_plane(planes[k], columns[k], rows[k]) for k in range(3)])
+    return jnp.stack([sample_or_zero(planes[k], columns[k], rows[k]) for k in range(3)])
