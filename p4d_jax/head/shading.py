@@ -25,7 +25,7 @@ PAINT = {
 
 
 def vertex_paint(head: HeadModel) -> np.ndarray:
-    """(V, 3) clay, with lips, eyeballs, teeth and tongue in their own colours; irises lie on the eyes' axes."""
+    """(V, 3) clay, with lips, eyeballs, teeth and tongue in their own colours; irises on the eyes' axes."""
     vertices = np.asarray(head.template)
     paint = np.tile(np.float32(CLAY), (len(vertices), 1))
     for name, color in PAINT.items():
