@@ -2,12 +2,13 @@
 
 from p4d_jax.capture.album import capture_album
 from p4d_jax.capture.clip import FilmCapture, capture_film
-from p4d_jax.capture.landmarks import Landmarker, Landmarks, detect_landmarks
+from p4d_jax.capture.landmarks import LandmarkDetector, Landmarker, Landmarks, detect_landmarks
 from p4d_jax.capture.photo import Capture, capture_photo
 
 __all__ = [
     "Capture",
     "FilmCapture",
+    "LandmarkDetector",
     "Landmarker",
     "Landmarks",
     "capture_album",

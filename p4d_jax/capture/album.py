@@ -9,7 +9,7 @@ import numpy as np
 
 from p4d_jax.capture.clip import shared_shape
 from p4d_jax.capture.fit import bake_shape, fit_photo, landmark_head
-from p4d_jax.capture.landmarks import Landmarker
+from p4d_jax.capture.landmarks import LandmarkDetector, Landmarker
 from p4d_jax.capture.photo import (
     Capture,
     capture_photo,
@@ -23,7 +23,7 @@ from p4d_jax.imaging.reading import as_photo
 
 
 def capture_album(
-    images: Sequence[np.ndarray | str | Path], head: HeadModel, landmarker: Landmarker | None = None
+    images: Sequence[np.ndarray | str | Path], head: HeadModel, landmarker: LandmarkDetector | None = None
 ) -> list[Capture]:
     """Photos of one person -> a `Capture` each, with the mean of the shapes that they give by themselves.
 

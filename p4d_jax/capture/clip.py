@@ -18,7 +18,7 @@ from scipy import ndimage
 
 from p4d_jax.capture.crop import camera_in_square, crop_matrix, crop_photo, quarter_turn
 from p4d_jax.capture.fit import Fit, bake_shape, fit_photo, landmark_head
-from p4d_jax.capture.landmarks import Landmarker, Landmarks
+from p4d_jax.capture.landmarks import LandmarkDetector, Landmarker, Landmarks
 from p4d_jax.capture.photo import check_face, face_roll, frame_params, turned_targets
 from p4d_jax.errors import UserError
 from p4d_jax.head.model import HeadModel
@@ -67,7 +67,7 @@ def capture_film(
     head: HeadModel,
     progress: Progress | None = None,
     *,
-    landmarker: Landmarker | None = None,
+    landmarker: LandmarkDetector | None = None,
     max_frames: int | None = None,
     smoothing: float = 0.6,
 ) -> FilmCapture:
@@ -113,7 +113,9 @@ def capture_film(
     )
 
 
-def find_landmarks(film, landmarker: Landmarker, progress: Progress | None = None) -> list[Landmarks | None]:
+def find_landmarks(
+    film, landmarker: LandmarkDetector, progress: Progress | None = None
+) -> list[Landmarks | None]:
     """Landmarks of each frame, each looked for around the frame before."""
     found, previous = [], None
     for frame in film:

@@ -8,6 +8,8 @@ Tracking" (arXiv 2006.11341).
 
 from __future__ import annotations
 
+from typing import Protocol
+
 import numpy as np
 from flax import struct
 
@@ -74,8 +76,20 @@ def eye_distance(points):
     return np.linalg.norm(centres[..., 0, :] - centres[..., 1, :], axis=-1)
 
 
+class LandmarkDetector(Protocol):
+    """What capture needs of a landmark detector; `Landmarker` is the one that ships."""
+
+    def detect(self, image: np.ndarray, previous: Landmarks | None = None) -> Landmarks | None:
+        """Landmarks of the largest face, or None if there is no face.
+
+        Args:
+          image: (H, W, 3) uint8.
+          previous: Landmarks of the frame before, of the same person; None for a photo.
+        """
+
+
 class Landmarker:
-    """Holds the five networks; the only thing in this room with state. Not safe to share between threads."""
+    """MediaPipe's five networks, the one thing in this room with state; not to be shared between threads."""
 
     def __init__(self, threads: int = 2):
         """threads: CPU threads a network."""
@@ -87,9 +101,12 @@ class Landmarker:
     ) -> Landmarks | None:
         """Landmarks of the largest face, or None if there is no face.
 
-        image: (H, W, 3) uint8. previous: the landmarks of the frame before; the face is then looked for
-        around them first, which is faster and keeps to the same person. looks: at the face that was found, in
-        squares a little turned, scaled and shifted, 1 to 32; their mean errs less than one.
+        Args:
+          image: (H, W, 3) uint8.
+          previous: Landmarks of the frame before; the face is then searched around them first, which is
+            faster and keeps to the same person.
+          looks: Number of passes over the face, 1 to 32, in squares that are slightly rotated, scaled and
+            shifted; their mean errs less than one.
         """
         if not 1 <= looks <= 1 + len(JITTERS):
             raise ValueError(f"looks: expected 1 to {1 + len(JITTERS)}, got {looks}")

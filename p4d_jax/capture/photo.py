@@ -11,7 +11,7 @@ from flax import struct
 from p4d_jax.capture.alpha import estimate_alpha
 from p4d_jax.capture.crop import crop_matrix, crop_photo, quarter_turn
 from p4d_jax.capture.fit import Fit, fit_photo, head_camera, landmark_head
-from p4d_jax.capture.landmarks import Landmarker, Landmarks
+from p4d_jax.capture.landmarks import LandmarkDetector, Landmarker, Landmarks
 from p4d_jax.errors import UserError
 from p4d_jax.head.model import HeadModel
 from p4d_jax.imaging.reading import as_photo
@@ -47,7 +47,7 @@ class Capture:
 
 
 def capture_photo(
-    image: np.ndarray | str | Path, head: HeadModel, landmarker: Landmarker | None = None
+    image: np.ndarray | str | Path, head: HeadModel, landmarker: LandmarkDetector | None = None
 ) -> Capture:
     """Photo -> `Capture`.
 
@@ -71,7 +71,7 @@ def photo_name(image: np.ndarray | str | Path) -> str:
     return repr(str(image)) if isinstance(image, str | Path) else "the image"
 
 
-def find_face(photo: np.ndarray, name: str, landmarker: Landmarker) -> tuple[Landmarks, np.ndarray]:
+def find_face(photo: np.ndarray, name: str, landmarker: LandmarkDetector) -> tuple[Landmarks, np.ndarray]:
     """Landmarks of a photo uint8 (H, W, 3), and the quarter turn (2, 3) that sets the face upright."""
     landmarks = landmarker.detect(photo)
     check_face(landmarks, name, photo.shape)
