@@ -24,11 +24,13 @@ from p4d_jax.data.motion import save_motion
 from p4d_jax.head.model import HeadModel
 from p4d_jax.imaging.video import is_video
 from p4d_jax.imaging.warping import apply_matrix
+from p4d_jax.jobs.settings import CaptureSettings
+from p4d_jax.settings import from_config
 
 
 def run(config: ConfigDict, workdir: str | Path) -> dict:
     """Captures `config.source`; writes into `workdir` only when all went well. Returns the report."""
-    workdir = Path(workdir)
+    config, workdir = from_config(CaptureSettings, config), Path(workdir)
     started = time.perf_counter()
     head = assets.head_model(config.head)
     source = assets.photo(config.source) if config.source in assets.PHOTOS else Path(config.source)
@@ -41,7 +43,7 @@ def run(config: ConfigDict, workdir: str | Path) -> dict:
     return report
 
 
-def run_photo(config: ConfigDict, source, head: HeadModel, workdir: Path) -> dict:
+def run_photo(config: CaptureSettings, source, head: HeadModel, workdir: Path) -> dict:
     """One photo: a motion of one frame, its crop, alpha and overlay."""
     capture = capture_photo(source, head)
     workdir.mkdir(parents=True, exist_ok=True)
@@ -54,7 +56,7 @@ def run_photo(config: ConfigDict, source, head: HeadModel, workdir: Path) -> dic
     return {"frames": 1, "error": round(capture.error, 5), "note": capture.note}
 
 
-def run_film(config: ConfigDict, source: Path, head: HeadModel, workdir: Path) -> dict:
+def run_film(config: CaptureSettings, source: Path, head: HeadModel, workdir: Path) -> dict:
     """A film: its motion, and its crops."""
     with tqdm(desc="landmarks", unit="frame") as bar:
         capture = capture_film(

@@ -25,6 +25,8 @@ from p4d_jax.convert.released import Fingerprint
 from p4d_jax.convert.torch_files import LazyState, read_torch, tensors_below
 from p4d_jax.errors import UserError, nearest
 from p4d_jax.head.loading import save_head_model
+from p4d_jax.jobs.settings import ConvertSettings
+from p4d_jax.settings import from_config
 from p4d_jax.train.network_folder import new_folder, save_converted
 
 FLAME = "flame"
@@ -52,7 +54,7 @@ class Source:
 
 def run(config: ConfigDict, workdir: str | Path) -> dict:
     """Converts `config.source` or `config.download`. Returns the about.json of what was written."""
-    workdir = Path(workdir)
+    config, workdir = from_config(ConvertSettings, config), Path(workdir)
     paths = source_files(config, workdir)
     files = [check_source(path, config.sha256) for path in paths]
     if config.download and not (config.sha256 or released.RELEASED[config.download].sha256):
@@ -68,7 +70,7 @@ def run(config: ConfigDict, workdir: str | Path) -> dict:
 # Sources ---------------------------------------------------------------------------------------------------
 
 
-def source_files(config: ConfigDict, workdir: Path) -> list[Path]:
+def source_files(config: ConvertSettings, workdir: Path) -> list[Path]:
     """The files to read; fetched first, if the config names one to download."""
     if bool(config.source) == bool(config.download):
         raise UserError("give either --config.source=FILE or --config.download=NAME")
@@ -247,14 +249,15 @@ def why_not(part: str, source: Source) -> str:
 
 
 def convert_flame(
-    config: ConfigDict, path: Path, model: Any, files: list[Fingerprint], workdir: Path
+    config: ConvertSettings, path: Path, model: Any, files: list[Fingerprint], workdir: Path
 ) -> dict:
     """A FLAME pickle and what belongs to it to a head asset. Returns its about.json."""
     names = ("masks", "landmarks", "mediapipe", "decimation", "neighbours")
-    missing = [name for name in names[:2] if not config[name]]
+    missing = [name for name in names[:2] if not getattr(config, name)]
     if missing:
         raise UserError(f"{path}: FLAME's model alone is no head; give --config.{missing[0]}, too")
-    companions = {name: Path(config[name]).expanduser() for name in names if config[name]}
+    given = {name: getattr(config, name) for name in names}
+    companions = {name: Path(path).expanduser() for name, path in given.items() if path}
     head = load_flame(path, **companions)
     found = {name: released.fingerprint(file) for name, file in companions.items()}
     about = {

@@ -52,6 +52,8 @@ from p4d_jax.geometry import look_at_camera
 from p4d_jax.head.model import HeadModel
 from p4d_jax.imaging import writing as pictures
 from p4d_jax.jobs._publish import published, write_json
+from p4d_jax.jobs.settings import DatasetSettings, SynthesizeSettings
+from p4d_jax.settings import from_config, to_config
 from p4d_jax.types import CAMERA_RADIUS, Array, FrameParams
 
 KINDS = ("dynamic", "static")
@@ -76,6 +78,7 @@ class Order:
 
 def run(config: ConfigDict, workdir: Path) -> None:
     """Runs the job; see the file's docstring."""
+    config = from_config(SynthesizeSettings, config)
     studio, sources, film, orders = read_inputs(config, workdir)
     made = {order.kind: make_dataset(config, workdir, studio, sources, order) for order in orders}
     if jax.process_index() == 0:
@@ -92,7 +95,7 @@ def run(config: ConfigDict, workdir: Path) -> None:
 
 
 def read_inputs(
-    config: ConfigDict, workdir: Path
+    config: SynthesizeSettings, workdir: Path
 ) -> tuple[GenHeadRenderer, Sources, FrameParams | None, list[Order]]:
     """Checks and reads all that the config names: generator and sources, the film's motion, the data sets."""
     if workdir.exists() and not workdir.is_dir():
@@ -101,14 +104,14 @@ def read_inputs(
     sources = read_sources(config, studio.head)
     film = read_clip(config.film_motion, studio.head, "film_motion") if config.film_frames > 0 else None
     shared = shared_settings(config, studio)
-    wanted = [kind for kind in KINDS if config[kind].shards > 0]
-    orders = [build_order(studio, sources, kind, config[kind], shared) for kind in wanted]
+    wanted = [kind for kind in KINDS if getattr(config, kind).shards > 0]
+    orders = [build_order(studio, sources, kind, getattr(config, kind), shared) for kind in wanted]
     if not orders:
         raise UserError("config.dynamic.shards=0 and config.static.shards=0: there is nothing to make")
     return studio, sources, film, orders
 
 
-def read_sources(config: ConfigDict, head: HeadModel) -> Sources:
+def read_sources(config: SynthesizeSettings, head: HeadModel) -> Sources:
     """Files that the config names, or OpenHeads' distribution and motion model."""
     if not config.motions and not head.expression_names:
         raise UserError(
@@ -134,13 +137,9 @@ def read_clip(name: str, head: HeadModel, field: str) -> FrameParams:
         raise UserError(f"config.{field}: {error}") from error
 
 
-def shared_settings(config: ConfigDict, studio: GenHeadRenderer) -> SynthesisSettings:
+def shared_settings(config: SynthesizeSettings, studio: GenHeadRenderer) -> SynthesisSettings:
     """`config.settings`, its resolution 0 replaced by the one of the weights' training."""
-    values = {k: tuple(v) if isinstance(v, list | tuple) else v for k, v in config.settings.items()}
-    try:
-        settings = SynthesisSettings(**values)
-    except TypeError as error:
-        raise UserError(f"config.settings: {error}") from None
+    settings = config.settings
     if settings.resolution == 0:
         settings = replace(settings, resolution=studio.trained_resolution)
     genhead = studio.genhead
@@ -154,12 +153,12 @@ def shared_settings(config: ConfigDict, studio: GenHeadRenderer) -> SynthesisSet
 
 
 def build_order(
-    studio: GenHeadRenderer, sources: Sources, kind: str, wanted: ConfigDict, shared: SynthesisSettings
+    studio: GenHeadRenderer, sources: Sources, kind: str, wanted: DatasetSettings, shared: SynthesisSettings
 ) -> Order:
     """The data set of a kind, with the exact form of its records."""
     for field in ("motions", "views", "samples"):
-        if wanted[field] < 1:
-            raise UserError(f"config.{kind}.{field}={wanted[field]}: expected at least 1")
+        if getattr(wanted, field) < 1:
+            raise UserError(f"config.{kind}.{field}={getattr(wanted, field)}: expected at least 1")
     settings = replace(shared, motions=wanted.motions, views=wanted.views)
     keys = jax.random.split(jax.random.key(0), 1)
     sample = jax.eval_shape(lambda keys: draw(studio, sources, keys, settings), keys)
@@ -202,7 +201,7 @@ def compile_draw(
 
 
 def make_dataset(
-    config: ConfigDict, workdir: Path, studio: GenHeadRenderer, sources: Sources, order: Order
+    config: SynthesizeSettings, workdir: Path, studio: GenHeadRenderer, sources: Sources, order: Order
 ) -> dict:
     """Makes this process's missing shards, and the metadata if no shard is missing then. Returns figures."""
     dataset = p4d_heads.dataset_folder(workdir, order.kind)
@@ -239,7 +238,7 @@ def shard_records(make: Callable, batch: int, keys: Array, bar: tqdm):
             bar.update()
 
 
-def recipe(config: ConfigDict, order: Order) -> dict:
+def recipe(config: SynthesizeSettings, order: Order) -> dict:
     """All that decides what a shard holds."""
     weights = assets.weights(config.weights)
     return {
@@ -278,7 +277,7 @@ def sizes(dataset: Path, order: Order) -> dict:
     }
 
 
-def report(config: ConfigDict, made: dict[str, dict]) -> dict:
+def report(config: SynthesizeSettings, made: dict[str, dict]) -> dict:
     """What synthesis.json holds."""
     device = jax.devices()[0]
     return {
@@ -286,7 +285,7 @@ def report(config: ConfigDict, made: dict[str, dict]) -> dict:
         "device": {"platform": device.platform, "kind": device.device_kind, "count": jax.device_count()},
         "processes": jax.process_count(),
         "versions": {"p4d_jax": p4d_jax.__version__, "jax": jax.__version__},
-        "config": config.to_dict(),
+        "config": to_config(config).to_dict(),
     }
 
 
@@ -322,7 +321,7 @@ def write_film(
     sources: Sources,
     clip: FrameParams,
     settings: SynthesisSettings,
-    config: ConfigDict,
+    config: SynthesizeSettings,
 ) -> None:
     """One identity in a clip's motion, seen by a camera that swings around it."""
     count = min(config.film_frames, len(clip.expression))
