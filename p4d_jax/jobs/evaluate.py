@@ -61,7 +61,9 @@ from p4d_jax.imaging import writing as pictures
 from p4d_jax.imaging.writing import to_picture
 from p4d_jax.jobs._publish import published, write_json
 from p4d_jax.jobs.reenact import read_source, user_input
+from p4d_jax.jobs.settings import EvaluateSettings
 from p4d_jax.openheads.sets import people_set
+from p4d_jax.settings import from_config
 from p4d_jax.types import on_host, stack
 
 __all__ = ["DETECTION_SIZE", "HELD_OUT", "detect", "run"]
@@ -81,6 +83,7 @@ VIEW_BINS = (0, 15, 30, 45, 90)  # degrees of yaw from the source to a novel vie
 
 def run(config: ConfigDict, workdir: Path) -> None:
     """Runs the job: see the module's docstring."""
+    config = from_config(EvaluateSettings, config)
     model, evaluators, sets, photos = read_inputs(config)
     report = {
         "weights": config.weights,
@@ -105,7 +108,7 @@ def run(config: ConfigDict, workdir: Path) -> None:
     print(f"see {workdir}")
 
 
-def read_inputs(config: ConfigDict) -> tuple[AvatarModel, Evaluators, list[str], dict[str, np.ndarray]]:
+def read_inputs(config: EvaluateSettings) -> tuple[AvatarModel, Evaluators, list[str], dict[str, np.ndarray]]:
     """Checks and reads all that the config names: the model, what judges it, sets of people, photos."""
     ranges = {
         "identities": (2, 10_000),
@@ -114,8 +117,8 @@ def read_inputs(config: ConfigDict) -> tuple[AvatarModel, Evaluators, list[str],
         "film_frames": (0, 240),
     }
     for field, (low, high) in ranges.items():
-        if not low <= config[field] <= high:
-            raise UserError(f"config.{field}={config[field]}: expected a number from {low} to {high}")
+        if not low <= (value := getattr(config, field)) <= high:
+            raise UserError(f"config.{field}={value}: expected a number from {low} to {high}")
     if config.film_frames in (1, 2):
         raise UserError(f"config.film_frames={config.film_frames}: flicker takes at least 3 frames")
     sets = split_names(config.sets)
@@ -135,7 +138,7 @@ def read_inputs(config: ConfigDict) -> tuple[AvatarModel, Evaluators, list[str],
     return model, evaluators, sets, photos
 
 
-def rays_of(config: ConfigDict) -> dict:
+def rays_of(config: EvaluateSettings) -> dict:
     """How many rays a side, and samples on each."""
     return {"resolution": config.resolution or None, "samples": (config.samples, config.samples)}
 
@@ -157,7 +160,7 @@ class Shown:
 
 
 def measure_set(
-    config: ConfigDict, model: AvatarModel, evaluators: Evaluators, name: str
+    config: EvaluateSettings, model: AvatarModel, evaluators: Evaluators, name: str
 ) -> tuple[dict[str, dict], list[Shown]]:
     """The report of one set of people, and the first of them to show."""
     size, count = model.config.picture_size, config.identities
@@ -224,7 +227,7 @@ def sort_into_bins(rows: Sequence[Row]) -> dict[str, dict]:
 
 
 def measure_photos(
-    config: ConfigDict, model: AvatarModel, photos: dict[str, np.ndarray]
+    config: EvaluateSettings, model: AvatarModel, photos: dict[str, np.ndarray]
 ) -> tuple[dict, list[np.ndarray]]:
     """Self-reconstruction of each photo before it is personalised, and a row of pictures of each.
 

@@ -35,12 +35,14 @@ from p4d_jax.head.model import HeadModel
 from p4d_jax.head.skinning import head_vertices
 from p4d_jax.imaging.writing import to_picture
 from p4d_jax.jobs.evaluate import DETECTION_SIZE, HELD_OUT, detect
+from p4d_jax.jobs.settings import EvaluateGenHeadSettings
 from p4d_jax.openheads.config import OpenHeadsSettings
 from p4d_jax.openheads.people import random_identity, random_portrait_params
 from p4d_jax.openheads.portraits import portraits_in_scene
 from p4d_jax.openheads.scene import OpenHeadsScene, prepare_scene
 from p4d_jax.render.raster import Raster, rasterize
 from p4d_jax.render.rays import generate_rays
+from p4d_jax.settings import from_config
 from p4d_jax.types import CAMERA_PIVOT, CAMERA_RADIUS, Array, Camera, FrameParams
 
 YAW = np.deg2rad(25.0)
@@ -54,6 +56,7 @@ LIDS = ((386, 374), (159, 145))
 
 def run(config: ConfigDict, workdir: Path) -> None:
     """Runs the job: see the module's docstring."""
+    config = from_config(EvaluateGenHeadSettings, config)
     if not len(assets.head_model(config.head).mediapipe_indices):
         raise UserError(f"config.head={config.head!r}: it does not say where MediaPipe's landmarks are on it")
     studio = open_renderer(config.weights, config.head)

@@ -43,7 +43,9 @@ from p4d_jax.head.shading import shade_head, vertex_paint
 from p4d_jax.imaging import writing as pictures
 from p4d_jax.imaging.reading import read_photo
 from p4d_jax.jobs._publish import published, write_json
+from p4d_jax.jobs.settings import ReenactSettings
 from p4d_jax.render.surface import write_ply
+from p4d_jax.settings import from_config, to_config
 from p4d_jax.train.losses import psnr
 
 
@@ -78,6 +80,7 @@ class Stopwatch:
 
 def run(config: ConfigDict, workdir: Path) -> Avatar:
     """Runs the job; see the file's docstring. Returns the avatar, to be shown in other poses and views."""
+    config = from_config(ReenactSettings, config)
     watch, scores = Stopwatch(), {}
     with watch.stage("load", "reading the photo, the driving and the weights"):
         inputs = read_inputs(config, workdir)
@@ -115,7 +118,7 @@ def user_input(field: str):
         raise UserError(f"config.{field}: {error}") from error
 
 
-def read_inputs(config: ConfigDict, workdir: Path) -> Inputs:
+def read_inputs(config: ReenactSettings, workdir: Path) -> Inputs:
     """Checks and reads all that the config names, cheapest first."""
     check_numbers(config)
     if workdir.exists() and not workdir.is_dir():
@@ -132,7 +135,7 @@ def read_inputs(config: ConfigDict, workdir: Path) -> Inputs:
     return Inputs(photos, driving, model)
 
 
-def check_numbers(config: ConfigDict) -> None:
+def check_numbers(config: ReenactSettings) -> None:
     """Every number of the config that has a range."""
     ranges = {
         "max_frames": (1, 100_000),
@@ -149,8 +152,8 @@ def check_numbers(config: ConfigDict) -> None:
         "stills": (0, 1000),
     }
     for field, (low, high) in ranges.items():
-        if not low <= config[field] <= high:
-            raise UserError(f"config.{field}={config[field]}: expected a number from {low} to {high}")
+        if not low <= (value := getattr(config, field)) <= high:
+            raise UserError(f"config.{field}={value}: expected a number from {low} to {high}")
     if config.panel % 2:
         raise UserError(f"config.panel={config.panel}: H.264 needs an even number of pixels")
 
@@ -170,7 +173,7 @@ def read_source(name: str) -> np.ndarray:
     return assets.photo(name) if name in assets.PHOTOS else read_photo(name)
 
 
-def samples_of(config: ConfigDict) -> tuple[int, int]:
+def samples_of(config: ReenactSettings) -> tuple[int, int]:
     """Coarse and fine samples a ray."""
     return config.coarse_samples, config.fine_samples
 
@@ -190,7 +193,7 @@ def capture_source(inputs: Inputs, scores: dict) -> list[Capture]:
     return captured
 
 
-def read_driving(inputs: Inputs, config: ConfigDict) -> Motion:
+def read_driving(inputs: Inputs, config: ReenactSettings) -> Motion:
     """The driver's motion, whatever it came as."""
     motion = inputs.driving
     if isinstance(motion, Motion):
@@ -226,7 +229,7 @@ def show_driving(motion: Motion, head: HeadModel, size: int) -> Iterator[np.ndar
 # The avatar ------------------------------------------------------------------------------------------------
 
 
-def personalise(avatar: Avatar, config: ConfigDict, scores: dict) -> Avatar:
+def personalise(avatar: Avatar, config: ReenactSettings, scores: dict) -> Avatar:
     """The avatar fitted to its photo; notes the loss before and after."""
     losses: list[float] = []
     with tqdm(total=config.personalise_steps, desc="personalise", unit="step") as bar:
@@ -251,7 +254,7 @@ def score_source(avatar: Avatar) -> float:
 # What comes out --------------------------------------------------------------------------------------------
 
 
-def write_film(folder: Path, avatar: Avatar, driving: Motion, config: ConfigDict) -> None:
+def write_film(folder: Path, avatar: Avatar, driving: Motion, config: ReenactSettings) -> None:
     """reenactment.mp4 and its stills."""
     count = len(driving)
     stills = set(np.linspace(0, count - 1, min(config.stills, count)).round().astype(int).tolist())
@@ -275,7 +278,7 @@ def bar_of(frames: Iterable, name: str, count: int) -> Iterable:
     return tqdm(frames, desc=name, unit="frame", total=count)
 
 
-def write_turntable(folder: Path, avatar: Avatar, config: ConfigDict, fps: float) -> None:
+def write_turntable(folder: Path, avatar: Avatar, config: ReenactSettings, fps: float) -> None:
     """turntable.mp4: the photo's own expression from `turntable_yaw` left to right and back."""
     count = config.turntable_frames
     yaws = np.deg2rad(config.turntable_yaw) * np.sin(np.linspace(0, 2 * np.pi, count, endpoint=False))
@@ -286,7 +289,7 @@ def write_turntable(folder: Path, avatar: Avatar, config: ConfigDict, fps: float
             film.add(pictures.resize(view.picture, config.panel))
 
 
-def write_depth_and_mesh(folder: Path, avatar: Avatar, config: ConfigDict) -> int:
+def write_depth_and_mesh(folder: Path, avatar: Avatar, config: ReenactSettings) -> int:
     """depth.png of the photo's view, and mesh.ply of the head at rest; returns the mesh's vertices."""
     frame = avatar.render()
     colors = pictures.color_depth(np.asarray(frame.depth), np.asarray(frame.alpha))
@@ -296,7 +299,7 @@ def write_depth_and_mesh(folder: Path, avatar: Avatar, config: ConfigDict) -> in
     return len(mesh.vertices)
 
 
-def report(config: ConfigDict, watch: Stopwatch, scores: dict, driving: Motion) -> dict:
+def report(config: ReenactSettings, watch: Stopwatch, scores: dict, driving: Motion) -> dict:
     """What report.json holds."""
     frames = len(driving)
     device = jax.devices()[0]
@@ -311,5 +314,5 @@ def report(config: ConfigDict, watch: Stopwatch, scores: dict, driving: Motion) 
         },
         "device": {"platform": device.platform, "kind": device.device_kind, "count": jax.device_count()},
         "versions": {"p4d_jax": p4d_jax.__version__, "jax": jax.__version__, "flax": flax.__version__},
-        "config": config.to_dict(),
+        "config": to_config(config).to_dict(),
     }

@@ -268,6 +268,10 @@ class TrainGenHeadSettings(JobSettings):
     loop: LoopConfig = part(LoopConfig(steps=781_250, final_share=1.0, evaluate_every=6250))
     openheads: OpenHeadsSettings = part(OpenHeadsSettings(), without=("supersample",))
 
+    def drawn(self) -> OpenHeadsSettings:
+        """All settings of OpenHeads."""
+        return dataclasses.replace(self.openheads, supersample=self.supersample)
+
 
 @dataclasses.dataclass(frozen=True)
 class TrainReenactSettings(JobSettings):
@@ -382,6 +386,19 @@ class TrainReenactSettings(JobSettings):
     openheads: OpenHeadsSettings = part(
         OpenHeadsSettings(), without=("supersample", "yaw_balance", "closed_eyes", "sharp_backgrounds")
     )
+
+    def __post_init__(self):
+        self.drawn()  # refuses what OpenHeads refuse
+
+    def drawn(self) -> OpenHeadsSettings:
+        """All settings of OpenHeads."""
+        return dataclasses.replace(
+            self.openheads,
+            supersample=self.supersample,
+            yaw_balance=self.yaw_balance,
+            closed_eyes=self.closed_eyes,
+            sharp_backgrounds=self.sharp_backgrounds,
+        )
 
 
 SETTINGS = {

@@ -21,7 +21,6 @@ from p4d_jax import assets
 from p4d_jax.data.photos import open_photos
 from p4d_jax.errors import UserError
 from p4d_jax.evaluation.fid import build_fid, load_inception
-from p4d_jax.genhead.config import DiscriminatorConfig, GenHeadConfig, GenHeadStepConfig
 from p4d_jax.genhead.discriminator import Discriminator
 from p4d_jax.genhead.model import GenHead
 from p4d_jax.genhead.parts import build_head_parts
@@ -39,11 +38,12 @@ from p4d_jax.geometry import look_at_camera
 from p4d_jax.head.actions import ARKIT, compose_motion
 from p4d_jax.head.model import HeadModel
 from p4d_jax.imaging.writing import to_picture
-from p4d_jax.jobs.train_reenact import nested_tuple
+from p4d_jax.jobs.settings import TrainGenHeadSettings
 from p4d_jax.openheads.config import OpenHeadsSettings
 from p4d_jax.openheads.people import random_identity, random_portrait_params
 from p4d_jax.openheads.portraits import portraits_in_scene
 from p4d_jax.openheads.scene import OpenHeadsScene, prepare_scene
+from p4d_jax.settings import from_config
 from p4d_jax.train.config import LoopConfig
 from p4d_jax.train.devices import build_mesh, local, replicate, replicated, split
 from p4d_jax.train.loop import train
@@ -109,14 +109,10 @@ def build_gan(config: ConfigDict) -> tuple[GenHeadTraining, LoopConfig]:
     Raises:
       UserError: a field has no such value, or the batch does not divide.
     """
+    settings = from_config(TrainGenHeadSettings, config)
+    model, judge, step, loop = settings.model, settings.discriminator, settings.step, settings.loop
     try:
-        model = GenHeadConfig.from_dict(config.model.to_dict())
-        judge = DiscriminatorConfig(**config.discriminator.to_dict())
-        step = GenHeadStepConfig(**{k: nested_tuple(v) for k, v in config.step.to_dict().items()})
-        loop = LoopConfig(**config.loop.to_dict())
         dtype = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}[config.precision]
-    except (TypeError, ValueError) as error:
-        raise UserError(str(error)) from None
     except KeyError:
         raise UserError(f"config.precision={config.precision!r}: float32 or bfloat16") from None
     mesh = build_mesh()
@@ -150,7 +146,7 @@ def choose_data(training: GenHeadTraining, config: ConfigDict, key: jax.Array):
         draws = photo_draws(photos, training.mesh, config.batch, config.seed, config.readers)
         return *draws, jnp.resize(photos.frames[:SHOWN, VectorParts.SHAPE], (SHOWN, SHAPE_SIZE))
     scene = prepare_scene(training.head)
-    settings = OpenHeadsSettings(supersample=config.supersample)
+    settings = from_config(TrainGenHeadSettings, config).drawn()
     draws = openheads_draws(training, scene, size, config.batch, key, settings)
     keys = grid_keys(key)
     return *draws, jax.vmap(lambda k: random_identity(k, scene, OpenHeadsSettings()).shape)(keys)

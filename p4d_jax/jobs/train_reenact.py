@@ -38,6 +38,7 @@ from p4d_jax.genhead.weights import load_genhead
 from p4d_jax.head.expression_field import build_canonical_frame
 from p4d_jax.head.model import HeadModel
 from p4d_jax.imaging.writing import to_picture
+from p4d_jax.jobs.settings import TrainReenactSettings
 from p4d_jax.networks.arcface import IResNet
 from p4d_jax.networks.lpips import LPIPS
 from p4d_jax.networks.motion_encoder import MotionEncoder
@@ -66,6 +67,7 @@ from p4d_jax.reconstructor.stored_pairs import (
 )
 from p4d_jax.reconstructor.weights import load_reconstructor, save_reconstructor
 from p4d_jax.render.rays import depth_normals
+from p4d_jax.settings import from_config
 from p4d_jax.train.config import LoopConfig
 from p4d_jax.train.devices import build_mesh, local, on_devices, own_rows, replicate, samples_at_once, split
 from p4d_jax.train.loop import train
@@ -109,15 +111,13 @@ def build_psi(config: ConfigDict) -> tuple[ReconstructorTraining, Constants, Tra
     Raises:
       UserError: a field has no such value, the batch does not divide, or weights are missing.
     """
+    settings = from_config(TrainReenactSettings, config)
+    model, loop_config = settings.model, settings.loop
     try:
-        model = ReconstructorConfig.from_dict(config.model.to_dict())
-        step_config = StepConfig(
-            terms=loss_table(config),
-            **{name: nested_tuple(value) for name, value in config.step.to_dict().items()},
-        )
-        loop_config = LoopConfig(**config.loop.to_dict())
-    except (TypeError, ValueError) as error:
-        raise UserError(str(error)) from None
+        step_config = dataclasses.replace(settings.step, terms=loss_table(settings))
+    except ValueError as error:
+        section = "" if str(error).startswith("terms") else "step."
+        raise UserError(f"config.{section}{error}") from None
     for name, term in step_config.terms:
         if term.weight and TERMS[name].photo and not model.photo_features:
             raise UserError(f"config.terms.{name} needs config.model.photo_features; set its weight to 0")
@@ -161,12 +161,12 @@ def shape_errors(config: ConfigDict, head: HeadModel) -> np.ndarray | None:
         raise UserError(f"config.fit_noise={config.fit_noise}: {error}; or set it to 0") from None
 
 
-def loss_table(config: ConfigDict) -> tuple[tuple[str, Term], ...]:
+def loss_table(settings: TrainReenactSettings) -> tuple[tuple[str, Term], ...]:
     """The terms of a config; all but those of the relief begin after `relief_alone` images."""
-    table = {name: Term(*value) for name, value in sorted(config.terms.to_dict().items())}
+    table = dict(sorted(settings.terms.items()))
     for name, term in table.items():
         if name in TERMS and not TERMS[name].photo:
-            table[name] = dataclasses.replace(term, first=max(term.first, config.relief_alone))
+            table[name] = dataclasses.replace(term, first=max(term.first, settings.relief_alone))
     return tuple(table.items())
 
 
@@ -368,15 +368,7 @@ def build_draw(config: ConfigDict, training: ReconstructorTraining, head: HeadMo
 
 def openheads_settings(config: ConfigDict) -> OpenHeadsSettings:
     """How views and motions are drawn."""
-    try:
-        return OpenHeadsSettings(
-            supersample=config.supersample,
-            yaw_balance=config.yaw_balance,
-            closed_eyes=config.closed_eyes,
-            sharp_backgrounds=config.sharp_backgrounds,
-        )
-    except ValueError as error:
-        raise UserError(f"config.{error}") from None
+    return from_config(TrainReenactSettings, config).drawn()
 
 
 def openheads_source(
