@@ -24,7 +24,30 @@ FILES = {
 }
 CONFIGS = sorted(path for path in FILES if re.fullmatch(r"(p4d_jax/)?configs/[a-z]\w*\.py", path))
 EQUATION = r"docs/concepts/(\w+)\.md,\s+Eq\.\s+(\d+\.\d+)(?:\s+(?:to|and)\s+(\d+\.\d+))?"
-FILE = r"\.(py|md|npz|npy|png|mp4|pkl|pth|json|jsonl|ply|ipynb)$"
+FILE = r"\.(py|md|npz|npy|png|jpg|mp4|pkl|pth|json|jsonl|ply|ipynb|sh|tflite)$"
+# First parts of names that are not ours: packages, and variables of an example.
+OTHERS_NAMES = set(
+    [
+        "cls",
+        "clips",
+        "collections",
+        "copyreg",
+        "flax",
+        "functools",
+        "grain",
+        "jax",
+        "jnp",
+        "mesh",
+        "ml_collections",
+        "numpy",
+        "params",
+        "scipy",
+        "skimage",
+        "tfds",
+        "torch",
+    ]
+)
+DEFINITIONS = (ast.ClassDef, ast.FunctionDef)
 SECTION = r"docs/concepts/(\w+)\.md,\s+(\d+\.\d+)"
 
 
@@ -34,50 +57,56 @@ def names() -> tuple[dict[str, set[str]], dict[str, set[str]]]:
     modules: dict[str, set[str]] = {}
     classes: dict[str, set[str]] = {}
 
-    def bound(node: ast.AST) -> set[str]:
-        """What a statement or what is in it binds, attributes of self included."""
+    def bound(body: list[ast.stmt]) -> set[str]:
+        """What statements bind, without what is inside of functions and classes."""
         found = set()
-        for part in ast.walk(node):
-            if isinstance(part, ast.ClassDef | ast.FunctionDef):
-                found.add(part.name)
-            elif isinstance(part, ast.Name) and isinstance(part.ctx, ast.Store):
-                found.add(part.id)
-            elif isinstance(part, ast.Attribute) and isinstance(part.ctx, ast.Store):
-                found.add(part.attr)
-            elif isinstance(part, ast.ImportFrom):
-                found |= {alias.asname or alias.name for alias in part.names}
-            elif isinstance(part, ast.Constant) and isinstance(part.value, str) and part.value.isidentifier():
-                found.add(part.value)  # a table of names that are imported when they are first used
+        for statement in body:
+            if isinstance(statement, DEFINITIONS):
+                found.add(statement.name)
+                continue
+            for part in ast.walk(statement):
+                if isinstance(part, ast.Name) and isinstance(part.ctx, ast.Store):
+                    found.add(part.id)
+                elif isinstance(part, ast.ImportFrom):
+                    found |= {alias.asname or alias.name for alias in part.names}
+                elif isinstance(part, ast.Constant) and str(part.value).isidentifier():
+                    found.add(part.value)  # a table of names that are imported when they are first used
         return found
 
     modules["p4d_jax"] = {"configs"}  # where setup.py installs them
     for path in SOURCES:
-        tree = parse(path)
+        tree, lines = parse(path), path.read_text().splitlines()
         parts = path.relative_to(ROOT).with_suffix("").parts
         parts = parts[:-1] if parts[-1] == "__init__" else parts
-        modules.setdefault(parts[-1], set()).update(bound(tree))
+        modules.setdefault(parts[-1], set()).update(bound(tree.body))
         for up, part in zip(parts[-2::-1], parts[:0:-1], strict=False):
             modules.setdefault(up, set()).add(part)
-        for node in ast.walk(tree):
-            if isinstance(node, ast.ClassDef):
-                classes.setdefault(node.name, set()).update(bound(node))
-                classes[node.name] |= {base.id for base in node.bases if isinstance(base, ast.Name)}
+        for node in (node for node in tree.body if isinstance(node, ast.ClassDef)):
+            stored = re.findall(r"self\.(\w+)[^=\n]* = ", "\n".join(lines[node.lineno : node.end_lineno]))
+            bases = {base.id for base in node.bases if isinstance(base, ast.Name)}
+            classes.setdefault(node.name, set()).update(bound(node.body), stored, bases)
     return modules, classes
 
 
 def resolves(dotted: str) -> bool:
-    """Whether `a.b.c` is there; true of what begins with no module or class of ours."""
+    """Whether `a.b.c` is there, from a module of any room or a class on.
+
+    `p4d` is the package, and `avatar.drive` speaks of an `Avatar`.
+    """
     modules, classes = names()
     first, *rest = dotted.split(".")
-    known = modules.get(first, set()) | classes.get(first, set())
+    known = modules.get(first, set()) | classes.get(first, set()) | classes.get(first.title(), set())
+    if first == "p4d":
+        return resolves(f"p4d_jax.{'.'.join(rest)}")
     if first not in modules and first not in classes:
-        return True
+        return not rest or first in OTHERS_NAMES
     if not rest:
         return True
     if rest[0] not in known:
         inherited = set().union(*(classes.get(base, set()) for base in classes.get(first, set())))
         return rest[0] in inherited or rest[0] in {"apply", "init", "replace"}
-    return resolves(".".join(rest))
+    ours = rest[0] in modules or rest[0] in classes
+    return resolves(".".join(rest)) if ours else True
 
 
 @functools.cache
@@ -95,9 +124,11 @@ def parse(path: Path) -> ast.Module:
 
 
 def docstrings(path: Path) -> str:
-    tree = parse(path)
-    documented = (ast.Module, ast.ClassDef, ast.FunctionDef)
-    return "\n".join(ast.get_docstring(node) or "" for node in ast.walk(tree) if isinstance(node, documented))
+    def of(node: ast.AST) -> list[str]:
+        inner = [text for child in node.body if isinstance(child, DEFINITIONS) for text in of(child)]
+        return [ast.get_docstring(node) or "", *inner]
+
+    return "\n".join(of(parse(path)))
 
 
 def text_of(path: Path) -> str:

@@ -1,4 +1,4 @@
-"""The networks that judge, against the reference cases and against torch."""
+"""The networks of losses and evaluation, against the reference cases and against torch."""
 
 import json
 import re

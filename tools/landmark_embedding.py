@@ -307,7 +307,7 @@ def embed_landmarks(
     Args:
       pictures: of some heads, with their rasters.
       template: (V, 3) the mean head, which must be symmetric. opened: with its jaw open.
-      faces: (F, 3). regions: see `openhead.name_regions`. jaw: (V,) weights of the jaw joint.
+      faces: (F, 3). regions: see `bake_openhead.name_regions`. jaw: (V,) weights of the jaw joint.
       mirror: (V,) each vertex's mirror image.
     """
     triangle, weights = hits(pictures)

@@ -1,4 +1,4 @@
-"""Rules for the networks that judge: PD-FGC, ArcFace, LPIPS, VGG-16, AlexNet, FID's Inception-v3.
+"""Rules for networks of losses and evaluation: PD-FGC, ArcFace, LPIPS, VGG-16, AlexNet, FID's Inception-v3.
 
 LPIPS is published as two files: a classifier (torchvision's VGG-16 or AlexNet) and the weights of its
 channels. Their keys differ, so that the two states together are one state, which `lpips_vgg` and `lpips_alex`

@@ -77,7 +77,7 @@ class Evaluators:
 
 @dataclass(frozen=True)
 class Look:
-    """What is kept of one picture: its face's landmarks and colours, and an embedding if there is a judge."""
+    """What is kept of one picture: its face's landmarks and colours, and an embedding if there is ArcFace."""
 
     landmarks: Landmarks
     colors: np.ndarray
@@ -364,7 +364,7 @@ def _describe(people: Sequence[Looks], name: str) -> dict[int, np.ndarray]:
     return {i: value.colors if value.embedding is None else value.embedding for i, value in seen.items()}
 
 
-# Judges with outside weights -------------------------------------------------------------------------------
+# Evaluators with outside weights ----------------------------------------------------------------------------
 
 
 def load_lpips(folder: str) -> Callable[[Array, Array], Array]:

@@ -50,7 +50,7 @@ class SyntheticHead:
       depth: (M, V, R, R) distance along the ray, world units; the far end where nothing is.
       features: (M, V, R, R, F) what super-resolution saw, background included; the first three are RGB in
         [-1, 1], the others in [-1.002, 1.002] like them.
-      correspondence: (M, V, S, S, 3) the correspondence map (`part_fusion.correspondence_map`).
+      correspondence: (M, V, S, S, 3) the correspondence map (`genhead.parts.correspondence_map`).
       landmarks: (M, V, 70, 2) the 68 iBUG points and the eye centres (right, left), image coordinates: u to
         the right and v down, the image is [0, 1]^2.
       points: (M, V, N, 3) world points of the posed head's space, on rays that see neither eyes nor mouth.
@@ -333,7 +333,7 @@ def synthesize(
 
     Args:
       genhead, variables: the generator, e.g. from `genhead.weights.load_genhead`.
-      head, parts: the head model and its parts (`part_fusion.build_head_parts`).
+      head, parts: the head model and its parts (`genhead.parts.build_head_parts`).
       key: draws identity, motions, cameras and points.
       settings: how much of what.
       sources: e.g. `openheads_sources(head)`.

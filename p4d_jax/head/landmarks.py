@@ -78,7 +78,7 @@ def eye_centres(model: HeadModel, vertices: Array) -> Array:
 
 
 def mediapipe_landmarks(model: HeadModel, vertices: Array) -> Array:
-    """Those of MediaPipe's 468 points that the mesh defines, (M, 3); which: `model.mediapipe_indices`."""
+    """Those of MediaPipe's 468 points that the mesh defines, (M, 3); which: `HeadModel.mediapipe_indices`."""
     _require(model.mediapipe_indices.shape[0] > 0, model, "the MediaPipe landmarks")
     return barycentric_points(vertices, model.mediapipe_triangles, model.mediapipe_barycentric)
 

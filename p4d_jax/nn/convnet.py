@@ -1,7 +1,7 @@
 """Layers of the classic convolutional classifiers, as they run once trained. NHWC.
 
 Batch normalisation here reads its running statistics (collection `batch_stats`: `mean`, `var`) and never
-updates them: the networks built of it are given, frozen, and judge others. Parameters are float32, `dtype` is
+updates them: the networks built of it are given and frozen. Parameters are float32, `dtype` is
 that of activations.
 """
 

@@ -58,8 +58,8 @@ class ReconstructorConfig:
       refinement_scale: Factor by which the picture is enlarged before that; the source is then given as
         large.
       photo_features: Channels of the photo's pixel features, which a U-Net makes from photo and fitted mesh
-        with a relief of the whole person (depth and opacity of each pixel). Each point of the field also
-        sees those of the pixel that it projects to in the photo, and how far behind the relief it lies
+        with depth and alpha of the whole person. Each point of the field also
+        sees those of the pixel that it projects to in the photo, and how far behind that depth it lies
         (`texture.look_up_features`; pixelNeRF, arXiv 2012.02190), so that shapes of hair and shoulders need
         not pass through the tri-plane. 0: none. Needs deformation 'expression'; not in the paper.
       photo_widths: Channels of the four levels of that U-Net.

@@ -110,9 +110,9 @@ class Reconstructor(nn.Module):
         return SourceFeatures(tokens, detail, folded, nn.sigmoid(background), photo)
 
     def see_photo(self, image: Array, mesh: Array | None) -> Array:
-        """`SourceFeatures.photo`. The relief's depth is a correction of the mesh's."""
+        """`SourceFeatures.photo`. Their depth is a correction of the mesh's."""
         if mesh is None:
-            raise ValueError("mesh: photo_features need the fitted mesh's relief, got None")
+            raise ValueError("mesh: photo_features need depth and alpha of the fitted mesh, got None")
         seen = self.photo(jnp.concatenate([image, mesh], axis=-1)).astype(jnp.float32)
         k = self.config.photo_features
         features, depth, opacity = jnp.split(seen, (k, k + 1), axis=-1)

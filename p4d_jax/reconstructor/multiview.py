@@ -178,7 +178,7 @@ def without_background(out: Rendered) -> Array:
 def pseudo_view_programs(
     training: ReconstructorTraining, views: PseudoViews, static: Constants, variables: dict
 ) -> TrainingHooks:
-    """What v2 adds to `reenact_step.build_step`.
+    """What v2 adds to `reconstructor.step.build_step`.
 
     Args:
       static, variables: Psi_3d's arrays, on every device.

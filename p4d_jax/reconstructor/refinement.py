@@ -25,7 +25,7 @@ class GuidedRefinement(nn.Module):
 
     A 3D-anchored stand-in for detail that a small super-resolution would have to invent: each pixel is a
     convex mixture of the rendered colour; the three of `look_up_source`; the background, which stands still,
-    at the same pixel of the photo; where a relief is known, the colour of what the photo shows nearby; and
+    at the same pixel of the photo; where the photo's depth is known, the colour of what it shows nearby; and
     paint for eyes, teeth and the mouth's inside, since what lids or lips hide in the photo is seen nowhere
     in it. And a correction.
     """
@@ -39,8 +39,8 @@ class GuidedRefinement(nn.Module):
         """image (B, S, S, 3) in [-1, 1], guide (B, S, S, 15), opacity (B, S, S, 1) -> (B, S, S, 3).
 
         The guide is `look_up_source` (12) and the photo's background at the same pixel (3). parts:
-        (B, S, S, 4) `lifting.part_labels` of the surface. Of a model with a relief, nearby: (B, S, S, 4)
-        `look_up_nearby`; else nothing is nearby.
+        (B, S, S, 4) `head.expression_field.part_labels` of the surface. nearby: (B, S, S, 4) of
+        `look_up_nearby`, for a model with photo features.
         """
         more = [] if nearby is None else [nearby]
         x = jnp.concatenate([image, guide, 2.0 * opacity - 1.0, *more, parts], axis=-1)

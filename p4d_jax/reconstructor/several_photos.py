@@ -1,7 +1,7 @@
 """Several photos of one person as one source: which of them shows which part of the head, and how well.
 
 Letters: K photos, L texels a side of the xy-plane, P points, S image size. Nothing here is learned: the
-fitted head model says where each photo sees the head, and how squarely. `nn.photo_attention` mixes
+fitted head model says where each photo sees the head, and how frontally. `nn.photo_attention` mixes
 features by that.
 """
 
@@ -58,12 +58,12 @@ class SourceTextures:
 
     @property
     def depth_and_alpha(self) -> Array | None:
-        """(..., s, s, 2) `SourceGuide.depth_and_alpha` of the first photo."""
+        """(..., s, s, 2) `SourceTexture.depth_and_alpha` of the first photo."""
         depth_and_alpha = self.textures.depth_and_alpha
         return None if depth_and_alpha is None else depth_and_alpha[..., 0, :, :, :]
 
     def with_features(self, features: Array | None) -> SourceTextures:
-        """The guides with features (K, s, s, k) of their photos' pixels."""
+        """The textures with features (K, s, s, k) of their photos' pixels."""
         return self.replace(textures=self.textures.with_features(features))
 
 
@@ -125,7 +125,7 @@ def look_up_sources(
     """What K photos show of observed points (P, 3) of a view: (P, 12), as `look_up_source` of one photo.
 
     Colours found by the canonical mesh, and by the mirror image, are taken from the photo that shows the
-    surface most squarely; those found by the point itself from the photo taken from where the camera is.
+    surface most frontally; those found by the point itself from the photo taken from where the camera is.
     """
     found = jax.vmap(look_up_source, in_axes=(0, None, None, None))(
         sources.textures, field, points, canonical

@@ -4,7 +4,7 @@
   the photo. Rows grow with y, so a lifted image looks upside down when shown as it is.
 - `SourceTexture`: a point of the head -> what the photo shows of it, for the field (`look_up_features`) and
   for the refinement of the rendered picture (`look_up_source`, `look_up_nearby`).
-- The relief of a photo: depth and opacity of the person in each of its pixels.
+- Depth and alpha of a photo: those of the person in each of its pixels.
 
 All without gradient but the features. World units and axes of docs/concepts/conventions.md; L texels a side.
 """
@@ -64,7 +64,7 @@ class SourceTexture:
       camera: of the photo.
       depth: (r, r) rasterised distance of the posed mesh in the photo's view, 0 where empty.
       places: (L, L, 4) from `lift_places`.
-      surface: (V, 8) of each vertex its place in the photo's posed mesh, world, and how squarely the photo
+      surface: (V, 8) of each vertex its place in the photo's posed mesh, world, and how frontally the photo
         sees it, in [0, 1]; then the same of its mirror image.
       anchors: (n, 3) candidates on the canonical mesh.
       anchor_motions: (n, 4) rows of `rigid_motions` to the photo's posed mesh.
@@ -72,7 +72,7 @@ class SourceTexture:
       features: (s, s, k + 2) of the photo's pixels, which a reconstructor with `photo_features` has made:
         the last two are depth and alpha of the whole person (`mesh_depth_and_alpha`), with the photo's edges.
       person, background: (S, S, 3) the photo with the colours of the one spread over the other, as far as the
-        relief tells them apart; without features both are the photo.
+        depth and alpha tell them apart; without features both are the photo.
     """
 
     image: Array
@@ -93,7 +93,7 @@ class SourceTexture:
         return None if self.features is None else jax.lax.stop_gradient(self.features[..., -2:])
 
     def with_features(self, features: Array | None) -> SourceTexture:
-        """The guide with features (..., s, s, k + 2) of its photo's pixels, their opacity settled."""
+        """The texture with features (..., s, s, k + 2) of its photo's pixels, their alpha refined."""
         if features is None:
             return self
         small = resize_antialiased(self.image, features.shape[-2])
@@ -113,7 +113,7 @@ def lift_places(frame: CanonicalFrame, surface: Array, camera: Camera, visible_d
       camera: of the source.
       visible_depth: (r, r) rasterised distance of the posed mesh in the source view, 0 where empty.
 
-    Visibility is in [0, 1], how squarely the source camera sees the surface point, 0 where it is hidden or
+    Visibility is in [0, 1], how frontally the source camera sees the surface point, 0 where it is hidden or
     outside the image, and -1 where the mesh does not reach (hair, background on the proxy plane).
     """
     on_mesh = jnp.einsum("hwk,hwkc->hwc", frame.barycentric, surface[frame.triangles])
@@ -155,7 +155,7 @@ def seen_by(camera: Camera, points: Array, depth: Array, margin: Array | float) 
 
 
 def facing(posed: Array, faces: Array, camera: Camera) -> Array:
-    """How squarely a camera sees the vertices of a mesh (V, 3): (V,) in [0, 1]."""
+    """How frontally a camera sees the vertices of a mesh (V, 3): (V,) in [0, 1]."""
     normals = vertex_normals(posed, faces)
     cosine = jnp.abs(jnp.sum(normals * unit(camera.cam2world[:3, 3] - posed), axis=-1))
     return jnp.clip((cosine - GRAZING) / (SQUARE - GRAZING), 0.0, 1.0)
@@ -164,7 +164,7 @@ def facing(posed: Array, faces: Array, camera: Camera) -> Array:
 def build_source_texture(
     image: Array, frame: CanonicalFrame, posed: Array, neck: Array, camera: Camera, visible_size: int = 256
 ) -> SourceTexture:
-    """The guide of one photo (S, S, 3) whose fitted mesh is `posed` (V, 3), neck turned by `neck` (3,)."""
+    """The texture of one photo (S, S, 3) with fitted mesh `posed` (V, 3) and neck rotation `neck` (3,)."""
     depth = rasterize(posed, frame.faces, camera, visible_size, False).depth
     neck_rotation, chosen = axis_angle_to_matrix(neck), frame.candidates
     anchors = frame.vertices[chosen]
@@ -189,8 +189,8 @@ def look_up_source(texture: SourceTexture, field: ExpressionField, points: Array
     By the front of the canonical mesh; by the point itself, of which the photo's mesh says where it was if it
     lies on the mesh, and the anchors' motions if it is hair or clothes, which have a depth of their own; and
     by its mirror image, since what one side hides the other often shows. Visibility is in [0, 1], or -1 off
-    the front. With a relief, a point is seen as far as its pixel shows the person, and not far behind the
-    surface, and colours are the person's.
+    the front. With depth and alpha, a point is seen as far as its pixel shows the person, and not far behind
+    the surface, and colours are the person's.
 
     Args:
       field: of the view that shows the points. canonical: (P, 3) they in the canonical frame.
@@ -228,7 +228,7 @@ def look_up_source(texture: SourceTexture, field: ExpressionField, points: Array
 def look_up_nearby(texture: SourceTexture, points: Array, on_mesh: Array) -> Array:
     """Colours guessed for canonical points (P, 3) from the nearest places that the photo shows: (P, 4).
 
-    The places are the surface of the guide's relief. Those near a point's mirror image count too, as if they
+    The places are the surface of the photo's depth. Those near a point's mirror image count too, as if they
     were farther. on_mesh: (P,) in [0, 1], how near the points are to the mesh; skin is guessed from skin, and
     hair and clothes from hair and clothes. The last channel is 1 where the photo shows such a place just
     there, 0 where the nearest is far. No gradient.
@@ -271,8 +271,8 @@ def look_up_features(texture: SourceTexture, points: Array) -> Array:
     Of the pixel behind which the point lies, and 0 outside the photo: its k features, its opacity, and how
     far the point lies behind the surface seen there, at three scales, all but the opacity itself times it:
     the background says nothing of the head. Then 1 inside, 0 outside; the point itself in shares of half the
-    box; and how surely, in [0, 1], the relief has the person there: behind its surface, and not too far. The
-    relief has no gradient from here: it learns from the photo's own depth.
+    box; and how surely, in [0, 1], the person is there: behind the photo's depth, and not too far. Depth and
+    alpha have no gradient from here: they learn from the photo's own depth.
     """
     moved = in_the_photo(texture, points)
     uv, _ = project(texture.camera, moved)
@@ -288,7 +288,7 @@ def look_up_features(texture: SourceTexture, points: Array) -> Array:
 
 
 def normalized_depth(camera: Camera, depth: Array) -> Array:
-    """Distance along rays (...) as relief: from the world's origin on, in shares of half the box."""
+    """Distance along rays (...) as networks give it: from the world's origin, in shares of half the box."""
     return (depth - jnp.linalg.norm(camera.cam2world[:3, 3])) / (0.5 * BOX_WARP)
 
 
@@ -298,7 +298,7 @@ def depth_from_normalized(camera: Camera, depth_and_alpha: Array) -> Array:
 
 
 def gap_to_surface(camera: Camera, points: Array, depth_and_alpha: Array) -> Array:
-    """World units (P, 1) by which points (P, 3) lie behind the surface of a relief (P, 2) on their rays."""
+    """World units (P, 1) by which points (P, 3) lie behind the photo's depth, of depth and alpha (P, 2)."""
     distance = jnp.linalg.norm(points - camera.cam2world[:3, 3], axis=-1, keepdims=True)
     return (normalized_depth(camera, distance) - depth_and_alpha[:, :1]) * (0.5 * BOX_WARP)
 

@@ -1,4 +1,4 @@
-"""Cases of the networks that judge: motion, identity, perceptual distance."""
+"""Cases of the networks of losses and evaluation: motion, identity, perceptual distance."""
 
 from __future__ import annotations
 
