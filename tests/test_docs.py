@@ -26,27 +26,8 @@ CONFIGS = sorted(path for path in FILES if re.fullmatch(r"(p4d_jax/)?configs/[a-
 EQUATION = r"docs/concepts/(\w+)\.md,\s+Eq\.\s+(\d+\.\d+)(?:\s+(?:to|and)\s+(\d+\.\d+))?"
 FILE = r"\.(py|md|npz|npy|png|jpg|mp4|pkl|pth|json|jsonl|ply|ipynb|sh|tflite)$"
 # First parts of names that are not ours: packages, and variables of an example.
-OTHERS_NAMES = set(
-    [
-        "cls",
-        "clips",
-        "collections",
-        "copyreg",
-        "flax",
-        "functools",
-        "grain",
-        "jax",
-        "jnp",
-        "mesh",
-        "ml_collections",
-        "numpy",
-        "params",
-        "scipy",
-        "skimage",
-        "tfds",
-        "torch",
-    ]
-)
+OTHERS_NAMES = {"cls", "clips", "collections", "copyreg", "flax", "functools", "grain", "jax", "jnp", "mesh"}
+OTHERS_NAMES |= {"ml_collections", "numpy", "params", "scipy", "skimage", "tfds", "torch"}
 DEFINITIONS = (ast.ClassDef, ast.FunctionDef)
 SECTION = r"docs/concepts/(\w+)\.md,\s+(\d+\.\d+)"
 
