@@ -76,7 +76,7 @@ def write_photos(folder: Path, photos: Iterable[Photo], head: str, expressions: 
     """Writes a folder of photos, one after the other, then the parameters; the number of photos.
 
     Args:
-      head, expressions: name of the head model, and its `expression_names`.
+      head, expressions: Name of the head model, and its `expression_names`.
     """
     names, frames, mirrored = [], [], []
     for photo in photos:
@@ -108,7 +108,7 @@ def write_captures(folder: Path, workdirs: Iterable[Path]) -> int:
     A photo is named as its workdir, a film's frames are that name/00000 and so on: those with an alpha.
 
     Raises:
-      UserError: a workdir has no crops or no alphas, or is of another head.
+      UserError: A workdir has no crops or no alphas, or is of another head.
     """
     workdirs = [Path(workdir) for workdir in workdirs]
     if not workdirs:
@@ -166,7 +166,7 @@ class PhotoFolder:
       pictures, masks: N files each.
       frames: (M, 437) float32: of the pictures, then of the flipped ones if there are any.
       size: S, to which pictures are reduced.
-      left_out: pictures in the folder of which there are no parameters.
+      left_out: Number of pictures in the folder of which there are no parameters.
     """
 
     names: tuple[str, ...]
@@ -189,7 +189,7 @@ class PhotoFolder:
         """Picture (S, S, 3) and mask (S, S), uint8, of one of the M samples.
 
         Raises:
-          UserError: a file is damaged.
+          UserError: A file is damaged.
         """
         mirrored, photo = divmod(sample, len(self.pictures))
         picture = read_picture(self.pictures[photo])
@@ -212,12 +212,12 @@ def open_bent_photos(folder: str | Path, head: HeadModel, size: int, mirror: boo
     """Reads the parameters of a folder, and checks it whole, the headers of all pictures included.
 
     Args:
-      head: the head model that the frames speak of.
+      head: The head model to which the frames belong.
       size: S of the model.
-      mirror: whether each picture is a second sample, flipped.
+      mirror: Whether each picture is a second sample, flipped.
 
     Raises:
-      UserError: the first thing that is wrong.
+      UserError: The folder is not of this format; says the first thing that is wrong.
     """
     folder = Path(folder)
     stored = load_parameters(folder / PARAMETERS, head)
@@ -355,7 +355,7 @@ def read_picture(path: Path) -> Image.Image:
     """A picture as RGB, upright, transparency on white.
 
     Raises:
-      UserError: it is missing or damaged.
+      UserError: It is missing or damaged.
     """
     try:
         with Image.open(path) as stored:

@@ -102,7 +102,7 @@ def start_dataset(dataset: Path, recipe: dict) -> None:
     """Makes the folder and notes there what its shards are made of (JSON-able).
 
     Raises:
-      UserError: there are shards of another recipe.
+      UserError: There are shards of another recipe.
     """
     dataset.mkdir(parents=True, exist_ok=True)
     path, text = dataset / "recipe.json", json.dumps(recipe, indent=2, sort_keys=True) + "\n"
@@ -149,7 +149,7 @@ def write_shard(path: Path, spec: RecordSpec, records: Iterable[dict[str, np.nda
     """Writes records as one ArrayRecord file, which appears when it is complete.
 
     Raises:
-      UserError: it cannot be written.
+      UserError: The folder cannot be written.
     """
     tfds, features = _tfds(), tfds_features(spec)
     serializer = tfds.core.example_serializer.ExampleSerializer(features.get_serialized_info())
@@ -182,7 +182,7 @@ def finish_dataset(dataset: Path, spec: RecordSpec, shards: int, samples_per_sha
     """Writes TFDS's metadata once every shard is there; several hosts may do it at once.
 
     Args:
-      samples_per_shard: records of each shard.
+      samples_per_shard: Number of records of each shard.
     """
     tfds = _tfds()
     if missing := missing_shards(dataset, shards):

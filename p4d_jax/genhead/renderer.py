@@ -22,9 +22,9 @@ class GenHeadRenderer:
     """Makes identities, and views of them.
 
     Attributes:
-      genhead, variables: the generator.
-      head, parts: the head model and its parts.
-      trained_resolution: rays a side with which the weights were trained.
+      genhead, variables: The generator.
+      head, parts: The head model and its parts.
+      trained_resolution: Rays a side with which the weights were trained.
     """
 
     genhead: GenHead = struct.field(pytree_node=False)
@@ -60,7 +60,7 @@ def open_renderer(weights: str, head: str) -> GenHeadRenderer:
     """Reads weights and head model, each given by the name of an embedded one or by a path.
 
     Raises:
-      UserError: there is no such file, or it holds something else.
+      UserError: There is no such file, or it holds something else.
     """
     model, path = assets.head_model(head), assets.weights(weights)
     try:

@@ -86,8 +86,8 @@ class RandomPortraits:
     """Shapes and cameras of OpenHeads, drawn anew each time.
 
     Attributes:
-      shape_size: components of the head's shape basis.
-      settings: ranges.
+      shape_size: Number of components of the head's shape basis.
+      settings: Ranges from which cameras are drawn.
     """
 
     shape_size: int = struct.field(pytree_node=False)
@@ -108,7 +108,7 @@ class StoredPortraits:
 
     Attributes:
       shape: (T, 300).
-      camera: leading axis (T,).
+      camera: Cameras of the motion, with a leading axis (T,).
     """
 
     shape: Array
@@ -129,8 +129,8 @@ class RandomMotions:
     """Motions of the embedded motion model, for heads whose expressions are ARKit's.
 
     Attributes:
-      names: the head's expression names.
-      closed_eyes: probability that a motion's eyes are shut beside those that it shuts anyway.
+      names: Names of the head's expression components.
+      closed_eyes: Probability that a motion's eyes are shut beside those that it shuts anyway.
     """
 
     names: tuple[str, ...] = struct.field(pytree_node=False)
@@ -332,11 +332,11 @@ def synthesize(
     """One sample from one key.
 
     Args:
-      genhead, variables: the generator, e.g. from `genhead.weights.load_genhead`.
-      head, parts: the head model and its parts (`genhead.parts.build_head_parts`).
-      key: draws identity, motions, cameras and points.
-      settings: how much of what.
-      sources: e.g. `openheads_sources(head)`.
+      genhead, variables: The generator, e.g. from `genhead.weights.load_genhead`.
+      head, parts: The head model and its parts (`genhead.parts.build_head_parts`).
+      key: Random key of identity, motions, cameras and points.
+      settings: Numbers of motions, views and points, and how they are rendered.
+      sources: Where shapes, motions and cameras come from, e.g. `openheads_sources(head)`.
     """
     keys = jax.random.split(key, 4)
     count, views = settings.motions * settings.views, settings.views

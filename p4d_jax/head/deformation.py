@@ -287,7 +287,7 @@ def build_neck_field(
     Args:
       posed, straight: (v, 3) the decimated mesh with the neck's rotation and without.
       faces: (f, 3) int32.
-      box_warp: side of the box, world units.
+      box_warp: Side of the box, world units.
     """
     points = jnp.concatenate([grid_points(FINE, box_warp), grid_points(COARSE, box_warp)])
     field = surface_field(points, posed, straight, faces)

@@ -32,9 +32,9 @@ def landmarks70(model: HeadModel, vertices: Array, yaw: Array | float) -> Array:
     """The 68 iBUG landmarks and the two eye centres of a posed head.
 
     Args:
-      model: the head.
+      model: The head model.
       vertices: (V, 3) posed vertices, any units.
-      yaw: degrees, see the file's docstring; beyond +-39 the last row is kept.
+      yaw: Yaw of the head in degrees, see the file's docstring; beyond +-39 the last row is kept.
 
     Returns:
       (70, 3) in the units of `vertices`.
@@ -54,7 +54,7 @@ def project_landmarks(model: HeadModel, vertices: Array, neck: Array, camera: Ca
     Args:
       vertices: (V, 3) of the posed head, world.
       neck: (3,) axis-angle, radians.
-      camera: one.
+      camera: The camera of the picture.
 
     Returns:
       Image coordinates: u to the right and v down, the image is [0, 1]^2.

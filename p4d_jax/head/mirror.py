@@ -42,7 +42,7 @@ def build_mirror(head: HeadModel) -> FrameMirror:
     """How frames of this head are mirrored.
 
     Raises:
-      UserError: the head's coefficients have no exact mirror.
+      UserError: The head's coefficients have no exact mirror.
     """
     order = np.arange(FRAME_VECTOR_SIZE)
     sign, offset = np.ones((2, FRAME_VECTOR_SIZE), np.float32)

@@ -38,7 +38,7 @@ def shaped_vertices(model: HeadModel, shape: Array, expression: Array) -> Array:
     """Template with identity and expression, not yet posed.
 
     Args:
-      model: the head.
+      model: The head model.
       shape: (>= S,) identity coefficients.
       expression: (>= E,) expression coefficients.
 
@@ -65,7 +65,7 @@ def skin(model: HeadModel, shape: Array, expression: Array, rotations: Array) ->
     """Linear blend skinning in metres, FLAME's frame.
 
     Args:
-      model: the head.
+      model: The head model.
       shape: (>= S,) identity coefficients.
       expression: (>= E,) expression coefficients.
       rotations: (5, 3) axis-angle of root, neck, jaw, left eye, right eye.
@@ -102,7 +102,7 @@ def head_vertices(model: HeadModel, shape: Array, expression: Array, pose: Array
     """The mesh m(shape, expression, pose, eyes): (V, 3) world units.
 
     Args:
-      model: the head.
+      model: The head model.
       shape: (>= S,) identity; components beyond the model's basis are ignored.
       expression: (>= E,) expression; likewise.
       pose: (6,) neck and jaw, axis-angle, radians.

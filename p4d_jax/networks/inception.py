@@ -25,8 +25,8 @@ class ConvUnit(nn.Module):
     """Convolution, batch normalisation, ReLU.
 
     Attributes:
-      features, kernel, stride: the convolution's.
-      padded: whether zeros keep the size at stride 1.
+      features, kernel, stride: Channels, size and stride of the convolution.
+      padded: Whether zeros keep the size at stride 1.
       dtype: Number type of the activations.
     """
 
@@ -47,7 +47,7 @@ class InceptionBlock(nn.Module):
     """Branches side by side: (B, h, w, C) -> (B, h', w', sum of the branches').
 
     Attributes:
-      branches: each a row of convolutions. Rows that begin alike share the convolutions of one name.
+      branches: Rows of convolutions. Rows that begin alike share the convolutions of one name.
       pool: Pooling of the last branch.
       pool_features: Channels of the 1x1 convolution behind it; 0 for none.
       divisor: Number by which all channel counts are divided.

@@ -105,7 +105,7 @@ class LPIPS(nn.Module):
     """Perceptual distance of images; differentiable everywhere, equal images included.
 
     Attributes:
-      stages: the classifier, `vgg16()` or `alexnet()`.
+      stages: Stages of the classifier, `vgg16()` or `alexnet()`.
       dtype: Number type of the classifier's activations; distances are float32.
     """
 

@@ -48,7 +48,7 @@ class PyramidBlock(nn.Module):
     """Three 3x3 convolutions in a row, their outputs side by side, plus a shortcut: C -> `features` channels.
 
     Attributes:
-      features: the three give a half, a quarter and a quarter of them.
+      features: Number of output channels; the three give a half, a quarter and a quarter of them.
       dtype: Number type of the activations.
     """
 

@@ -43,7 +43,7 @@ class PReLU(nn.Module):
     """ReLU with a learned slope for the negative values of each channel.
 
     Attributes:
-      dtype: of the activations.
+      dtype: Number type of the activations.
     """
 
     dtype: jnp.dtype = jnp.float32

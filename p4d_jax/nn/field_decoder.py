@@ -26,8 +26,8 @@ class FieldDecoder(nn.Module):
 
     Attributes:
       features: C' output features, of which the first three are RGB.
-      hidden: width of the hidden layer.
-      dtype: of the layers; the results are float32.
+      hidden: Width of the hidden layer.
+      dtype: Number type of the layers; the results are float32.
     """
 
     features: int = 32

@@ -64,8 +64,8 @@ class ResNet(nn.Module):
     """Four stages of basic blocks, output stride 8: (B, S, S, C) -> (B, S/8, S/8, widths[3]).
 
     Attributes:
-      widths: channels of the four stages; the stem has widths[0].
-      depths: blocks a stage; ResNet-34 is (3, 4, 6, 3) with widths (64, 128, 256, 512).
+      widths: Channels of the four stages; the stem has widths[0].
+      depths: Blocks of each stage; ResNet-34 is (3, 4, 6, 3) with widths (64, 128, 256, 512).
     """
 
     widths: tuple[int, ...] = (64, 128, 256, 512)

@@ -47,10 +47,10 @@ class EqualizedDense(nn.Module):
     """A dense layer with equalised learning rate: (..., in) -> (..., features).
 
     Attributes:
-      features: outputs.
-      bias_init: initial value of the bias.
-      lr_multiplier: learning rate of this layer relative to the others.
-      dtype: of the activations.
+      features: Number of outputs.
+      bias_init: Initial value of the bias.
+      lr_multiplier: Learning rate of this layer relative to the others.
+      dtype: Number type of the activations.
     """
 
     features: int
@@ -166,7 +166,7 @@ def modulated_convolution(
       x: (B, H, W, in).
       weight: (h, w, in, out).
       style: (B, in).
-      demodulate: whether each output channel's weights are brought to unit norm.
+      demodulate: Whether each output channel's weights are brought to unit norm.
       convolution: `convolve` or `convolve_upsampled`.
     """
     result = convolution(x * style[:, None, None].astype(x.dtype), weight.astype(x.dtype))
@@ -196,7 +196,7 @@ class MappingNetwork(nn.Module):
 
     Attributes:
       features: W, of the style and of all layers between.
-      layers: number of dense layers.
+      layers: Number of dense layers.
     """
 
     features: int = 512
@@ -220,7 +220,7 @@ def truncate_styles(ws: Array, w_avg: Array, training: Array | float, cutoff: in
 
     Args:
       training: the weight of the style against the mean.
-      cutoff: how many of the L styles, coarse ones first, are drawn; None for all.
+      cutoff: Number of the L styles, coarse ones first, that are drawn to the mean; None for all.
     """
     # Not mean + psi * (w - mean): this form is exact at both ends.
     drawn = training * ws + (1 - training) * w_avg
@@ -231,11 +231,11 @@ class SynthesisLayer(nn.Module):
     """Modulated 3x3 convolution, noise, bias, leaky ReLU: (B, H, W, in), (B, style) -> (B, H', W', features).
 
     Attributes:
-      features: output channels.
-      upsample: whether the image doubles.
-      noisy: whether the layer has a noise image (in the collection `buffers`) and a strength for it.
-      clamp: see the module.
-      dtype: of the activations.
+      features: Number of output channels.
+      upsample: Whether the image doubles.
+      noisy: Whether the layer has a noise image (in the collection `buffers`) and a strength for it.
+      clamp: Bound of the activations; see the module.
+      dtype: Number type of the activations.
     """
 
     features: int
@@ -293,11 +293,11 @@ class SynthesisBlock(nn.Module):
     (B, H', W', 3).
 
     Attributes:
-      features: output channels.
-      upsample: whether the image doubles.
-      image_channels: channels of the skip connection.
+      features: Number of output channels.
+      upsample: Whether the image doubles.
+      image_channels: Channels of the skip connection.
       noisy, clamp: see `SynthesisLayer`.
-      dtype: of the activations.
+      dtype: Number type of the activations.
     """
 
     features: int
@@ -344,7 +344,7 @@ class SynthesisNetwork(nn.Module):
 
     Attributes:
       resolution: R, a power of two.
-      image_channels: any number.
+      image_channels: Channels of the image, any number.
       channel_base, channel_max: see `block_channels`.
       clamp, dtype: see `SynthesisLayer`.
     """
@@ -383,7 +383,7 @@ class Generator(nn.Module):
     Attributes:
       resolution, image_channels, channel_base, channel_max, clamp, dtype: see `SynthesisNetwork`.
       style_size: W.
-      mapping_layers: of the mapping network.
+      mapping_layers: Number of layers of the mapping network.
     """
 
     resolution: int
@@ -447,10 +447,10 @@ class EqualizedConv(nn.Module):
     """Convolution, bias, leaky ReLU with equalised learning rate: (B, H, W, in) -> (B, H', W', features).
 
     Attributes:
-      features: output channels.
-      kernel: odd side of the kernel.
+      features: Number of output channels.
+      kernel: Odd side of the kernel.
       convolution: `convolve` or `convolve_downsampled`.
-      gain: factor of the output, and of its clamp.
+      gain: Factor of the output, and of its clamp.
       clamp, dtype: see the module.
     """
 
@@ -475,7 +475,7 @@ class DiscriminatorBlock(nn.Module):
     """Residual block that halves the image: (B, H, W, in) -> (B, H / 2, W / 2, features).
 
     Attributes:
-      features: output channels.
+      features: Number of output channels.
       clamp, dtype: see the module.
     """
 
@@ -518,9 +518,9 @@ class DiscriminatorEpilogue(nn.Module):
     """Statistics of the batch, a convolution and two dense layers, in float32: (B, 4, 4, C) -> (B, features).
 
     Attributes:
-      features: outputs.
+      features: Number of outputs.
       group_size: of `minibatch_stddev`.
-      clamp: see the module.
+      clamp: Bound of the activations; see the module.
     """
 
     features: int

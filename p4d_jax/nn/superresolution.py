@@ -19,10 +19,10 @@ class SuperResolution(nn.Module):
     """Resize to `input_resolution`, then a synthesis block, which doubles the image, for each of `channels`.
 
     Attributes:
-      channels: of each block; the image ends at input_resolution * 2 ** len(channels).
-      input_resolution: to which features are resized first; 0 leaves them, and any size goes in.
-      clamp: bound of the activations; checkpoints trained in half precision have 256 (`nn.stylegan2`).
-      dtype: of the activations.
+      channels: Channels of each block; the image ends at input_resolution * 2 ** len(channels).
+      input_resolution: Side to which features are resized first; 0 leaves them at any size.
+      clamp: Bound of the activations; checkpoints trained in half precision have 256 (`nn.stylegan2`).
+      dtype: Number type of the activations.
     """
 
     channels: Sequence[int] = (256, 128)

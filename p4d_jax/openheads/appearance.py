@@ -46,18 +46,18 @@ class Appearance:
     """What one identity looks like besides its shape; scalars unless a shape is given.
 
     Attributes:
-      melanin, haemoglobin, carotene: absorbers of the skin, 0..1.
-      blush: redness of cheeks, nose; lip_color: (3,) log absorption of the lips; lip_edge: softness.
-      mottle, freckles, blemish, under_eye: strengths of skin variation.
-      oil: highlight strength. shininess: its exponent.
-      brow_width, brow_density: world units and opacity. brow_color: (3,).
-      lash: darkness of the lid line. liner: its width in world units.
-      stubble, beard, moustache: opacity of painted and thickness of grown beard. beard_color: (3,).
+      melanin, haemoglobin, carotene: Amounts of the skin's absorbers, 0..1.
+      blush: Redness of cheeks and nose. lip_color: (3,) log absorption of the lips. lip_edge: Its softness.
+      mottle, freckles, blemish, under_eye: Strengths of the skin's variations.
+      oil: Strength of highlights. shininess: Their exponent.
+      brow_width, brow_density: Width in world units, and opacity. brow_color: (3,) colour.
+      lash: Darkness of the lid line. liner: Its width in world units.
+      stubble, beard, moustache: Opacity of painted, thickness of grown beard. beard_color: (3,) colour.
       iris: (3,), iris_size: angular radius in radians, pupil: share of it, sclera: (3,).
       teeth: (3,).
       cloth, cloth_second: (3,), stripes: frequency, stripe_angle, collar: height above the neck's rim,
-        neckline: depth in front, v_neck: 0 round, 1 pointed.
-      hair: haircut. seed: (3,) place in the noise volume.
+        neckline: Depth of the neckline in front. v_neck: Its form, 0 round to 1 pointed.
+      hair: The haircut. seed: (3,) place in the noise volume.
     """
 
     melanin: Array
@@ -288,10 +288,10 @@ def skin_albedo(look: Appearance, rest: Array, angles: Array, beard: Array, pain
     """Albedo (..., 3) of skin with lips, brows, lids, freckles, beard shadow and painted hair.
 
     Args:
-      look: identity.
+      look: Appearance of the person.
       rest: (..., 3) rest position. angles: (..., 2) azimuth and elevation about the skull's centre.
       beard: (...,) where a beard grows. paint: (..., C) front maps, already zero behind the face.
-      noise: three (..., 4) arrays, coarse, middle and fine.
+      noise: Three arrays (..., 4) of noise, coarse, middle and fine.
     """
     coarse, middle, fine = noise
     lips, brow, lids, cheek, nose, under, moustache, seam = jnp.moveaxis(paint, -1, 0)

@@ -24,9 +24,9 @@ class Surroundings:
     """Light, background and camera electronics of one clip.
 
     Attributes:
-      light: in the head's world.
-      background_key: draws the picture behind.
-      exposure: scalar; white_balance: (3,); contrast: scalar exponent; noise, blur: of the sensor.
+      light: Light in the head's world.
+      background_key: Random key of the picture behind.
+      exposure, white_balance, contrast: Factor, (3,) factors and exponent. noise, blur: Of the sensor.
     """
 
     light: Light

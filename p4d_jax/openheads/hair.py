@@ -55,14 +55,14 @@ class HairStyle:
     """One haircut.
 
     Attributes:
-      top, side, back: thickness in world units; negative means bare skin.
-      line, temple: how far the front and the temples recede, radians of elevation.
-      length: world height of the lower end where hair hangs.
+      top, side, back: Thickness in world units; negative means bare skin.
+      line, temple: How far the front and the temples recede, radians of elevation.
+      length: World height of the lower end where hair hangs.
       hang: 0 hugs the neck, 1 falls straight down from the widest place.
-      fringe: how far the hair comes down the forehead, radians.
-      part: depth of the parting. bun: size of the knot. curl: roughness of the surface.
-      paint: opacity of the hair colour on the skin below.
-      part_side: azimuth of the parting.
+      fringe: How far the hair comes down the forehead, radians.
+      part: Depth of the parting. bun: Size of the knot. curl: Roughness of the surface.
+      paint: Opacity of the hair colour on the skin below.
+      part_side: Azimuth of the parting.
       pole: (3,) unit vector where the strands start.
       seed: (3,) offset into the noise volume.
       root, tip: (3,) linear colours. shine: highlight strength.
@@ -92,8 +92,8 @@ def random_hair_style(key: Array, masculine: Array, age: Array) -> HairStyle:
     """Draws a haircut.
 
     Args:
-      masculine: scalar in [0, 1]; hanging hair is rarer above 0.5, bare heads below.
-      age: scalar in [0, 1]; grey hair above about 0.6.
+      masculine: Scalar in [0, 1]; hanging hair is rarer above 0.5, bare heads below.
+      age: Scalar in [0, 1]; grey hair above about 0.6.
     """
     dice = Dice(key, 64)
     long = jnp.asarray(LONG_STYLES)
@@ -276,10 +276,10 @@ def grow_hair(style: HairStyle, skin: Array, center: Array, noise) -> tuple[Arra
     """Vertices of the shell, (ROWS*AZIMUTHS, 3), and their strand coordinates, (ROWS*AZIMUTHS, 3).
 
     Args:
-      style: haircut.
+      style: The haircut.
       skin: (ROWS*AZIMUTHS, 3) bound skin points, the neck unrotated, world units.
       center: (3,) the skull's centre.
-      noise: function (..., 3) -> (...,), about zero mean and unit range.
+      noise: Function (..., 3) -> (...,) of about zero mean and unit range.
 
     Strand coordinates: two numbers that are constant along a strand and one that runs along it.
     """

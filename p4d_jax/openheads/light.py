@@ -112,8 +112,8 @@ def highlights(normals: Array, view: Array, light: Light, shininess: Array) -> A
 
     Args:
       normals, view: (..., 3) unit vectors; `view` points towards the eye.
-      light: lamps.
-      shininess: scalar or (...) exponent.
+      light: The lamps.
+      shininess: Exponent, a scalar or (...).
     """
     total = 0.0
     for lamp in range(LIGHTS):
@@ -134,7 +134,7 @@ def bake_transfer(
 
     Args:
       vertices: (V, 3). normals: (V, 3) unit. faces: (F, 3).
-      count: directions of a Fibonacci sphere.
+      count: Number of directions, on a Fibonacci sphere.
     """
     step = np.arange(count) + 0.5
     height, turn = 1 - 2 * step / count, np.pi * (1 + 5**0.5) * step

@@ -99,12 +99,12 @@ def render_scene(
     """Shows one identity in any frames: the truth for novel views and other expressions.
 
     Args:
-      scene: of the head model, from `prepare_scene`.
-      identity: from `random_identity` or `clip_identity`; its shape is used, not `params.shape`.
-      params: frames, leading axis (F,).
-      key: of the sensor's noise.
-      resolution: pixels a side.
-      settings: supersampling and sensor.
+      scene: Scene of the head model, from `prepare_scene`.
+      identity: Result of `random_identity` or `clip_identity`; its shape is used, not `params.shape`.
+      params: Parameters of the frames, with a leading axis (F,).
+      key: Random key of the sensor's noise.
+      resolution: Pixels a side.
+      settings: Supersampling, and the sensor.
     """
     return _render(scene, identity, params, key, resolution, settings)
 
@@ -132,11 +132,11 @@ def make_clips(
     """One clip a key: `HeadClip` with leading axis (N,), the same as N calls of `make_clip`.
 
     Args:
-      scene: of a head whose expression basis names ARKit's actions (the embedded 'openhead').
+      scene: Scene of a head whose expression basis names ARKit's actions (the embedded 'openhead').
       keys: (N,) typed or (N, 2) raw random keys.
-      frames: frames a clip.
-      resolution: pixels a side.
-      settings: ranges of what is drawn.
+      frames: Number of frames of a clip.
+      resolution: Pixels a side.
+      settings: Ranges of what is drawn.
     """
     if frames < 1 or resolution < 8:
         raise ValueError(f"frames, resolution: got {frames}, {resolution}; expected at least 1 and 8")

@@ -41,15 +41,15 @@ class OpenHeadsScene:
     """What all identities on one head model share, computed once by `prepare_scene`.
 
     Attributes:
-      head: the model.
+      head: The head model.
       faces: (F, 3) rendered triangles: head, then hair shell, then bust. materials: (F,).
       rest: (V, 3) rest vertices, world units; eyeballs: unit vectors in the eye's frame.
       normals_transfer: (V, 9) unshadowed transfer of the rest mesh. transfer: (V, 3, 9) with shadows.
       occlusion: (V,) share of the sky each rest vertex sees.
       angles: (V, 2) azimuth and elevation about the skull's centre. beard: (V,) where a beard grows.
-      paint, bounds: front maps, see `sample_paint`.
+      paint, bounds: Front maps, see `sample_paint`.
       center_weights: (V,) mean of these vertices is the skull's centre, shifted by center_offset (3,).
-      hair_index, hair_weight: bound shell. neck_index, neck_weight: bound bust.
+      hair_index, hair_weight: Binding of the hair's shell. neck_index, neck_weight: Binding of the bust.
       neck_middle: (3,) of the rim. way: (V,) minus the distance to the rim.
     """
 

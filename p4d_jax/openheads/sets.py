@@ -65,7 +65,7 @@ class PeopleSet:
     """One distribution of people.
 
     Attributes:
-      settings: of the drawing.
+      settings: Ranges of what is drawn.
       change: (key, identity) -> identity, after `random_identity`.
     """
 

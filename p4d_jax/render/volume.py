@@ -209,7 +209,7 @@ def sample_rays(
     Args: see `render_rays_at`.
 
     Returns:
-      the passes, one or two: what `march_samples` takes.
+      The passes, one or two, as `march_samples` takes them.
     """
     if jitter.shape[-1] < 4:
         raise ValueError(f"coarse_samples: at least 4, got {jitter.shape[-1]}")
@@ -284,7 +284,7 @@ def render_rays(
     """Renders N rays as `render_rays_at`, with samples drawn from a key or in the middle of their strata.
 
     Args:
-      field, origins, directions, near, far: as there.
+      field, origins, directions, near, far: As in `render_rays_at`.
       coarse_samples: Number of stratified samples a ray, at least 4.
       fine_samples: Number of importance samples a ray; 0 leaves the second pass out.
       key: Random key of both passes; without it, samples are the middles of their strata.
