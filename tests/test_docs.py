@@ -133,7 +133,8 @@ def test_names_are_there():
         text = text_of(path)
         found = backticked(text)
         tokens = [token.split("(")[0].split("=")[0].strip() for token in found]
-        dotted = [token for token in tokens if re.fullmatch(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+", token)]
+        spelled = [t if re.search(FILE, t) or "." not in t else t.replace("/", ".") for t in tokens]
+        dotted = [token for token in spelled if re.fullmatch(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+", token)]
         dotted = [token for token in dotted if not (token.startswith("config.") or re.search(FILE, token))]
         dotted += re.findall(r"python -m ((?:p4d_jax|benchmarks|tools)(?:\.\w+)*)", text)
         dotted += re.findall(r"(?:from|import) (p4d_jax(?:\.\w+)+)", text)
