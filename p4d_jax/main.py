@@ -115,12 +115,12 @@ def take_config(argv: Sequence[str]) -> tuple[Path, list[str]]:
 
 
 def find_config(name: str) -> Path:
-    """The file of a config: a path, or the name of one that ships."""
+    """The file of a config: the name of one that ships, or a path."""
     path, shipped = Path(name), shipped_configs()
-    if path.is_file():
-        return path
     if name in shipped:
         return shipped[name]
+    if path.is_file():
+        return path
     if path.suffix or len(path.parts) > 1:
         there = [str(neighbour) for neighbour in path.parent.glob("*.py")]
         raise UserError(f"--config={name}: no such file{nearest(name, [*there, *shipped])}")

@@ -12,6 +12,7 @@ Imports no JAX.
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import re
 import textwrap
 import types
@@ -143,8 +144,8 @@ def comments(cls: type) -> dict[str, str]:
     """What the docstring of settings, and of those they extend, says of each field."""
     found: dict[str, str] = {}
     for base in reversed(cls.__mro__):
-        _, _, text = (base.__doc__ or "").partition("Attributes:\n")
-        for name, said in re.findall(r"^ {6}(\w+): (.*(?:\n {8}.*)*)", text, re.MULTILINE):
+        _, _, text = inspect.cleandoc(base.__doc__ or "").partition("Attributes:\n")
+        for name, said in re.findall(r"^ {2}(\w+): (.*(?:\n {4}.*)*)", text, re.MULTILINE):
             found[name] = " ".join(said.split())
     return found
 
