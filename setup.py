@@ -14,6 +14,7 @@ INFERENCE = [
     "optax>=0.2.6",
     "orbax-checkpoint>=0.12.5",  # saves without copying every array first
     "numpy>=2.0",
+    "scipy>=1.13",  # filters and distances of masks; jax brings it along
     "ml-collections>=1.0",
     "absl-py>=2.0",
     "imageio[ffmpeg]>=2.34",  # the wheel of imageio-ffmpeg carries the encoder

@@ -299,7 +299,7 @@ def test_the_job_trains_on_a_folder(folder, head, tmp_path, monkeypatch, capsys)
 
     grid = lambda gan, people, config, key: lambda state: np.zeros((4, 4, 3), np.uint8)
     monkeypatch.setattr(journal, "open_events", open_silent_events)
-    monkeypatch.setattr(job, "create_gan_state", blank_state)
+    monkeypatch.setattr(job, "create_genhead_state", blank_state)
     monkeypatch.setattr(job, "save_genhead", lambda path, *content: path.touch())
     monkeypatch.setattr(job, "build_gan_step", build_step)
     monkeypatch.setattr(job, "build_grid", grid)

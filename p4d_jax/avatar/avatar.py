@@ -23,7 +23,7 @@ from flax import struct
 from p4d_jax import assets
 from p4d_jax.avatar.encode import EncodedSource, encode_photos
 from p4d_jax.avatar.model import AvatarModel
-from p4d_jax.avatar.motion import Motion, on_host
+from p4d_jax.avatar.motion import Motion
 from p4d_jax.avatar.motion_source import motion_of_frame
 from p4d_jax.avatar.personalise import personalise
 from p4d_jax.capture.album import capture_album
@@ -36,7 +36,7 @@ from p4d_jax.imaging.writing import resize_alpha, to_image
 from p4d_jax.reconstructor.deformation import build_field
 from p4d_jax.reconstructor.field import Frame, HeadField, driven_meshes, render_view
 from p4d_jax.render.surface import Mesh, extract_mesh
-from p4d_jax.types import Array, Camera, FrameParams
+from p4d_jax.types import Array, Camera, FrameParams, on_host, stack, take
 
 FRAMES_AT_ONCE = 8  # side by side on an accelerator
 PHOTOS = (str, Path, np.ndarray, Capture)  # what one photo may be given as
@@ -108,7 +108,7 @@ class Avatar:
         """Makes the avatar of captured photos of one person, not personalised."""
         size = model.config.picture_size
         images = jnp.stack([to_image(one.crop, size) for one in captures])
-        params = jax.tree.map(lambda *x: jnp.stack(x), *[one.params for one in captures])
+        params = stack([one.params for one in captures])
         first = captures[0]
         return cls.encode(model, images, params, photo=first.crop, alpha=first.alpha, samples=samples)
 
@@ -132,7 +132,7 @@ class Avatar:
           photo, alpha: Crop and alpha of the first picture; None: the picture itself, opaque everywhere.
           resolution: R; None is what the network was made for.
         """
-        each = [jax.tree.map(lambda x, k=k: x[k], params) for k in range(len(images))]
+        each = [take(params, k) for k in range(len(images))]
         if motions is None:
             see = functools.partial(motion_of_frame, model.motion_source, model.head)
             motions = jnp.stack([see(p, picture=x) for p, x in zip(each, images, strict=True)])
@@ -253,7 +253,7 @@ class Avatar:
             motion.params, relative=relative, reference_frame=reference_frame, neck_share=neck_share
         )
         for index, vector in enumerate(self.driving_vectors(motion, moved)):
-            yield self.render(jax.tree.map(lambda x, i=index: x[i], moved), motion=vector)
+            yield self.render(take(moved, index), motion=vector)
 
     def retarget(
         self,
@@ -277,7 +277,7 @@ class Avatar:
     def driving_vectors(self, motion: Motion, moved: FrameParams) -> Iterator[Array]:
         """Motion vectors of a driver's frames: of its own pictures or vectors, or of the moved parameters."""
         source, head = self.model.motion_source, self.model.head
-        frames = [jax.tree.map(lambda x, i=i: x[i], moved) for i in range(len(motion))]
+        frames = [take(moved, i) for i in range(len(motion))]
         if source.of_params(frames[0]) is not None:  # a film need not be read for its pictures
             yield from map(source.of_params, frames)
             return

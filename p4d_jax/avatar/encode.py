@@ -16,7 +16,7 @@ from p4d_jax.reconstructor.encoders import SourceFeatures
 from p4d_jax.reconstructor.field import network_inputs
 from p4d_jax.reconstructor.several_photos import SourceTextures, trust_photo
 from p4d_jax.reconstructor.texture import SourceTexture, build_source_texture
-from p4d_jax.types import Array, FrameParams
+from p4d_jax.types import Array, FrameParams, concatenate, stack, take
 
 
 @struct.dataclass
@@ -67,7 +67,7 @@ def encode_photos(model: AvatarModel, images: Array, params: FrameParams, motion
     count = params.expression.shape[0]
     if images.ndim != 4 or images.shape[0] != count or count < 1:
         raise ValueError(f"images: expected (K, S, S, 3) for the K = {count} of params, got {images.shape}")
-    each = [jax.tree.map(lambda x, k=k: x[k], (images, params, motions)) for k in range(count)]
+    each = [take((images, params, motions), k) for k in range(count)]
     sources = [encode_photo(model, *one) for one in each]
     return sources[0] if count == 1 else _fuse(model, sources, params)
 
@@ -76,8 +76,8 @@ def encode_photos(model: AvatarModel, images: Array, params: FrameParams, motion
 def _fuse(model: AvatarModel, sources: list[EncodedSource], params: FrameParams) -> EncodedSource:
     """Several sources of one person as one."""
     posed = jax.vmap(lambda one: posed_vertices(model.head, one.shape, one))(params)
-    textures = jax.tree.map(lambda *x: jnp.stack(x), *[source.texture for source in sources])
+    textures = stack([source.texture for source in sources])
     trust = jax.vmap(trust_photo, (None, 0, 0))(model.frame, textures, posed)
-    features = jax.tree.map(lambda *x: jnp.concatenate(x), *[source.features for source in sources])
+    features = concatenate([source.features for source in sources])
     features = model.network.apply(model.variables, features, trust, method="fuse")
     return EncodedSource(features, SourceTextures(textures, trust))

@@ -21,7 +21,7 @@ from p4d_jax.errors import UserError
 from p4d_jax.head.model import HeadModel
 from p4d_jax.imaging.reading import PHOTO_SUFFIXES
 from p4d_jax.imaging.video import FOLDER_FPS, VIDEO_SUFFIXES, is_video
-from p4d_jax.types import FrameParams
+from p4d_jax.types import FrameParams, on_host, take
 
 Progress = Callable[[int, int | None], None]
 
@@ -54,7 +54,7 @@ class Motion:
 
     def __getitem__(self, index: int) -> FrameParams:
         """The parameters of one frame."""
-        return jax.tree.map(lambda x: x[index], self.params)
+        return take(self.params, index)
 
     @classmethod
     def open(
@@ -127,7 +127,7 @@ class Motion:
 
     def first(self, frames: int | None) -> Motion:
         """The first frames alone; all of them for None."""
-        params = jax.tree.map(lambda x: x[:frames], self.params)
+        params = take(self.params, slice(frames))
         return replace(self, params=params, vectors=None if self.vectors is None else self.vectors[:frames])
 
     def for_head(self, head: HeadModel) -> Motion:
@@ -185,8 +185,3 @@ def find_motion(source: str | Path) -> Path:
             f"{str(source)!r} is neither film, photo nor motion; endings that can be read: {known}"
         )
     return path
-
-
-def on_host(params: FrameParams) -> FrameParams:
-    """Arrays of NumPy: a clip is cut into frames there, without a compiled program for each cut."""
-    return jax.tree.map(np.asarray, params)

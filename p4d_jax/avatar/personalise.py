@@ -30,7 +30,7 @@ from p4d_jax.reconstructor.texture import VISIBLE_MARGIN
 from p4d_jax.render.raster import interpolate, rasterize
 from p4d_jax.render.rays import generate_rays
 from p4d_jax.train import losses
-from p4d_jax.types import Array, Camera
+from p4d_jax.types import Array, Camera, take
 
 if TYPE_CHECKING:
     from p4d_jax.avatar.avatar import Avatar
@@ -177,7 +177,7 @@ def _objective(trained: _Trained, fixed: _Fixed, samples, rates: PersonaliseRate
     variables = fixed.field.variables
     tuned = {**variables, "params": {**variables["params"], **trained.networks}}
     field = fixed.field.replace(variables=tuned, planes=fixed.field.planes + trained.offset)
-    photo, nearby = (jax.tree.map(lambda x, i=i: x[i], fixed.views) for i in (0, index))
+    photo, nearby = (take(fixed.views, i) for i in (0, index))
     keys = jax.random.split(key)
     features, transmittance = _render(field, trained.background, photo, samples, keys[0])
     result = field.network.apply(tuned, features[None], method="upscale")[0]

@@ -26,6 +26,7 @@ from p4d_jax.imaging.video import is_video
 from p4d_jax.imaging.warping import apply_matrix
 from p4d_jax.jobs.settings import CaptureSettings
 from p4d_jax.settings import from_config
+from p4d_jax.types import take
 
 
 def run(config: ConfigDict, workdir: str | Path) -> dict:
@@ -100,7 +101,7 @@ def write_alphas(capture: FilmCapture, head: HeadModel, folder: Path) -> None:
     folder.mkdir(exist_ok=True)
     for index, crop in enumerate(tqdm(capture.crops, desc="alphas", total=len(capture), unit="frame")):
         if np.isfinite(capture.errors[index]):
-            params = jax.tree.map(lambda x, index=index: x[index], capture.params)
+            params = take(capture.params, index)
             alpha = estimate_alpha(crop, head, params)
             Image.fromarray((alpha * 255).astype(np.uint8)).save(folder / f"{index:05d}.png")
 

@@ -43,7 +43,7 @@ from p4d_jax.openheads.scene import OpenHeadsScene, prepare_scene
 from p4d_jax.render.raster import Raster, rasterize
 from p4d_jax.render.rays import generate_rays
 from p4d_jax.settings import from_config
-from p4d_jax.types import CAMERA_PIVOT, CAMERA_RADIUS, Array, Camera, FrameParams
+from p4d_jax.types import CAMERA_PIVOT, CAMERA_RADIUS, Array, Camera, FrameParams, take
 
 YAW = np.deg2rad(25.0)
 SOLID = 0.9  # opacity from which a ray counts
@@ -103,7 +103,7 @@ class Subject:
         latent = jax.random.normal(key, (1, self.studio.genhead.config.latent_size))
         label = camera.to_label()[None]
         made = self.studio.make_identities(latent, label, shape[None], self.truncation_psi)
-        return jax.tree.map(lambda x: x[0], made)
+        return take(made, 0)
 
     def view(self, planes: Array, background: Array, frame: FrameParams) -> GenHeadView:
         """One view, without randomness."""
@@ -122,7 +122,7 @@ def measure_control(subject: Subject, key: Array, count: int) -> tuple[list[dict
         params = subject.random_frame(keys)
         made = subject.view(*subject.identity(keys[3], params.camera, params.shape), params)
         made = to_picture(made.image_sr)
-        true = jax.tree.map(lambda x: x[0], portraits_in_scene(subject.scene, keys[3:4], size, SETTINGS))
+        true = take(portraits_in_scene(subject.scene, keys[3:4], size, SETTINGS), 0)
         row = {}
         for name, picture, frame in (("", made, params), ("openheads_", to_picture(true.image), true.params)):
             wanted = wanted_points(head, frame)

@@ -54,7 +54,7 @@ from p4d_jax.imaging import writing as pictures
 from p4d_jax.jobs._publish import published, write_json
 from p4d_jax.jobs.settings import DatasetSettings, SynthesizeSettings
 from p4d_jax.settings import from_config, to_config
-from p4d_jax.types import CAMERA_RADIUS, Array, FrameParams
+from p4d_jax.types import CAMERA_RADIUS, Array, FrameParams, take
 
 KINDS = ("dynamic", "static")
 FILM_YAW, FILM_PITCH = 0.5, 0.2  # radians that the film's camera swings to either side
@@ -333,7 +333,7 @@ def write_film(
     identity = draw_identity(studio.genhead, studio.variables, key, sources, settings)
     with pictures.VideoWriter(path, config.film_fps) as film:
         for index in tqdm(range(count), desc="film", unit="frame"):
-            camera, frame = jax.tree.map(lambda x, k=index: x[k], (cameras, clip))
+            camera, frame = take((cameras, clip), index)
             frame = frame.replace(camera=camera, shape=identity.shape)
             seen = studio.show(
                 identity.planes, identity.background, frame, settings.resolution, settings.samples

@@ -48,7 +48,15 @@ from p4d_jax.train.config import LoopConfig
 from p4d_jax.train.devices import build_mesh, local, replicate, replicated, split
 from p4d_jax.train.loop import train
 from p4d_jax.train.processes import is_primary
-from p4d_jax.types import CAMERA_PIVOT, CAMERA_RADIUS, EXPRESSION_SIZE, SHAPE_SIZE, FrameParams, VectorParts
+from p4d_jax.types import (
+    CAMERA_PIVOT,
+    CAMERA_RADIUS,
+    EXPRESSION_SIZE,
+    SHAPE_SIZE,
+    FrameParams,
+    VectorParts,
+    take,
+)
 
 SHOWN = 8  # identities in the pictures of the run
 YAW = 0.44  # radians, 25 degrees: of the side views there
@@ -237,7 +245,7 @@ def build_grid(training: GenHeadTraining, people: jax.Array, config: ConfigDict,
         for person in range(SHOWN):
             row = []
             for column in range(len(frames.pose)):
-                frame = jax.tree.map(lambda x, column=column: x[column], frames)
+                frame = take(frames, column)
                 frame = frame.replace(shape=people[person])
                 view = studio.show(
                     planes[person], backgrounds[person], frame, resolution, training.config.samples

@@ -75,6 +75,7 @@ from p4d_jax.train.network_folder import ConvertedNetwork, load_converted
 from p4d_jax.train.numbered_stream import NumberedStream
 from p4d_jax.train.processes import is_primary
 from p4d_jax.train.state import TrainState, build_optimizer, create_state, jit_init
+from p4d_jax.types import take
 
 SHOWN = 4  # people in the pictures of the run
 CONVERT = "python -m p4d_jax.main --config=configs/convert.py"
@@ -463,7 +464,7 @@ def build_grid(
     reconstructor, head = training.reconstructor, local(constants.head)
     shown = jax.tree.map(lambda x: np.asarray(x.addressable_data(0)[:SHOWN]), draw_pairs(2**32 - 1))
     see = jax.jit(functools.partial(motions_of_pair, training, local(constants)))
-    motions = [see(jax.tree.map(lambda x, i=i: x[i], shown)) for i in range(len(shown.source))]
+    motions = [see(take(shown, i)) for i in range(len(shown.source))]
     samples = training.config.samples
     frame, source = local(constants.frame), ParameterMotion()
     model = AvatarModel(reconstructor, {}, head, frame, source)

@@ -15,7 +15,7 @@ from p4d_jax.openheads.appearance import (
 from p4d_jax.openheads.background import Surroundings, random_surroundings
 from p4d_jax.openheads.config import OpenHeadsSettings
 from p4d_jax.openheads.scene import DEFAULTS, OpenHeadsScene
-from p4d_jax.types import CAMERA_PIVOT, SHAPE_SIZE, Array, Camera, FrameParams
+from p4d_jax.types import CAMERA_PIVOT, SHAPE_SIZE, Array, Camera, FrameParams, take
 
 
 @struct.dataclass
@@ -85,5 +85,5 @@ def random_portrait_params(
 ) -> FrameParams:
     """A motion with a straight neck and a camera for one person of `shape` (300,)."""
     motion = random_motion(motion_key, 1, scene.head.expression_names, settings.closed_eyes)
-    camera, motion = jax.tree.map(lambda x: x[0], (random_cameras(camera_key, 1, settings), motion))
+    camera, motion = take((random_cameras(camera_key, 1, settings), motion), 0)
     return FrameParams(camera, shape, motion.expression, motion.pose.at[:3].set(0), motion.eyes)

@@ -25,7 +25,7 @@ from p4d_jax.openheads.config import OpenHeadsSettings
 from p4d_jax.openheads.people import Identity, random_cameras, random_identity, random_portrait_params
 from p4d_jax.openheads.scene import DEFAULTS, OpenHeadsScene
 from p4d_jax.openheads.shading import build_surface, shade
-from p4d_jax.types import SHAPE_SIZE, Array, FrameParams
+from p4d_jax.types import SHAPE_SIZE, Array, FrameParams, take
 
 
 @struct.dataclass
@@ -118,7 +118,7 @@ def make_clip(
 ) -> HeadClip:
     """A clip of one random identity, all from one key: see `make_clips`."""
     clips = make_clips(scene, key[None], frames, resolution, settings)
-    return jax.tree.map(lambda value: value[0], clips)
+    return take(clips, 0)
 
 
 @functools.partial(jax.jit, static_argnames=("frames", "resolution", "settings"))
