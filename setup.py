@@ -19,6 +19,7 @@ INFERENCE = [
     "absl-py>=2.0",
     "imageio[ffmpeg]>=2.34",  # the wheel of imageio-ffmpeg carries the encoder
     "scikit-image>=0.24",  # marching cubes, and the astronaut's photo
+    "dm-pix>=0.4.4",  # SSIM
     "pillow>=10.0",
     "ai-edge-litert>=2.0",  # runs MediaPipe's landmark models, without tensorflow
     "tqdm>=4.60",

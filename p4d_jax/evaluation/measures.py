@@ -6,31 +6,15 @@ Images (H, W, 3) in [-1, 1], masks (H, W, 1) >= 0; of one picture or one film, `
 
 from __future__ import annotations
 
+import dm_pix
 import jax.numpy as jnp
-import numpy as np
 from flax import struct
 
 from p4d_jax.train.losses import weighted_mean
 from p4d_jax.types import Array
 
-SSIM_WINDOW, SSIM_SIGMA = 11, 1.5  # pixels
-SSIM_CONSTANTS = (0.01**2, 0.03**2)  # for colours of range 1
+SSIM_WINDOW = 11  # pixels
 GREY_LEVELS = 127.5  # of 255, in one unit of [-1, 1]
-
-
-def gaussian_window(size: int = SSIM_WINDOW, sigma: float = SSIM_SIGMA) -> np.ndarray:
-    """(size,) weights that sum to 1."""
-    weights = np.exp(-0.5 * ((np.arange(size) - (size - 1) / 2) / sigma) ** 2)
-    return np.float32(weights / weights.sum())
-
-
-def window_mean(image: Array, window: np.ndarray) -> Array:
-    """Means (H - n + 1, W - n + 1, C) under the n x n window that is `window` (n,) times itself."""
-    for axis in (0, 1):
-        count = image.shape[axis] - len(window) + 1
-        rows = jnp.arange(count)
-        image = sum(w * jnp.take(image, rows + k, axis=axis) for k, w in enumerate(window))
-    return image
 
 
 def ssim_map(image: Array, target: Array) -> Array:
@@ -44,14 +28,9 @@ def ssim_map(image: Array, target: Array) -> Array:
             f"image, target: expected one shape of at least {SSIM_WINDOW} x {SSIM_WINDOW} pixels, got"
             f" {image.shape} and {target.shape}"
         )
-    window, (c1, c2) = gaussian_window(), SSIM_CONSTANTS
-    a, b = image * 0.5 + 0.5, target * 0.5 + 0.5
-    mean_a, mean_b = window_mean(a, window), window_mean(b, window)
-    var_a = window_mean(a * a, window) - mean_a**2
-    var_b = window_mean(b * b, window) - mean_b**2
-    covariance = window_mean(a * b, window) - mean_a * mean_b
-    alike = (2 * mean_a * mean_b + c1) * (2 * covariance + c2)
-    return alike / ((mean_a**2 + mean_b**2 + c1) * (var_a + var_b + c2))
+    return dm_pix.ssim(
+        image * 0.5 + 0.5, target * 0.5 + 0.5, filter_size=SSIM_WINDOW, filter_sigma=1.5, return_map=True
+    )
 
 
 def ssim(image: Array, target: Array, mask: Array | None = None) -> Array:
