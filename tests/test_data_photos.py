@@ -301,7 +301,7 @@ def test_the_job_trains_on_a_folder(folder, head, tmp_path, monkeypatch, capsys)
     monkeypatch.setattr(journal, "open_events", open_silent_events)
     monkeypatch.setattr(job, "create_genhead_state", blank_state)
     monkeypatch.setattr(job, "save_genhead", lambda path, *content: path.touch())
-    monkeypatch.setattr(job, "build_gan_step", build_step)
+    monkeypatch.setattr(job, "build_genhead_step", build_step)
     monkeypatch.setattr(job, "build_grid", grid)
     job.run(config, tmp_path / "run")
     assert "6 photos, and as many flipped" in capsys.readouterr().out
