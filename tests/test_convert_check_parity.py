@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -84,6 +85,24 @@ def test_an_unknown_case_is_refused_before_any_runs(capsys, tmp_path):
     )
     (tmp_path / "mystery.npz").write_bytes(b"")
     assert "'mystery'" in refuse(capsys, tmp_path)
+
+
+def test_a_case_that_breaks_is_a_line_and_hides_no_other(capsys, tmp_path, monkeypatch):
+    def broken(case):
+        raise TypeError("radiance_field() missing 1 required\npositional argument")
+
+    monkeypatch.setitem(CASES, "rays", broken)
+    copy(tmp_path, "lbs", lambda description, arrays: arrays.update(out_joints=arrays["out_joints"] * 2))
+    for name in ("rays", "volume"):
+        copy(tmp_path, name)
+    (tmp_path / "rasterizer.npz").write_bytes(b"")
+    code, lines, err = run(capsys, tmp_path)
+    assert code == 2
+    assert {line.split()[0] for line in lines} == {"lbs", "volume"}
+    unreadable, breaks = err.splitlines()
+    assert "'rasterizer'" in unreadable
+    assert "'rays' breaks (TypeError: radiance_field() missing 1 required positional argument" in breaks
+    assert Path(__file__).name in breaks
 
 
 def test_an_unknown_output_and_other_joints_are_refused(capsys, tmp_path):

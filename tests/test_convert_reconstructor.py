@@ -1,13 +1,12 @@
-"""The released reconstructors' keys all have a place, and parts mapped by the tables agree with PyTorch."""
+"""The released reconstructors' keys all have a place."""
 
 import json
 
 import numpy as np
 import pytest
-from parity_cases import FOLDER, load_case
+from parity_cases import FOLDER
 
 from p4d_jax.convert.mapping import convert_state
-from p4d_jax.convert.parity.reconstructor import CASES
 from p4d_jax.convert.reconstructor import CONFIG, NETWORKS, RECONSTRUCTOR, variable_shapes
 from p4d_jax.errors import UserError
 
@@ -53,10 +52,3 @@ def test_the_three_released_models_are_recognised_by_keys_that_they_have(release
         assert set(network.marks) <= set(released)
         assert network.config == CONFIG.to_dict()
         json.dumps(network.config)
-
-
-@pytest.mark.parametrize("name", ["encoder_detail", "background_encoder", "field_decoder"])
-def test_parts_agree_with_the_reference_when_mapped_by_the_tables(name):
-    case = load_case(name)
-    for output, value in CASES[name](case).items():
-        assert case.error(output, value) < 1e-4, output

@@ -1,4 +1,4 @@
-"""Rotations, cameras, similarity transforms: round trips, float64 numpy, scipy and reference cases."""
+"""Rotations, cameras, similarity transforms: round trips, float64 numpy and scipy."""
 
 import jax
 import jax.numpy as jnp
@@ -6,11 +6,9 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from parity_cases import load_case
 from scipy.spatial.transform import Rotation
 
 from p4d_jax import assets, geometry
-from p4d_jax.convert.parity.geometry import CASES
 from p4d_jax.genhead.parts import build_head_parts, correspondence_map, pose_parts
 from p4d_jax.head.landmarks import project_landmarks
 from p4d_jax.head.retarget import transfer_turn
@@ -63,15 +61,6 @@ def test_rotation_gradients_are_finite_and_right_near_zero(scale):
     np.testing.assert_allclose(reverse, jacobian, atol=1e-6)
     log = jax.jit(jax.jacfwd(to_vector))(to_matrix(jnp.asarray(vector)))
     assert np.isfinite(log).all()
-
-
-@pytest.mark.parametrize("name", ["rays", "alignment"])
-def test_agrees_with_the_reference(name):
-    case = load_case(name)
-    ours = CASES[name](case)
-    assert set(ours) == set(case.outputs)
-    for output, value in ours.items():
-        assert case.error(output, value) < 3e-6, output
 
 
 @settings(max_examples=30, deadline=None)

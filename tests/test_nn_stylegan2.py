@@ -1,11 +1,10 @@
-"""StyleGAN2's layers, resizing and super-resolution against torch and the reference case."""
+"""StyleGAN2's layers, resizing and super-resolution against torch."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
-from parity_cases import load_case
 
 from p4d_jax.imaging import resizing
 from p4d_jax.nn import stylegan2
@@ -102,32 +101,6 @@ def test_equalised_layers_keep_unit_variance(key):
     synthesis = stylegan2.SynthesisLayer(48)
     output = jax.jit(synthesis.init_with_output)(key, image, jax.random.normal(key, (2, 64)))[0]
     assert jnp.sqrt(jnp.square(output).mean()) == pytest.approx(1, rel=0.15)
-
-
-def _nested(state):
-    """The public module's weights as ours: dots nest, dense and convolution weights are transposed."""
-    params = {}
-    for key, value in state.items():
-        if "noise" in key or "filter" in key:
-            continue
-        *path, leaf = key.split(".")
-        node = params
-        for name in path:
-            node = node.setdefault(name, {})
-        axes = {4: (2, 3, 1, 0), 2: (1, 0), 1: (0,)}[value.ndim]
-        node[leaf] = value.transpose(axes)
-    return params
-
-
-def test_superresolution_reference_case():
-    case = load_case("superresolution")
-    image = jax.jit(SuperResolution().apply)(
-        {"params": _nested(case.state)},
-        jnp.asarray(case.inputs["features"].transpose(0, 2, 3, 1)),
-        jnp.asarray(case.inputs["ws"][:, -1]),
-    )
-    assert image.shape == (1, 512, 512, 3)
-    assert case.error("image", image.transpose(0, 3, 1, 2)) < 1e-4
 
 
 def test_superresolution_takes_its_sizes_and_precision_from_arguments(key):

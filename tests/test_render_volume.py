@@ -7,10 +7,8 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from parity_cases import load_case
 
 from p4d_jax.geometry import look_at_camera
-from p4d_jax.nn.field_decoder import FieldDecoder
 from p4d_jax.render import surface, volume
 from p4d_jax.render.rays import depth_normals, generate_rays
 from p4d_jax.render.triplane import sample_planes
@@ -49,13 +47,6 @@ def test_planes_and_their_gradients_agree_with_torch(rng, box_warp):
         np.testing.assert_allclose(ours, their.grad, atol=2e-4)
 
 
-def test_planes_reference_case():
-    case = load_case("volume")
-    planes = jnp.asarray(case.inputs["planes"].transpose(0, 1, 3, 4, 2))
-    ours = jax.jit(jax.vmap(sample_planes))(planes, jnp.asarray(case.inputs["points"]))
-    assert case.error("plane_features", ours) < 1e-4
-
-
 def test_bad_plane_shapes_are_named():
     with pytest.raises(ValueError, match="planes"):
         sample_planes(jnp.zeros((2, 4, 4, 1)), jnp.zeros((1, 3)))
@@ -64,22 +55,6 @@ def test_bad_plane_shapes_are_named():
 
 
 # One ray --------------------------------------------------------------------------------------------------
-
-
-def test_march_reference_case():
-    case = load_case("volume")
-    inputs = {name: jnp.asarray(value) for name, value in case.inputs.items()}
-    march = jax.jit(jax.vmap(jax.vmap(volume.march_rays)))(
-        inputs["densities"][..., 0], inputs["colors"], inputs["depths"][..., 0]
-    )
-    assert case.error("rgb", march.features) < 1e-4
-    assert case.error("depth", march.depth[..., None]) < 1e-4
-    assert case.error("weights", march.weights[..., None]) < 1e-4
-    assert case.error("background", march.transmittance[..., None]) < 1e-4
-    fine = jax.jit(jax.vmap(volume.importance_depths))(
-        inputs["depths"].reshape(18, 48), jnp.asarray(case.outputs["weights"]).reshape(18, 47), inputs["u"]
-    )
-    assert case.error("fine_depths", fine.reshape(2, 9, 40, 1)) < 1e-4
 
 
 @pytest.mark.parametrize("scale", [0.0, 1e-30, 1e-24, 1e-12, 1e-3])
@@ -288,22 +263,6 @@ def test_the_depth_range_holds_the_box_seen_frontally():
 def test_too_few_samples_are_named():
     with pytest.raises(ValueError, match="coarse_samples"):
         volume.render_image(_ball, look_at_camera(0.0, 0.0, 4.0), 4, coarse_samples=3, fine_samples=4)
-
-
-# Field decoder --------------------------------------------------------------------------------------------
-
-
-def test_field_decoder_reference_case():
-    case = load_case("field_decoder")
-    names = {"net.0": "hidden_layer", "out_sigma": "density", "out_rgb": "features_layer"}
-    params = {
-        ours: {"weight": case.state[f"{theirs}.weight"].T, "bias": case.state[f"{theirs}.bias"]}
-        for theirs, ours in names.items()
-    }
-    planes = jnp.asarray(case.inputs["features"].transpose(1, 0, 2, 3))
-    density, features = jax.jit(FieldDecoder().apply)({"params": params}, planes)
-    assert case.error("sigma", density) < 1e-4
-    assert case.error("rgb", features) < 1e-4
 
 
 # Surfaces -------------------------------------------------------------------------------------------------

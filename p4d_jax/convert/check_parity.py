@@ -6,13 +6,15 @@ DIR holds NAME.json and NAME.npz, in the format of `parity/fixtures.py`; without
 Weights and inputs are made from each case's seed, mapped by the importer's own rules and run in float32. A
 line an output: case, output, the figure and what it is. That is the relative error, max |ours - reference| /
 max |reference|, bound 1e-4, or of the rasterizer the share of pixels that differ by more than that, bound
-0.5 %. Exit code 1 if one exceeds its bound, 2 for a case that is not known or cannot be read.
+0.5 %. A case that cannot be read or that breaks is a line on stderr, and the others go on. Exit code 1 if a
+figure exceeds its bound, 2 for a case that is not known, cannot be read or breaks.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -64,11 +66,24 @@ def main(argv: Sequence[str] | None = None) -> int:
         for name in names:
             if name not in CASES:
                 raise UserError(f"case {name!r} is not known{nearest(name, list(CASES))}")
-        results = [check_case(name, arguments.fixtures) for name in names]
     except UserError as error:
         print(f"check_parity: {error}", file=sys.stderr)
         return 2
-    return 0 if all(results) else 1
+    return max(run_case(name, arguments.fixtures) for name in names)
+
+
+def run_case(name: str, folder: Path) -> int:
+    """Checks one case; its exit code. Whatever breaks a case is said here, and breaks no other."""
+    try:
+        return 0 if check_case(name, folder) else 1
+    except UserError as error:
+        print(f"check_parity: {error}", file=sys.stderr, flush=True)
+    except Exception as error:
+        place = traceback.extract_tb(error.__traceback__)[-1]
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        where = f"{Path(place.filename).name}:{place.lineno}"
+        print(f"check_parity: case {name!r} breaks ({reason}; {where})", file=sys.stderr, flush=True)
+    return 2
 
 
 def case_names(folder: Path) -> list[str]:

@@ -52,11 +52,11 @@ def planes_first(planes: jax.Array) -> np.ndarray:
     return np.asarray(planes).transpose(0, 1, 4, 2, 3).reshape(batch, -1, height, width)
 
 
-def run(case: Case, module: nn.Module, rules: Rules, *arguments, **keywords):
+def run(case: Case, module: nn.Module, rules: Rules, *arguments):
     """The module's result for the case's weights, mapped by `rules`."""
     shapes = shapes_of(module.init, *arguments)
     variables = convert_state(case.state, rules, shapes, type(module).__name__).variables
-    return jax.jit(lambda *a: module.apply(*a, **keywords))(variables, *arguments)
+    return jax.jit(module.apply)(variables, *arguments)
 
 
 def config_for(image_size: int) -> ReconstructorConfig:
@@ -94,19 +94,26 @@ def encoder_canonical(case: Case) -> Outputs:
     side = case.inputs["features"].shape[-1] // 2
     config = config_for(16 * side)
     module, last = _Canonical(config), f"block{config.blocks_re - 1}"
-    outputs = {}
-    for suffix, scale in (("on", 1.0), ("off", 0.0)):
-        high, kept = run(
-            case,
-            module,
-            tables.ENCODER_CANONICAL,
-            channels_last(case.inputs["features"]),
-            *(jnp.asarray(case.inputs[key]) for key in ("motion_driving", "motion_source")),
-            jnp.full(len(case.inputs["features"]), scale),
+    features = channels_last(case.inputs["features"])
+    motions = [jnp.asarray(case.inputs[key]) for key in ("motion_driving", "motion_source")]
+    ones, outputs = jnp.ones(len(features)), {}
+    shapes = shapes_of(module.init, features, *motions, ones)
+    variables = convert_state(case.state, tables.ENCODER_CANONICAL, shapes, "encoder_canonical").variables
+
+    @jax.jit
+    def tokens_and_features(variables, features, motions, scale):
+        high, kept = module.apply(
+            variables,
+            features,
+            *motions,
+            scale,
             capture_intermediates=lambda inner, _: inner.name == last and inner.path[0] == "reenactor",
             mutable=["intermediates"],
         )
-        tokens = kept["intermediates"]["reenactor"][last]["__call__"][0]
+        return kept["intermediates"]["reenactor"][last]["__call__"][0], high
+
+    for suffix, scale in (("on", ones), ("off", 0 * ones)):
+        tokens, high = tokens_and_features(variables, features, motions, scale)
         outputs[f"low_{suffix}"] = channels_first(pixel_shuffle(tokens_to_image(tokens, side, side), 2))
         outputs[f"high_{suffix}"] = channels_first(high)
     return outputs
