@@ -7,14 +7,12 @@ each, seen in the right shape.
 from __future__ import annotations
 
 import json
-from types import ModuleType
 
 import jax
 import numpy as np
 import pytest
-from parity_cases import FOLDER, load_case
+from parity_cases import FOLDER, changed, keep_views, load_case
 
-from p4d_jax.convert import mapping
 from p4d_jax.convert.check_parity import CASES, MEASURES, RELATIVE_ERROR
 from p4d_jax.convert.parity import genhead, reconstructor
 from p4d_jax.convert.parity.fixtures import Case
@@ -36,13 +34,6 @@ def only_traced(function, **_):
         return jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes)
 
     return run
-
-
-def changed(module: ModuleType, **changes) -> ModuleType:
-    """A module with other functions in it, for those who hold it; the module itself stays as it is."""
-    copy = ModuleType(module.__name__)
-    copy.__dict__.update(vars(module), **changes)
-    return copy
 
 
 def case_without_values(name: str) -> Case:
@@ -71,8 +62,7 @@ def test_the_largest_cases_can_be_called_and_give_the_reference_s_shapes(name, m
     case = case_without_values(name)
     for module in (genhead, reconstructor):
         monkeypatch.setattr(module, "jax", changed(jax, jit=only_traced))
-    # Weights stay views of one number: the whole reconstructor's would be 0.9 GB.
-    monkeypatch.setattr(mapping, "np", changed(np, ascontiguousarray=lambda value, dtype: value))
+    keep_views(monkeypatch)
     ours = CASES[name](case)
     assert set(ours) == set(case.outputs)
     for output, value in ours.items():

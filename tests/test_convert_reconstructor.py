@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 import pytest
-from parity_cases import FOLDER
+from parity_cases import FOLDER, keep_views
 
 from p4d_jax.convert.mapping import convert_state
 from p4d_jax.convert.reconstructor import CONFIG, NETWORKS, RECONSTRUCTOR, variable_shapes
@@ -24,7 +24,7 @@ def shapes():
 
 
 def test_every_released_key_becomes_a_variable_or_is_listed_with_its_reason(released, shapes, monkeypatch):
-    monkeypatch.setattr(np, "ascontiguousarray", lambda value, dtype: value)  # 0.9 GB of zeros otherwise
+    keep_views(monkeypatch)
     converted = convert_state(released, RECONSTRUCTOR, shapes, "portrait4d")
     kept = {"resample_filter", "noise_const", "noise_strength"}
     assert {key.rsplit(".", 1)[1] for key in converted.unused} == kept
@@ -34,7 +34,7 @@ def test_every_released_key_becomes_a_variable_or_is_listed_with_its_reason(rele
 
 
 def test_buffers_of_the_head_model_are_left_out(released, shapes, monkeypatch):
-    monkeypatch.setattr(np, "ascontiguousarray", lambda value, dtype: value)
+    keep_views(monkeypatch)
     extra = {"deformer.flame_deform.flame_model.v_template": np.zeros((5023, 3), np.float32)}
     converted = convert_state({**released, **extra}, RECONSTRUCTOR, shapes, "portrait4d")
     assert "head asset" in converted.unused["deformer.flame_deform.flame_model.v_template"]

@@ -12,6 +12,8 @@ A motion file (`save_motion`, `load_motion`) is an .npz without pickled objects:
   names     (E,) strings, names of the leading expression coefficients, or empty
   frames    (T, 437) float32, `FrameParams.to_vector` of each frame: camera 25 (the head's rotation is
             carried by the camera), shape 300, expression 100, pose 6, eyes 6
+  motion_vectors  optional, (T, M) float32: what a motion encoder (PD-FGC: M = 548) saw in the pictures;
+            without pictures a model that was trained with that encoder can be driven by them alone
 The bundled clip embedded/motion_talk.npz is written by `python -m tools.bake_motion_clip`.
 """
 
@@ -139,10 +141,32 @@ def _random_actions(key: Array) -> tuple[Array, Array, Array]:
 
 
 def save_motion(
-    path: str | Path, params: FrameParams, fps: float, head: str, names: tuple[str, ...] = ()
+    path: str | Path,
+    params: FrameParams,
+    fps: float,
+    head: str,
+    names: tuple[str, ...] = (),
+    motion_vectors: Array | np.ndarray | None = None,
 ) -> None:
-    """Writes a motion file; the format is in the file's docstring. `params` has one leading axis (T,)."""
+    """Writes a motion file; the format is in the file's docstring.
+
+    Args:
+      path: of the file.
+      params: one leading axis (T,).
+      fps: frames a second.
+      head: name of the head model that the expression coefficients are of.
+      names: of the leading expression coefficients.
+      motion_vectors: (T, M) of a motion encoder, or None.
+    """
     frames = np.asarray(params.to_vector(), np.float32)
+    vectors = {}
+    if motion_vectors is not None:
+        vectors["motion_vectors"] = np.asarray(motion_vectors, np.float32)
+        if vectors["motion_vectors"].ndim != 2 or len(vectors["motion_vectors"]) != len(frames):
+            shape = vectors["motion_vectors"].shape
+            raise ValueError(
+                f"motion_vectors: expected one vector for each of {len(frames)} frames, got {shape}"
+            )
     np.savez_compressed(
         path,
         format=np.array(MOTION_FORMAT),
@@ -150,17 +174,25 @@ def save_motion(
         fps=np.float32(fps),
         names=np.array(names, dtype=np.str_),
         frames=frames,
+        **vectors,
     )
 
 
 @struct.dataclass
 class MotionFile:
-    """A motion file's contents: `params` with leading axis (T,), and the header."""
+    """A motion file's contents.
+
+    Attributes:
+      params: leading axis (T,).
+      fps, head, names: the header.
+      motion_vectors: (T, M) of a motion encoder, or None.
+    """
 
     params: FrameParams
     fps: float = struct.field(pytree_node=False)
     head: str = struct.field(pytree_node=False)
     names: tuple[str, ...] = struct.field(pytree_node=False)
+    motion_vectors: Array | None = None
 
 
 def motion_for_head(motion: MotionFile, names: tuple[str, ...]) -> MotionFile:
@@ -220,5 +252,16 @@ def _checked(path: Path, content: dict[str, np.ndarray]) -> MotionFile:
         )
     if fps.shape != () or fps.dtype.kind not in "fiu" or not 1.0 <= float(fps) <= 1000.0:
         raise ValueError(f"motion: {path} has fps {fps}, expected one number in [1, 1000]")
+    vectors = content.get("motion_vectors")
+    if vectors is not None:
+        if vectors.ndim != 2 or len(vectors) != len(frames) or vectors.dtype.kind != "f":
+            raise ValueError(
+                f"motion: {path} has motion_vectors of shape {vectors.shape} and type {vectors.dtype},"
+                f" expected floats ({len(frames)}, M)"
+            )
+        if not np.isfinite(vectors).all():
+            raise ValueError(f"motion: {path} has motion_vectors that are not finite")
+        vectors = jnp.asarray(vectors, jnp.float32)
     params = FrameParams.from_vector(jnp.asarray(frames, jnp.float32))
-    return MotionFile(params, float(fps), str(content["head"]), tuple(str(name) for name in content["names"]))
+    names = tuple(str(name) for name in content["names"])
+    return MotionFile(params, float(fps), str(content["head"]), names, vectors)
