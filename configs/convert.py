@@ -1,4 +1,4 @@
-"""A released file into ours: --config.source=portrait4d-v2-vfhq512.pkl."""
+"""Released files into ours: --config.source=portrait4d-v2-vfhq512.pkl,motion_model.pth."""
 
 from ml_collections import ConfigDict
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import flax
 import jax
@@ -77,12 +77,14 @@ class NetworkImport:
       init_shapes: () -> our variables' shapes, nested (`shapes_of`).
       config: sizes, JSON-able; written beside the checkpoint, for whoever loads it.
       marks: keys by which a state is recognised: where all are present, it is this network's.
+      about: what else the network's about.json says, JSON-able.
     """
 
     rules: Rules
     init_shapes: Callable[[], dict]
     config: dict
     marks: tuple[str, ...]
+    about: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -145,6 +145,7 @@ RECONSTRUCTOR: Rules = [
 ]
 
 CONFIG = ReconstructorConfig()
+MOTION_SOURCE = "pdfgc"  # whose motion vectors the three were trained with (`avatar.motion_source`)
 
 
 def variable_shapes(config: ReconstructorConfig = CONFIG) -> dict:
@@ -162,6 +163,7 @@ def network(rules: Rules = RECONSTRUCTOR) -> NetworkImport:
         init_shapes=variable_shapes,
         config=CONFIG.to_dict(),
         marks=("w_avg", "encoder_global.encoder.conv1.weight", "generator_triplane.conv_last.weight"),
+        about={"motion_source": MOTION_SOURCE},
     )
 
 

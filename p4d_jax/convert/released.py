@@ -45,6 +45,27 @@ RELEASED = {
     "flame-masks": Released("models/FLAME/mask/FLAME_masks.pkl"),
 }
 
+# Files that are used together: a reconstructor and the encoder that makes its motion vectors.
+SETS = {
+    "portrait4d": ("portrait4d-genhead512", "motion_model"),
+    "portrait4d_static": ("portrait4d-static-genhead512", "motion_model"),
+    "portrait4d_v2": ("portrait4d-v2-vfhq512", "motion_model"),
+}
+
+
+def names_of(name: str) -> tuple[str, ...]:
+    """The keys of `RELEASED` that a name stands for: a set's files, or the name itself.
+
+    Raises:
+      UserError: it is neither.
+    """
+    if name in SETS:
+        return SETS[name]
+    if name not in RELEASED:
+        known = (*SETS, *RELEASED)
+        raise UserError(f"{name!r} is not one of {', '.join(known)}{nearest(name, known)}")
+    return (name,)
+
 
 @dataclass(frozen=True)
 class Fingerprint:
@@ -107,18 +128,14 @@ def download(name: str, folder: Path, endpoint: str = "") -> Path:
       The file, of the size and (where the hub gives it) the sha256 that the hub promises.
 
     Raises:
-      UserError: no such name, `huggingface_hub` is missing, or the hub does not deliver.
+      UserError: `huggingface_hub` is missing, or the hub does not deliver.
     """
-    if name not in RELEASED:
-        raise UserError(
-            f"--config.download={name!r} is not one of {', '.join(RELEASED)}{nearest(name, RELEASED)}"
-        )
     try:
         import huggingface_hub
     except ImportError:
         raise UserError(
-            "--config.download needs huggingface_hub: pip install 'p4d_jax[convert]'; or download the file"
-            " yourself and give it as --config.source"
+            f"fetching {name!r} needs huggingface_hub: pip install 'p4d_jax[convert]'; or download the file"
+            " yourself and convert that"
         ) from None
     released = RELEASED[name]
     # The files are public: no token of the user is sent.

@@ -1,8 +1,9 @@
 """The job `convert`: a released file of PyTorch or FLAME -> ours, without running anything that it holds.
 
-Written to the workdir: a folder per network, `NAME/checkpoint` (Orbax) or, of FLAME, `NAME/head.npz`, and
-beside it `NAME/about.json`: the source's name, size and sha256, the network's config, and every key of the
-source that was left out with its reason. A folder appears when it is complete.
+Several files of one command are several networks, each recognised by its keys, or pieces of one. Written to
+the workdir: a folder per network, `NAME/checkpoint` (Orbax) or, of FLAME, `NAME/head.npz`, and beside it
+`NAME/about.json`: the source's name, size and sha256, the network's config, and every key of the source that
+was left out with its reason. A folder appears when it is complete.
 """
 
 from __future__ import annotations
@@ -52,35 +53,59 @@ class Source:
     parts: dict[str, dict]
 
 
-def run(config: ConfigDict, workdir: str | Path) -> dict:
-    """Converts `config.source` or `config.download`. Returns the about.json of what was written."""
+@dataclass(frozen=True, eq=False)
+class SourceFile:
+    """A file that was read: where it lies, what identifies it, and the objects in it."""
+
+    path: Path
+    found: Fingerprint
+    value: Any
+
+
+def run(config: ConfigDict, workdir: str | Path) -> dict[str, dict]:
+    """Converts `config.source` or `config.download`. Returns name -> about.json of each folder written."""
     config, workdir = from_config(ConvertSettings, config), Path(workdir)
     paths = source_files(config, workdir)
-    files = [check_source(path, config.sha256) for path in paths]
-    if config.download and not (config.sha256 or released.RELEASED[config.download].sha256):
-        print("this package does not know this file's sha256; --config.sha256 pins the one above", flush=True)
-    values = [read_torch(path) for path in paths]
-    if config.network == FLAME or (not config.network and is_flame(values[0])):
-        return convert_flame(config, paths[0], values[0], files, workdir)
-    parts = find_parts(values[0], paths[0]) if len(values) == 1 else {"": merge_states(values, paths)}
-    source = Source(", ".join(map(str, paths)), paths[0].stem, files, parts)
-    return convert_network(source, *choose(source, known_networks(), config.network, config.part), workdir)
+    found = [check_source(path, config.sha256) for path in paths]
+    if config.download and not config.sha256:
+        unknown = [name for name in released.names_of(config.download) if not released.RELEASED[name].sha256]
+        if unknown:
+            what = "this file's sha256" if len(unknown) == 1 else "the sha256 of these files"
+            print(f"this package does not know {what}; --config.sha256 pins one above", flush=True)
+    files = [SourceFile(path, one, read_torch(path)) for path, one in zip(paths, found, strict=True)]
+    heads = [file for file in files if config.network in ("", FLAME) and is_flame(file.value)]
+    if config.network == FLAME:
+        heads = files
+    sources = group_files([file for file in files if file not in heads], config.network)
+    chosen = [(source, *choose(source, known_networks(), config.network, config.part)) for source in sources]
+    check_folders([FLAME] * len(heads) + [name for _, name, _, _ in chosen])
+    written = {name: convert_network(source, name, *how, workdir) for source, name, *how in chosen}
+    for head in heads:
+        written[FLAME] = convert_flame(config, head, workdir)
+    return written
 
 
 # Sources ---------------------------------------------------------------------------------------------------
 
 
 def source_files(config: ConvertSettings, workdir: Path) -> list[Path]:
-    """The files to read; fetched first, if the config names one to download."""
+    """The files to read; fetched first, if the config names one or a set of them to download."""
     if bool(config.source) == bool(config.download):
         raise UserError("give either --config.source=FILE or --config.download=NAME")
     if config.download:
-        return [released.download(config.download, workdir / "downloads", config.endpoint)]
-    names = [config.source] if Path(config.source).expanduser().exists() else config.source.split(",")
-    paths = [Path(name).expanduser() for name in names]
-    if config.sha256 and len(paths) > 1:
-        raise UserError("--config.sha256 is of one source, but --config.source names several")
-    return paths
+        try:
+            names = released.names_of(config.download)
+        except UserError as error:
+            raise UserError(f"--config.download: {error}") from None
+    else:
+        one = Path(config.source).expanduser().exists()
+        names = (config.source,) if one else tuple(config.source.split(","))
+    if config.sha256 and len(names) > 1:
+        given = "--config.download" if config.download else "--config.source"
+        raise UserError(f"--config.sha256 is of one source, but {given} names several")
+    if config.download:
+        return [released.download(name, workdir / "downloads", config.endpoint) for name in names]
+    return [Path(name.strip()).expanduser() for name in names]
 
 
 def check_source(path: Path, sha256: str) -> Fingerprint:
@@ -116,6 +141,70 @@ def find_parts(value: Any, path: Path) -> dict[str, dict]:
     if not parts:
         raise UserError(f"{path}: there are no tensors in it")
     return parts
+
+
+def group_files(files: list[SourceFile], network: str) -> list[Source]:
+    """Which files belong together: each is a network or, with another, a piece of one, as LPIPS' two are.
+
+    Args:
+      files: what was read.
+      network: the one that the user says they all are, or ''.
+
+    Raises:
+      UserError: a file is no network, and none with another.
+    """
+    known = known_networks()
+    if len(files) == 1:
+        return [make_source(files)]
+    whole = {file.path: not network and is_network(make_source([file]), known) for file in files}
+    if not any(whole.values()):
+        return [make_source(files)] if files else []
+    groups, taken = [], set()
+    for piece in (file for file in files if not whole[file.path]):
+        pairs = [pair for other in files if (pair := pair_of(piece, other, known))]
+        if len(pairs) != 1:
+            many = (
+                f", and {len(pairs)} with another of these files" if pairs else ", nor with another of these"
+            )
+            raise UserError(f"{piece.path}: no known network alone{many}; convert it by a command of its own")
+        groups += pairs
+        taken |= {file.name for file in pairs[0].files}
+    return [make_source([f]) for f in files if whole[f.path] and f.found.name not in taken] + groups
+
+
+def pair_of(piece: SourceFile, other: SourceFile, known: Mapping[str, NetworkImport]) -> Source | None:
+    """Two files as one source, if they are one network; else None."""
+    if other is piece or not all(set(find_parts(file.value, file.path)) == {""} for file in (piece, other)):
+        return None
+    try:
+        source = make_source([piece, other])
+    except UserError:  # a key of both
+        return None
+    name = recognise(source, "", known)
+    fits = name and names_fit(source.parts[""], known[name].rules, known[name].init_shapes())
+    return source if fits else None
+
+
+def is_network(source: Source, known: Mapping[str, NetworkImport]) -> bool:
+    """Whether one of a source's parts is a network."""
+    return any(recognise(source, part, known) for part in source.parts)
+
+
+def make_source(files: list[SourceFile]) -> Source:
+    """One file with its parts, or the states of several as one."""
+    values, paths = [file.value for file in files], [file.path for file in files]
+    parts = find_parts(values[0], paths[0]) if len(files) == 1 else {"": merge_states(values, paths)}
+    return Source(", ".join(map(str, paths)), paths[0].stem, [file.found for file in files], parts)
+
+
+def check_folders(names: list[str]) -> None:
+    """Every network has a folder of its own name, which another would replace."""
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise UserError(
+            f"--config.source: several of the files are {twice[0]!r}, which has one folder in the workdir;"
+            " convert them by commands with workdirs of their own"
+        )
 
 
 def merge_states(values: list, paths: list[Path]) -> dict:
@@ -230,6 +319,7 @@ def convert_network(source: Source, name: str, part: str, network: NetworkImport
         "part": part,
         "tensors": len(state),
         "unused": converted.unused | elsewhere,
+        **network.about,
     }
     save_converted(workdir / name, about, converted.variables)
     print(
@@ -248,10 +338,9 @@ def why_not(part: str, source: Source) -> str:
     return f"another network; --config.part={part} converts it" if part else "of no part of the source"
 
 
-def convert_flame(
-    config: ConvertSettings, path: Path, model: Any, files: list[Fingerprint], workdir: Path
-) -> dict:
+def convert_flame(config: ConvertSettings, source: SourceFile, workdir: Path) -> dict:
     """A FLAME pickle and what belongs to it to a head asset. Returns its about.json."""
+    path, model = source.path, source.value
     names = ("masks", "landmarks", "mediapipe", "decimation", "neighbours")
     missing = [name for name in names[:2] if not getattr(config, name)]
     if missing:
@@ -264,7 +353,7 @@ def convert_flame(
         "network": FLAME,
         "config": {"vertices": len(head.template), "triangles": len(head.faces)},
         "sources": [
-            *(dataclasses.asdict(file) | {"as": "model"} for file in files),
+            dataclasses.asdict(source.found) | {"as": "model"},
             *(dataclasses.asdict(file) | {"as": name} for name, file in found.items()),
         ],
         "unused": {

@@ -101,12 +101,13 @@ class ConvertSettings:
 
     Attributes:
       job: The job to run, a module of `p4d_jax.jobs`.
-      source: A .pkl or .pth file; several that make one network, as VGG and LPIPS, with commas between.
+      source: A .pkl or .pth file, or several with commas between, each a network or, as VGG and LPIPS, pieces
+        of one.
       network: Which network it is; '' finds out by its keys.
       part: Part of a file that holds several networks (G, D, G_ema); '' converts all that are known.
       sha256: The sha256 that the source must have; '' prints what it has.
-      download: Name of a released file that is fetched, whose licence you accept by it, for example
-        'portrait4d-v2-vfhq512'.
+      download: Name of a released file that is fetched, or of a set of them, whose licences you accept by it:
+        'portrait4d_v2' is the reconstructor with the encoder of its motion vectors.
       endpoint: Address of the Hugging Face hub; '': the usual one, or HF_ENDPOINT.
       masks: FLAME_masks.pkl, beside a FLAME pickle as source.
       landmarks: landmark_embedding.npy or landmark_embedding_with_eyes.npy, beside a FLAME pickle.
