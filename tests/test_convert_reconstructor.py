@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from parity_cases import FOLDER, keep_views
 
+from p4d_jax.avatar.motion_source import motion_source_name
 from p4d_jax.convert.mapping import convert_state
 from p4d_jax.convert.reconstructor import CONFIG, NETWORKS, RECONSTRUCTOR, variable_shapes
 from p4d_jax.errors import UserError
@@ -51,4 +52,5 @@ def test_the_three_released_models_are_recognised_by_keys_that_they_have(release
     for network in NETWORKS.values():
         assert set(network.marks) <= set(released)
         assert network.config == CONFIG.to_dict()
+        assert network.about == {"motion_source": motion_source_name(CONFIG)}
         json.dumps(network.config)

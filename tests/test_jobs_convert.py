@@ -20,8 +20,8 @@ from test_convert_flame import sphere
 from torch_samples import Evil, legacy_file, pickled, public_code, zip_file
 
 from p4d_jax import main
-from p4d_jax.convert.mapping import NetworkImport, Rule, Unused, conv, dense, shapes_of
-from p4d_jax.convert.released import RELEASED
+from p4d_jax.convert.mapping import NetworkImport, Rule, Unused, below, conv, dense, shapes_of
+from p4d_jax.convert.released import RELEASED, SETS
 from p4d_jax.errors import UserError
 from p4d_jax.head.loading import load_head_model
 from p4d_jax.jobs import convert
@@ -169,6 +169,48 @@ def test_two_files_make_one_network(run, tmp_path):
     assert twice[0] == 2 and "in another source" in twice[2][0]
     pinned = run(None, f"--config.source={paths[0]},{paths[1]}", f"--config.sha256={'0' * 64}")
     assert pinned[0] == 2 and "names several" in pinned[2][0]
+
+
+def pieces(state: dict) -> list[dict]:
+    return [{k: v for k, v in state.items() if k.startswith("conv") == first} for first in (True, False)]
+
+
+def test_several_files_are_several_networks_or_pieces_of_one(run, tmp_path, networks):
+    """As of a release: a network, a second one, and a third in two files, of which one alone is a network."""
+    networks["backbone"] = NetworkImport(
+        networks["small"].rules,
+        lambda: {"params": {"conv": small_import().init_shapes()["params"]["conv"]}},
+        {},
+        ("conv.weight",),
+        {"of": "backbone"},
+    )
+    networks["motion"] = NetworkImport(
+        [*below("eye.", "", networks["small"].rules)], small_import().init_shapes, {}, ("eye.conv.weight",)
+    )
+    state = torch_side().state_dict()
+    eyes = {f"eye.{key}": value for key, value in torch_side().state_dict().items()}
+    backbone, head = pieces(state)
+    for name, tensors in (("backbone", backbone), ("head", head), ("eyes", eyes)):
+        (tmp_path / f"{name}.pth").write_bytes(zip_file(tensors))
+    of = lambda *names: "--config.source=" + ",".join(str(tmp_path / f"{name}.pth") for name in names)
+    assert run(None, of("eyes", "head", "backbone"))[0] == 0
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["motion", "small"]
+    assert [one["name"] for one in read_about(tmp_path / "out/small")["sources"]] == [
+        "head.pth",
+        "backbone.pth",
+    ]
+    kernel = load_converted(tmp_path / "out/motion").variables["params"]["head"]["kernel"]
+    np.testing.assert_array_equal(kernel, eyes["eye.head.weight"].T)
+    assert run(None, of("eyes", "backbone"))[0] == 0
+    assert read_about(tmp_path / "out/backbone")["of"] == "backbone"
+    elsewhere = f"--workdir={tmp_path / 'elsewhere'}"
+    for files, said in (
+        (("eyes", "head"), "head.pth: no known network alone, nor with another of these"),
+        (("eyes", "eyes"), "several of the files are 'motion'"),
+    ):
+        code, _, errors = run(None, of(*files), elsewhere)
+        assert code == 2 and len(errors) == 1 and said in errors[0]
+        assert not (tmp_path / "elsewhere").exists()
 
 
 def test_networks_of_the_same_keys_are_told_apart_by_the_file_name(run, tmp_path, networks):
@@ -424,6 +466,28 @@ def test_a_named_file_is_fetched_checked_and_converted(run, tmp_path, hub):
     code, lines, _ = run(None, *flags, f"--config.sha256={about['sources'][0]['sha256']}")
     assert code == 0 and not any("does not know" in line for line in lines)
     assert run(None, *flags, f"--config.sha256={'1' * 64}")[0] == 2
+
+
+def test_a_named_set_is_fetched_and_converted_whole(run, tmp_path, hub, networks):
+    networks["portrait4d-v2"] = small_import(marks=("conv.weight",))
+    networks["portrait4d-v2"].about["motion_source"] = "pdfgc"
+    networks["motion"] = NetworkImport(
+        [*below("eye.", "", small_import().rules)], small_import().init_shapes, {}, ("eye.conv.weight",)
+    )
+    networks.pop("small"), networks.pop("portrait4d")
+    eyes = {f"eye.{key}": value for key, value in torch_side().state_dict().items()}
+    for name, state in zip(SETS["portrait4d_v2"], (torch_side().state_dict(), eyes), strict=True):
+        file = RELEASED[name]
+        hub.files[f"/{file.repository}/resolve/main/{file.path}"] = zip_file(state)
+    flags = ("--config.download=portrait4d_v2", f"--config.endpoint={hub.url}")
+    code, lines, errors = run(None, *flags)
+    assert (code, errors) == (0, []) and any("the sha256 of these files" in line for line in lines)
+    networks = {path.parent.name for path in (tmp_path / "out").glob("*/about.json")}
+    assert networks == {"portrait4d-v2", "motion"}
+    assert read_about(tmp_path / "out/portrait4d-v2")["motion_source"] == "pdfgc"
+    pinned = run(None, *flags, f"--config.sha256={'0' * 64}")
+    assert pinned[0] == 2 and "--config.download names several" in pinned[2][0]
+    assert all(set(files) <= set(RELEASED) for files in SETS.values())
 
 
 def test_what_the_hub_delivers_is_checked(run, tmp_path, hub, monkeypatch):
