@@ -94,11 +94,12 @@ class Motion:
             stored = load_motion(assets.motion(path))
         except ValueError as error:
             raise UserError(str(error)) from error
-        return cls(on_host(stored.params), stored.fps, stored.head, stored.names)
+        vectors = None if stored.motion_vectors is None else np.asarray(stored.motion_vectors)
+        return cls(on_host(stored.params), stored.fps, stored.head, stored.names, vectors=vectors)
 
     def save(self, path: str | Path) -> None:
-        """Writes a motion file: parameters without any picture."""
-        save_motion(path, self.params, self.fps, self.head, self.names)
+        """Writes a motion file: parameters, and motion vectors where there are any, without any picture."""
+        save_motion(path, self.params, self.fps, self.head, self.names, self.vectors)
 
     @classmethod
     def from_film(

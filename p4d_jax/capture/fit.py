@@ -162,7 +162,10 @@ def landmark_head(head: HeadModel) -> HeadModel:
     """
     triangles = np.asarray(head.mediapipe_triangles)
     if triangles.size == 0:
-        raise ValueError(f"head: {head.name!r} defines no MediaPipe landmarks; use 'openhead'")
+        raise ValueError(
+            f"head: {head.name!r} defines no MediaPipe landmarks, by which a head is fitted; convert"
+            " it with its mediapipe_landmark_embedding.npz (docs/howto/convert.md), or use 'openhead'"
+        )
     used, local = np.unique(triangles, return_inverse=True)
     regressor = np.asarray(head.joint_regressor)
     eyes = [LEFT_EYE, RIGHT_EYE]

@@ -87,6 +87,12 @@ def _weights(name: str, seed: int, row: dict) -> np.ndarray:
     raise UserError(f"case {name!r}: no rule for the value of the state's row {row}")
 
 
+def seeded_state(description: dict) -> dict[str, np.ndarray]:
+    """The weights of a case, by its JSON: key -> array, in the order of the module's state_dict."""
+    name, seed = description["name"], description["seed"]
+    return {row["key"]: _weights(name, seed, row) for row in description["state"]}
+
+
 def draw_image(key: str, shape: tuple[int, ...], seed: int = 1) -> np.ndarray:
     """The input image `key` of a case, which is drawn and not stored: values in (-1, 1)."""
     generator = np.random.default_rng([seed, zlib.crc32(f"in/{key}".encode())])
@@ -109,7 +115,7 @@ def load_case(name: str, folder: Path) -> Case:
         strides = {key: row["stride_last_two"] for key, row in description["outputs"].items()}
         _check_shapes(description, inputs, outputs)
         seed = description["seed"]
-        state = {row["key"]: _weights(name, seed, row) for row in description["state"]}
+        state = seeded_state(description)
     except UserError:
         raise
     except FileNotFoundError as error:
