@@ -25,7 +25,15 @@ from p4d_jax.head.model import HeadModel
 
 PARITY = Path(__file__).parents[1] / "tests" / "parity"
 EMBEDDED_POINTS = 105  # MediaPipe points of the published embedding
-HEAD_FLAGS = ("masks", "landmarks", "mediapipe", "decimation", "neighbours")
+HEAD_FILES = {
+    "source": "generic_model.pkl",
+    "masks": "FLAME_masks.pkl",
+    "landmarks": "landmark_embedding_with_eyes.npy",
+    "mediapipe": "mediapipe_landmark_embedding.npz",
+    "decimation": "simplify_baricentric2.npy",
+    "neighbours": "flame_addition_info_new_smallface.npy",
+}
+HEAD_FLAGS = tuple(HEAD_FILES)[1:]  # of `convert`, beside its source
 
 
 # Networks --------------------------------------------------------------------------------------------------
@@ -93,7 +101,7 @@ def write_flame_like(folder: Path) -> dict[str, Path]:
         "faces": np.asarray(head.decimated_faces),
     }
     neighbours = {"vertices_region_idxs": np.asarray(head.neighbours), "eyelids_idxs": region("eyelids")}
-    paths = {"source": folder / "generic_model.pkl", "masks": folder / "FLAME_masks.pkl"}
+    paths = {flag: folder / name for flag, name in HEAD_FILES.items()}
     for flag, value in (("source", model), ("masks", masks)):
         paths[flag].write_bytes(pickle.dumps(value, protocol=2))
     for flag, value in (
@@ -101,9 +109,7 @@ def write_flame_like(folder: Path) -> dict[str, Path]:
         ("decimation", decimation),
         ("neighbours", neighbours),
     ):
-        paths[flag] = folder / f"{flag}.npy"
         np.save(paths[flag], value, allow_pickle=True)
-    paths["mediapipe"] = folder / "mediapipe_landmark_embedding.npz"
     np.savez(paths["mediapipe"], **mediapipe)
     return paths
 
