@@ -5,8 +5,8 @@
 Files in the released format, of full size and with seeded weights (Portrait4D-v2, PD-FGC, and a head model in
 FLAME's files; see `benchmarks.released_files`), are written to DIR and converted by the commands that a user
 gives. Then, for each head, a film of the astronaut, driven by pictures, is made by the job `reenact`; every
-frame of it must equal what `Avatar.render` makes of the same frame. A line a step: seconds, and the peak of its
-memory. Exit code 1 if a frame differs. It needs torch, 4 GB of disk, and some minutes.
+frame of it must equal what `Avatar.render` makes of the same frame. A line a step: seconds, and the largest
+memory of a step so far. Exit code 1 if a frame differs. It needs torch, 4 GB of disk, and some minutes.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def make_files(folder: Path, frames: int) -> None:
-    """The released files, and a folder of pictures that drives: the astronaut's face, shifted and mirrored."""
+    """The released files, and pictures that drive: the astronaut's face, shifted and mirrored."""
     from benchmarks.released_files import full_size_state, write_checkpoint, write_flame_like, write_pickle
     from p4d_jax import assets
 
