@@ -61,6 +61,8 @@ def small_state(name: str, seed: int = 0) -> dict[str, np.ndarray]:
         values = rng.standard_normal(shape) * (15.0 if "decoder.net" in key or "decoder.out" in key else 1.0)
         if path.endswith(("/var", "w_avg")):
             values = np.ones(shape)
+        if path.endswith("trunk/squeeze/kernel"):
+            values = np.abs(values)  # one number a pixel behind a ReLU: it shall not be zero everywhere
         state[key] = turned(values / np.sqrt(fan_in)).astype(np.float32)
     return state
 

