@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from p4d_jax.capture.photo import Capture, capture_photo
     from p4d_jax.errors import UserError
     from p4d_jax.geometry.cameras import look_at_camera, orbit
-    from p4d_jax.imaging.writing import VideoWriter, save_picture
+    from p4d_jax.imaging.writing import VideoWriter, save_picture, save_video
     from p4d_jax.reconstructor.field import Frame
     from p4d_jax.render.surface import Mesh, write_ply
     from p4d_jax.types import Camera, FrameParams
@@ -50,6 +50,7 @@ _HOMES = {
     "look_at_camera": "geometry.cameras",
     "orbit": "geometry.cameras",
     "save_picture": "imaging.writing",
+    "save_video": "imaging.writing",
     "write_ply": "render.surface",
 }
 __all__ = sorted([*_HOMES, "__version__"])

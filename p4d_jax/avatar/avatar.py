@@ -215,12 +215,24 @@ class Avatar:
                 f"expression: the head model {self.model.head.name!r} does not know ARKit's actions; give its"
                 " coefficients as an array, and the gaze as eyes of a frame"
             )
-        amounts = frame.expression[action_columns(names)]
+        before = frame.expression[action_columns(names)]
+        after = before
         for name, amount in actions.items():
-            amounts = amounts.at[ARKIT.index(name)].set(amount)
-        looks = jnp.stack([frame.eyes[1], -frame.eyes[0]]) if gaze is None else jnp.asarray(gaze)
-        moved = compose_motion(amounts, looks, frame.neck, names)
-        return frame.replace(expression=moved.expression, pose=moved.pose, eyes=moved.eyes)
+            after = after.at[ARKIT.index(name)].set(amount)
+        looks = jnp.stack([frame.eyes[1], -frame.eyes[0]])
+        old = compose_motion(before, looks, frame.neck, names)
+        new = compose_motion(after, looks if gaze is None else jnp.asarray(gaze), frame.neck, names)
+        # What is not asked for stays as it was fitted, which actions alone would not give back.
+        columns = np.asarray([names.index(name) for name in actions], int)
+        expression = frame.expression.at[columns].set(new.expression[columns])
+        if gaze is not None:
+            looking = np.asarray([names.index(name) for name in ARKIT if name.startswith("eyeLook")])
+            expression = expression.at[looking].set(new.expression[looking])
+        return frame.replace(
+            expression=expression,
+            pose=frame.pose + (new.pose - old.pose),
+            eyes=frame.eyes if gaze is None else new.eyes,
+        )
 
     def drive(
         self,

@@ -88,6 +88,13 @@ class VideoWriter:
         self._writer.close()
 
 
+def save_video(path: str | Path, pictures: Iterable[np.ndarray], fps: float = 25.0) -> None:
+    """Writes pictures (H, W, 3) uint8 of one even size as an H.264 film; none is kept in memory."""
+    with VideoWriter(Path(path), fps) as video:
+        for picture in pictures:
+            video.add(picture)
+
+
 def save_picture(path: Path, picture: np.ndarray) -> None:
     """A PNG."""
     Image.fromarray(picture).save(path)
