@@ -24,7 +24,8 @@ if TYPE_CHECKING:
     from p4d_jax.capture.photo import Capture, capture_photo
     from p4d_jax.errors import UserError
     from p4d_jax.geometry.cameras import look_at_camera, orbit
-    from p4d_jax.imaging.writing import VideoWriter, save_picture, save_video
+    from p4d_jax.imaging.writing import VideoWriter, color_depth, save_picture, save_video, side_by_side
+    from p4d_jax.main import enable_compilation_cache
     from p4d_jax.reconstructor.field import Frame
     from p4d_jax.render.surface import Mesh, write_ply
     from p4d_jax.types import Camera, FrameParams
@@ -46,11 +47,14 @@ _HOMES = {
     "capture_album": "capture.album",
     "capture_film": "capture.clip",
     "capture_photo": "capture.photo",
+    "color_depth": "imaging.writing",
+    "enable_compilation_cache": "main",
     "load_avatar": "avatar.file",
     "look_at_camera": "geometry.cameras",
     "orbit": "geometry.cameras",
     "save_picture": "imaging.writing",
     "save_video": "imaging.writing",
+    "side_by_side": "imaging.writing",
     "write_ply": "render.surface",
 }
 __all__ = sorted([*_HOMES, "__version__"])

@@ -20,7 +20,6 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
-from p4d_jax import assets
 from p4d_jax.avatar.encode import EncodedSource, encode_photos
 from p4d_jax.avatar.model import AvatarModel
 from p4d_jax.avatar.motion import Motion
@@ -358,8 +357,7 @@ def capture_photos(photos: Sequence, head: HeadModel) -> list[Capture]:
         return list(photos)
     if any(done):
         raise UserError("photo: give either finished captures or photos, not both in one list")
-    named = [assets.photo(one) if isinstance(one, str) and one in assets.PHOTOS else one for one in photos]
-    return capture_album(named, head)
+    return capture_album(photos, head)
 
 
 @jax.jit

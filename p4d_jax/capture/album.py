@@ -15,11 +15,11 @@ from p4d_jax.capture.photo import (
     capture_photo,
     find_face,
     finish_capture,
+    open_photo,
     photo_name,
     turned_targets,
 )
 from p4d_jax.head.model import HeadModel
-from p4d_jax.imaging.reading import as_photo
 
 
 def capture_album(
@@ -40,7 +40,7 @@ def capture_album(
     landmarker = landmarker or Landmarker()
     if len(images) == 1:
         return [capture_photo(images[0], head, landmarker)]
-    photos = [as_photo(image) for image in images]
+    photos = [open_photo(image) for image in images]
     names = [album_name(image, place, len(images)) for place, image in enumerate(images)]
     faces = [find_face(photo, name, landmarker) for photo, name in zip(photos, names, strict=True)]
     targets = [turned_targets(*face) for face in faces]

@@ -7,7 +7,9 @@ from pathlib import Path
 import jax.numpy as jnp
 import numpy as np
 from flax import struct
+from PIL import Image, ImageDraw
 
+from p4d_jax import assets
 from p4d_jax.capture.alpha import estimate_alpha
 from p4d_jax.capture.crop import crop_matrix, crop_photo, quarter_turn
 from p4d_jax.capture.fit import Fit, fit_photo, head_camera, landmark_head
@@ -45,6 +47,20 @@ class Capture:
     error: float
     note: str = struct.field(pytree_node=False, default="")
 
+    def overlay(self, head: HeadModel) -> np.ndarray:
+        """(512, 512, 3) uint8: the crop with the landmarks in green and the fitted head's in red.
+
+        Args:
+          head: The head model that was fitted.
+        """
+        picture = Image.fromarray(self.crop)
+        pen = ImageDraw.Draw(picture)
+        found = self.landmarks.points[np.asarray(head.mediapipe_indices)]
+        for points, colour in ((found, "lime"), (self.model_points, "red")):
+            for x, y in apply_matrix(self.crop_matrix, points):
+                pen.ellipse((x - 1, y - 1, x + 1, y + 1), fill=colour)
+        return np.asarray(picture)
+
 
 def capture_photo(
     image: np.ndarray | str | Path, head: HeadModel, landmarker: LandmarkDetector | None = None
@@ -60,10 +76,17 @@ def capture_photo(
     Raises:
       UserError: The file cannot be read, shows no face, or too small a one.
     """
-    photo = as_photo(image)
+    photo = open_photo(image)
     landmarks, turn = find_face(photo, photo_name(image), landmarker or Landmarker())
     fit = fit_photo(landmark_head(head), *turned_targets(landmarks, turn))
     return finish_capture(photo, head, landmarks, turn, fit)
+
+
+def open_photo(image: np.ndarray | str | Path) -> np.ndarray:
+    """A photo (H, W, 3) uint8 by its path, or by the name of an example; an array is brought to that form."""
+    if isinstance(image, str) and image in assets.PHOTOS:
+        return assets.photo(image)
+    return as_photo(image)
 
 
 def photo_name(image: np.ndarray | str | Path) -> str:

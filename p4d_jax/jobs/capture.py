@@ -14,16 +14,15 @@ from pathlib import Path
 import jax
 import numpy as np
 from ml_collections import ConfigDict
-from PIL import Image, ImageDraw
+from PIL import Image
 from tqdm import tqdm
 
 from p4d_jax import assets
-from p4d_jax.capture import Capture, FilmCapture, Landmarker, capture_film, capture_photo
+from p4d_jax.capture import FilmCapture, Landmarker, capture_film, capture_photo
 from p4d_jax.capture.alpha import estimate_alpha
 from p4d_jax.data.motion import save_motion
 from p4d_jax.head.model import HeadModel
 from p4d_jax.imaging.video import is_video
-from p4d_jax.imaging.warping import apply_matrix
 from p4d_jax.jobs.settings import CaptureSettings
 from p4d_jax.settings import from_config
 from p4d_jax.types import take
@@ -53,7 +52,7 @@ def run_photo(config: CaptureSettings, source, head: HeadModel, workdir: Path) -
     if config.write_crops:
         Image.fromarray(capture.crop).save(workdir / "crop.png")
         Image.fromarray((capture.alpha * 255).astype(np.uint8)).save(workdir / "alpha.png")
-        draw_overlay(capture, np.asarray(head.mediapipe_indices)).save(workdir / "overlay.png")
+        Image.fromarray(capture.overlay(head)).save(workdir / "overlay.png")
     return {"frames": 1, "error": round(capture.error, 5), "note": capture.note}
 
 
@@ -104,13 +103,3 @@ def write_alphas(capture: FilmCapture, head: HeadModel, folder: Path) -> None:
             params = take(capture.params, index)
             alpha = estimate_alpha(crop, head, params)
             Image.fromarray((alpha * 255).astype(np.uint8)).save(folder / f"{index:05d}.png")
-
-
-def draw_overlay(capture: Capture, indices: np.ndarray) -> Image.Image:
-    """The crop with the landmarks in green and the fitted head's in red. indices: (M,) of the 468."""
-    picture = Image.fromarray(capture.crop)
-    pen = ImageDraw.Draw(picture)
-    for points, colour in ((capture.landmarks.points[indices], "lime"), (capture.model_points, "red")):
-        for x, y in apply_matrix(capture.crop_matrix, points):
-            pen.ellipse((x - 1, y - 1, x + 1, y + 1), fill=colour)
-    return picture

@@ -22,6 +22,7 @@ from tqdm import tqdm
 from p4d_jax import assets
 from p4d_jax.avatar.model import AvatarModel
 from p4d_jax.capture import capture_photo
+from p4d_jax.capture.photo import open_photo
 from p4d_jax.errors import UserError
 from p4d_jax.evaluation.people import (
     DRIVEN,
@@ -60,7 +61,7 @@ from p4d_jax.evaluation.reenactment import (
 from p4d_jax.imaging import writing as pictures
 from p4d_jax.imaging.writing import to_picture
 from p4d_jax.jobs._publish import published, write_json
-from p4d_jax.jobs.reenact import read_source, user_input
+from p4d_jax.jobs.reenact import user_input
 from p4d_jax.jobs.settings import EvaluateSettings
 from p4d_jax.openheads.sets import people_set
 from p4d_jax.settings import from_config
@@ -126,7 +127,7 @@ def read_inputs(config: EvaluateSettings) -> tuple[AvatarModel, Evaluators, list
         for name in sets:
             people_set(name)
     with user_input("photos"):
-        photos = {name: read_source(name) for name in split_names(config.photos)}
+        photos = {name: open_photo(name) for name in split_names(config.photos)}
     with user_input("head"):
         head = assets.head_model(config.head)
     with user_input("weights"):

@@ -35,13 +35,12 @@ from p4d_jax.avatar.avatar import Avatar
 from p4d_jax.avatar.model import AvatarModel
 from p4d_jax.avatar.motion import Motion, find_motion
 from p4d_jax.capture.album import capture_album
-from p4d_jax.capture.photo import Capture
+from p4d_jax.capture.photo import Capture, open_photo
 from p4d_jax.errors import UserError
 from p4d_jax.geometry import orbit
 from p4d_jax.head.model import HeadModel
 from p4d_jax.head.shading import shade_head, vertex_paint
 from p4d_jax.imaging import writing as pictures
-from p4d_jax.imaging.reading import read_photo
 from p4d_jax.jobs._publish import published, write_json
 from p4d_jax.jobs.settings import ReenactSettings
 from p4d_jax.render.surface import write_ply
@@ -124,7 +123,7 @@ def read_inputs(config: ReenactSettings, workdir: Path) -> Inputs:
     if workdir.exists() and not workdir.is_dir():
         raise UserError(f"--workdir={workdir} is a file; name a folder")
     with user_input("source"):
-        photos = [read_source(name) for name in source_names(config.source)]
+        photos = [open_photo(name) for name in source_names(config.source)]
     with user_input("head"):
         head = assets.head_model(config.head)
     with user_input("driving"):
@@ -166,11 +165,6 @@ def source_names(source: str) -> list[str]:
     if not all(names):
         raise UserError(f"{source!r}: expected photos with commas between them")
     return names
-
-
-def read_source(name: str) -> np.ndarray:
-    """A photo by its path, or one of the examples in `assets.PHOTOS`."""
-    return assets.photo(name) if name in assets.PHOTOS else read_photo(name)
 
 
 def samples_of(config: ReenactSettings) -> tuple[int, int]:
