@@ -26,8 +26,8 @@ CONFIGS = sorted(path for path in FILES if re.fullmatch(r"(p4d_jax/)?configs/[a-
 EQUATION = r"docs/concepts/(\w+)\.md,\s+Eq\.\s+(\d+\.\d+)(?:\s+(?:to|and)\s+(\d+\.\d+))?"
 FILE = r"\.(py|md|npz|npy|png|jpg|mp4|pkl|pth|json|jsonl|ply|ipynb|sh|tflite)$"
 # First parts of names that are not ours: packages, and variables of an example.
-OTHERS_NAMES = {"cls", "clips", "collections", "copyreg", "flax", "functools", "grain", "jax", "jnp", "mesh"}
-OTHERS_NAMES |= {"ml_collections", "numpy", "params", "scipy", "skimage", "tfds", "torch"}
+OTHERS_NAMES = {"cls", "clips", "collections", "copyreg", "flax", "functools", "grain", "jax", "jnp", "made"}
+OTHERS_NAMES |= {"mesh", "ml_collections", "numpy", "params", "scipy", "skimage", "tfds", "torch"}
 DEFINITIONS = (ast.ClassDef, ast.FunctionDef)
 SECTION = r"docs/concepts/(\w+)\.md,\s+(\d+\.\d+)"
 
@@ -79,8 +79,10 @@ def resolves(dotted: str) -> bool:
     known = modules.get(first, set()) | classes.get(first, set()) | classes.get(first.title(), set())
     if first == "p4d":
         return resolves(f"p4d_jax.{'.'.join(rest)}")
-    if first not in modules and first not in classes:
-        return not rest or first in OTHERS_NAMES
+    if first in OTHERS_NAMES or any(has_field(dotted, config_fields(config)) for config in CONFIGS):
+        return True
+    if first not in modules and first not in classes and first.title() not in classes:
+        return not rest
     if not rest:
         return True
     if rest[0] not in known:
