@@ -34,15 +34,18 @@ TINY = ReconstructorConfig(
 def tiny():
     model = Reconstructor(TINY)
     image, motion, lifted = jnp.zeros((1, 32, 32, 3)), jnp.zeros((1, 109)), jnp.zeros((1, 32, 32, 4))
-    variables = jax.jit(model.init)(jax.random.key(0), image, motion, motion, lifted)
-    # Cross-attention starts at zero: random projections make it speak.
-    leaves, tree = jax.tree.flatten(variables["params"])
+    shapes = jax.eval_shape(model.init, jax.random.key(0), image, motion, motion, lifted)
+    # Drawn by NumPy: to compile an initialisation takes longer than what is tested. Cross-attention, which
+    # starts at zero, speaks so.
     rng = np.random.default_rng(0)
-    noise = [0.1 * rng.standard_normal(leaf.shape).astype(np.float32) for leaf in leaves]
-    return model, {
-        **variables,
-        "params": jax.tree.unflatten(tree, [a + b for a, b in zip(leaves, noise, strict=True)]),
-    }
+
+    def draw(path, leaf) -> np.ndarray:
+        if path[0].key != "params":
+            return np.ones(leaf.shape, np.float32)
+        fan_in = max(leaf.size // leaf.shape[-1], 1) if leaf.ndim > 1 else 25
+        return (rng.standard_normal(leaf.shape) / np.sqrt(fan_in)).astype(np.float32)
+
+    return model, jax.tree_util.tree_map_with_path(draw, shapes)
 
 
 @functools.partial(jax.jit, static_argnums=0)
