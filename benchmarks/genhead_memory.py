@@ -21,6 +21,7 @@ import jax.numpy as jnp
 
 from p4d_jax.data.samples import Portrait
 from p4d_jax.genhead import step as steps
+from p4d_jax.genhead.training import create_genhead_state
 from p4d_jax.jobs import train_genhead as job
 from p4d_jax.main import load_config
 from p4d_jax.types import Camera, FrameParams
@@ -32,22 +33,24 @@ def main() -> None:
     batch = int(sys.argv[1]) if len(sys.argv) > 1 else 4
     config = load_config(ROOT / "configs" / "genhead_ffhq512.py")
     config.batch, config.precision = batch, sys.argv[2] if len(sys.argv) > 2 else "float32"
-    gan, _ = job.build_gan(config)
-    size, resolution = gan.genhead.config.image_size, steps.stage_resolution(gan.config, 0)
+    training, _ = job.build_training(config)
+    size, resolution = training.genhead.config.image_size, training.config.resolution(0)
+    active = training.config.active(0)
     shape = lambda *sizes: jax.ShapeDtypeStruct((batch, *sizes), jnp.float32)
     params = FrameParams(Camera(shape(4, 4), shape(3, 3)), shape(300), shape(100), shape(6), shape(6))
     portrait = Portrait(shape(size, size, 3), shape(size, size, 1), params)
-    state = jax.eval_shape(functools.partial(steps.create_genhead_state, gan), jax.random.key(0))
+    state = jax.eval_shape(functools.partial(create_genhead_state, training), jax.random.key(0))
     rate = jax.ShapeDtypeStruct((), jnp.float32)
-    bind = lambda f, *names: functools.partial(f, gan, *names)
-    frames = jax.eval_shape(bind(steps.rasterize_frames, resolution), gan.head, gan.parts, params)
-    real = jax.eval_shape(bind(steps.rasterize_reals), gan.head, gan.parts, portrait)
-    fake = jax.eval_shape(bind(steps.fresh_fakes), state, frames)
+    bind = lambda f, *names: functools.partial(f, training, *names)
+    head, parts = training.head, training.parts
+    frames = jax.eval_shape(bind(steps.rasterize_frames, resolution), head, parts, params)
+    reals = jax.eval_shape(bind(steps.rasterize_reals), head, parts, portrait)
+    fakes = jax.eval_shape(bind(steps.fresh_fakes), state, frames)
     programs = {
-        "generator": (bind(steps.generator_step, False), (state, rate, frames)),
-        "discriminator": (bind(steps.discriminator_step, False), (state, rate, real, fake, shape(25))),
-        "penalty": (bind(steps.penalty_step, resolution, False), (state, rate, real)),
-        "density": (bind(steps.density_step), (state, rate, params)),
+        "generator": (bind(steps.generator_update, active, False), (state, rate, frames)),
+        "discriminator": (bind(steps.critic_update, False), (state, rate, reals, fakes)),
+        "penalty": (bind(steps.critic_penalty_update, resolution, False), (state, rate, reals)),
+        "density": (bind(steps.density_update), (state, rate, params)),
     }
     for name, (program, arguments) in programs.items():
         started = time.time()

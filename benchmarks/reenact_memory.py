@@ -23,7 +23,7 @@ import jax.numpy as jnp
 from p4d_jax import assets
 from p4d_jax.data.samples import HeadPair
 from p4d_jax.genhead.config import DiscriminatorConfig
-from p4d_jax.genhead.discriminator import Discriminator, DiscriminatorInput
+from p4d_jax.genhead.discriminator import Discriminator
 from p4d_jax.genhead.parts import build_head_parts
 from p4d_jax.head.expression_field import build_canonical_frame
 from p4d_jax.jobs import train_reenact as job
@@ -31,9 +31,17 @@ from p4d_jax.main import load_config
 from p4d_jax.networks.arcface import IResNet
 from p4d_jax.networks.lpips import LPIPS
 from p4d_jax.reconstructor import step as steps
-from p4d_jax.reconstructor.config import ReconstructorConfig, Term
-from p4d_jax.reconstructor.losses import LossNetworks
+from p4d_jax.reconstructor.config import ReconstructorConfig, StepConfig
 from p4d_jax.reconstructor.model import Reconstructor
+from p4d_jax.reconstructor.training import (
+    Constants,
+    LossNetworks,
+    ReconstructorTraining,
+    initial_variables,
+    psi_optimizer,
+)
+from p4d_jax.train.adversarial import Adversary, DiscriminatorInput, LabelledInput, blank_input
+from p4d_jax.train.config import Term
 from p4d_jax.train.devices import build_mesh
 from p4d_jax.train.state import build_optimizer, create_state
 from p4d_jax.types import Camera, FrameParams
@@ -72,47 +80,54 @@ def main() -> None:
     config.model.motion_size = 109
     model = ReconstructorConfig.from_dict(config.model.to_dict())
     names = [name for name, value in config.terms.items() if value[0]]
-    step_config = steps.StepConfig(
+    step_config = StepConfig(
         terms=tuple((name, Term(1.0)) for name in names),
         **{name: job.nested_tuple(value) for name, value in config.step.to_dict().items()},
     )
     head, reconstructor = assets.head_model(), Reconstructor(model)
     critic, lpips, arcface = Discriminator(DiscriminatorConfig()), LPIPS(), IResNet(depths=(3, 4, 14, 3))
-    optimizer = build_optimizer(*config.adam, config.clip_norm)
-    training = steps.ReconstructorTraining(reconstructor, step_config, build_mesh(1), optimizer, None, critic)
+    adversary = Adversary(critic, build_optimizer(*config.adam, config.clip_norm), step_config, 1.0)
+    optimizer = psi_optimizer(step_config, *config.adam, config.clip_norm)
+    training = ReconstructorTraining(reconstructor, step_config, build_mesh(1), optimizer, None, adversary)
     key, size, rays = jax.random.key(0), model.picture_size, step_config.stages[-1][1]
     face, picture = jnp.zeros((1, 112, 112, 3)), jnp.zeros((1, 64, 64, 3))
-    shown = DiscriminatorInput(*(shape(2, size, size, n) for n in (3, 3, 3, 1)))
-    judged = jax.eval_shape(critic.init, key, shown, shape(2, 25))["params"]
-    judges = LossNetworks(
+    blank = jax.eval_shape(functools.partial(blank_input, size))
+    of_critic = jax.eval_shape(critic.init, key, blank, shape(2, 25))["params"]
+    networks = LossNetworks(
         lpips,
         jax.eval_shape(lpips.init, key, picture, picture),
         arcface,
         jax.eval_shape(arcface.init, key, face),
     )
-    constants = steps.Constants(head, build_canonical_frame(head, 512), build_head_parts(head), judges)
-    variables = jax.eval_shape(functools.partial(job.initial_variables, reconstructor), key)
+    constants = Constants(head, build_canonical_frame(head, 512), build_head_parts(head), networks)
+    variables = jax.eval_shape(functools.partial(initial_variables, reconstructor), key)
     state = jax.eval_shape(
-        lambda variables, judged: create_state(variables, optimizer, jax.random.key_data(key), judged),
-        variables, judged,
-    )  # fmt: skip
-    pairs, keys = describe_pairs(batch, size, rays, model), jax.ShapeDtypeStruct((batch, 2), jnp.uint32)
-    samples = jax.eval_shape(
-        functools.partial(steps.build_samples, training, rays, True), constants, pairs, keys
-    )
-    fake = DiscriminatorInput(
-        shape(batch, size, size, 3), shape(batch, rays, rays, 3), shape(batch, size, size, 3),
-        shape(batch, rays, rays, 1),
-    )  # fmt: skip
-    active, rate = tuple(n for n in names if n != "density"), shape()
-    programs = {
-        "psi": (functools.partial(steps.reenact_step, training, active), (state, rate, constants, samples)),
-        "density": (functools.partial(steps.density_step, training), (state, rate, constants, samples)),
-        "discriminator": (
-            functools.partial(steps.discriminator_step, training),
-            (state, rate, samples, fake),
+        lambda variables, of_critic: create_state(
+            variables, optimizer, jax.random.key_data(key),
+            discriminator=of_critic, discriminator_optimizer=adversary.optimizer,
         ),
-        "penalty": (functools.partial(steps.penalty_step, training), (state, rate, samples)),
+        variables, of_critic,
+    )  # fmt: skip
+    pairs = describe_pairs(batch, size, rays, model)
+    samples = jax.eval_shape(
+        functools.partial(steps.prepare_samples, training, rays, True), constants, state, pairs
+    )
+    fakes = LabelledInput(
+        DiscriminatorInput(
+            shape(batch, size, size, 3), shape(batch, rays, rays, 3), shape(batch, size, size, 3),
+            shape(batch, rays, rays, 1),
+        ),
+        shape(batch, 25),
+    )  # fmt: skip
+    active, rate, bind = tuple(n for n in names if n != "density"), shape(), functools.partial
+    programs = {
+        "psi": (
+            bind(steps.reconstructor_update, training, active, False),
+            (state, rate, constants, samples),
+        ),
+        "density": (bind(steps.density_update, training), (state, rate, samples)),
+        "discriminator": (bind(steps.critic_update, training, False), (state, rate, samples, fakes)),
+        "penalty": (bind(steps.critic_penalty_update, training, False), (state, rate, samples)),
     }
     for name, (program, arguments) in programs.items():
         started = time.time()

@@ -43,10 +43,10 @@ def save_start(path: Path) -> None:
     import jax
     from psi_case import tiny_config
 
-    from p4d_jax.jobs.train_reenact import build_psi
+    from p4d_jax.jobs.train_reenact import build_training
     from p4d_jax.reconstructor.weights import save_reconstructor
 
-    training, _, state, _ = build_psi(tiny_config(8))
+    training, _, state, _ = build_training(tiny_config(8))
     leaves, structure = jax.tree.flatten(state.params)
     keys = jax.random.split(jax.random.key(1), len(leaves))
     moved = [x + START_NOISE * jax.random.normal(k, x.shape) for k, x in zip(keys, leaves, strict=True)]

@@ -36,17 +36,22 @@ def get_config() -> ConfigDict:
     config.discriminator.update(
         {"image_size": 128, "channel_base": 4096, "channel_max": 128, "mapping_layers": 2, "group_size": 4}
     )
+    config.terms.update(
+        {
+            "surface": (0.5, 0.0, 40_000.0, True),  # the mesh tells at the start where the head is
+            "reconstruction": (1.0,),  # codes of real pictures teach sooner than D alone
+            "reconstruction_raw": (1.0,),
+            "reconstruction_mask": (1.0,),
+            "skin": (1.0,),  # eyes and mouths come thousands of pictures earlier
+            "kl": (2e-3,),
+        }
+    )
     config.step.update(
         {
             "samples": (16, 16),
             "gamma_correspondence": 1.0,
-            "surface_weight": 0.5,  # the mesh tells at the start where the head is
-            "surface_images": 40_000.0,
-            "reconstruction_weight": 1.0,  # codes of real pictures teach sooner than D alone
             "reconstruction_every": 2,
             "reconstruction_images": 90_000.0,
-            "skin_weight": 1.0,  # eyes and mouths come thousands of pictures earlier
-            "kl_weight": 2e-3,
             "swap": 1.0,  # OpenHeads' pictures have no bias that a camera would tell
             "swap_images": 0.0,
             "blur": 0.0,  # D starts with pictures that are near already

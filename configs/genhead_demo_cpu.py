@@ -10,10 +10,10 @@ def get_config() -> ConfigDict:
     config.name = "genhead_demo_cpu"
     config.batch = 8
     config.model.plane_size = 64
+    config.terms.surface = (0.5, 0.0, 10_000.0, True)
     config.step.update(
         {
             "samples": (8, 8),
-            "surface_images": 10_000.0,
             "reconstruction_every": 1,
             "reconstruction_images": 14_000.0,
             "stages": ((0, 32), (8_000, 64)),

@@ -12,13 +12,8 @@ STEPS = {
     "penalty_every": 2,
     "density_every": 2,
     "density_points": 16,
-    "surface_weight": 0.5,
-    "surface_images": 200.0,
-    "reconstruction_weight": 0.0,
     "reconstruction_every": 1,
     "reconstruction_images": 0.0,
-    "skin_weight": 0.0,
-    "kl_weight": 1e-3,
     "swap": 0.5,
     "swap_images": 64.0,
     "style_mixing": 0.5,
@@ -30,6 +25,14 @@ STEPS = {
     "reuse_fakes": False,
     "rematerialize": False,
     "views_at_once": 0,
+}
+TERMS = {
+    "surface": (0.5, 0.0, 200.0, True),
+    "reconstruction": (0.0,),
+    "reconstruction_raw": (0.0,),
+    "reconstruction_mask": (0.0,),
+    "skin": (0.0,),
+    "kl": (0.0,),
 }
 
 
@@ -44,6 +47,7 @@ def tiny_config(batch: int = 8):
         decoder_hidden=8, feature_channels=4, superresolution_size=8, superresolution_channels=(4,),
     )  # fmt: skip
     config.discriminator.update(image_size=16, channel_base=64, channel_max=8, mapping_layers=1, group_size=4)
+    config.terms.update(TERMS)
     config.step.update(STEPS)
     config.loop.update(
         steps=20, minutes=0.0, log_every=1, grid_every=1000, save_minutes=0.0, warmup=0, keep=2

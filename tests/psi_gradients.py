@@ -16,14 +16,18 @@ from psi_case import tiny_config
 
 from p4d_jax import main as command_line
 from p4d_jax.genhead.config import DiscriminatorConfig
-from p4d_jax.genhead.discriminator import Discriminator, DiscriminatorInput
+from p4d_jax.genhead.discriminator import Discriminator
 from p4d_jax.genhead.parts import build_head_parts
 from p4d_jax.jobs import train_reenact as job
 from p4d_jax.networks.arcface import IResNet
 from p4d_jax.networks.lpips import LPIPS, vgg16
-from p4d_jax.reconstructor import losses
 from p4d_jax.reconstructor import step as steps
-from p4d_jax.train.state import jit_init
+from p4d_jax.reconstructor.losses import LOSSES
+from p4d_jax.reconstructor.samples import build_samples
+from p4d_jax.reconstructor.training import LossNetworks
+from p4d_jax.train.adversarial import Adversary, blank_input
+from p4d_jax.train.config import Term
+from p4d_jax.train.state import jit_init, stream_keys
 
 BATCH, SIZE, RAYS, POINTS = 2, 32, 16, 12
 
@@ -33,30 +37,26 @@ def main() -> None:
     config = tiny_config(BATCH)
     config.step.samples = (12, 0)
     config.model.update(deformation="expression", photo_features=4, photo_widths=(4, 4, 4, 4))
-    training, constants, state, _ = job.build_psi(config)
+    training, constants, state, _ = job.build_training(config)
     object.__setattr__(training.reconstructor.config, "dtype", "float64")  # which no config may say
     keys = jax.random.split(jax.random.key(1), 8)
     lpips, arcface = LPIPS(vgg16((2,) * 5)), IResNet(depths=(1, 1, 1, 1), widths=(2,) * 4, embedding=8)
     picture, face = jnp.zeros((1, SIZE, SIZE, 3)), jnp.zeros((1, 112, 112, 3))
-    loss_networks = losses.LossNetworks(
+    networks = LossNetworks(
         lpips, jit_init(lpips.init)(keys[0], picture, picture), arcface, jit_init(arcface.init)(keys[1], face)
     )
     critic = Discriminator(DiscriminatorConfig(SIZE, 64, 4, 1, 2))
-    shown = DiscriminatorInput(*(jnp.zeros((2, SIZE, SIZE, n)) for n in (3, 3, 3, 1)))
-    judged = jit_init(critic.init)(keys[2], shown, jnp.zeros((2, 25)))["params"]
-    names = [name for name in losses.TERMS if name not in ("upscaled", "density")]
-    terms = tuple((name, losses.Term(1.0)) for name in names)
-    training = dataclasses.replace(
-        training,
-        discriminator=critic,
-        config=dataclasses.replace(training.config, terms=(*terms, ("density", losses.Term(1.0)))),
-    )
-    constants = double(constants.replace(loss_networks=loss_networks, parts=build_head_parts(constants.head)))
-    state = double(state.replace(discriminator=judged))
+    of_critic = jit_init(critic.init)(keys[2], blank_input(SIZE), jnp.zeros((2, 25)))["params"]
+    names = [name for name in LOSSES if name != "upscaled"]
+    step_config = dataclasses.replace(training.config, terms=tuple((name, Term(1.0)) for name in names))
+    adversary = Adversary(critic, training.optimizer, step_config, 1.0)
+    training = dataclasses.replace(training, config=step_config, adversary=adversary)
+    constants = double(constants.replace(loss_networks=networks, parts=build_head_parts(constants.head)))
+    state = double(state.replace(discriminator=of_critic))
     # Layers that begin at zero make densities of neighbours equal, where L1 has no slope.
     moved = direction(state.params, jax.random.key(10))
     state = state.replace(params=jax.tree.map(jnp.add, state.params, moved))
-    pairs = job.build_draw(config, training, constants.head)(0)
+    pairs = job.build_mixture(config, training, constants.head)(0)
     features = training.reconstructor.config.feature_channels
     random = lambda key, *shape: jax.random.uniform(key, (BATCH, *shape), minval=-0.4, maxval=0.4)
     pairs = double(
@@ -67,21 +67,20 @@ def main() -> None:
             plane_features=random(keys[7], POINTS, training.reconstructor.config.plane_channels),
         )
     )
-    keys = steps.step_keys(state, 0, BATCH)
-    build = jax.jit(
-        lambda constants, pairs: steps.build_samples(training, RAYS, True, constants, pairs, keys)
-    )
+    crops = stream_keys(state, "crops", BATCH)
+    build = jax.jit(lambda constants, pairs: build_samples(training, RAYS, True, constants, pairs, crops))
     samples = double(build(constants, pairs))
 
-    of_photo = tuple(name for name in names if losses.TERMS[name].photo)
+    of_photo = tuple(name for name in names if "photo_features" in LOSSES[name].reads)
     others = tuple(name for name in names if name not in of_photo)
 
     def active_losses(params):
-        found, _ = steps.reenact_losses(training, of_photo, constants, state, params, samples)
+        found, _ = steps.reconstructor_losses(training, of_photo, False, constants, state, params, samples)
         # The relief has no gradient from what is rendered: there it stands still.
         still = {**params, "photo": state.params["photo"]}
-        found |= steps.reenact_losses(training, others, constants, state, still, samples)[0]
-        found["density"] = steps.density_loss(training, state, still, samples)
+        found |= steps.reconstructor_losses(training, others, False, constants, state, still, samples)[0]
+        variables = {"params": still, "buffers": state.buffers}
+        found["density"] = LOSSES["density"].value(training, variables, samples, crops)
         return found
 
     key = jax.random.key(9)

@@ -14,8 +14,7 @@ from p4d_jax import assets
 from p4d_jax.data.motion import save_motion
 from p4d_jax.data.photos import Photo, numbered_photos, open_photos, write_captures, write_photos
 from p4d_jax.errors import UserError
-from p4d_jax.genhead.photo_stream import PhotoStream, photo_draws
-from p4d_jax.genhead.step import GenHeadState
+from p4d_jax.genhead.sources import PhotoStream, photo_draws
 from p4d_jax.geometry import look_at_camera, project
 from p4d_jax.head.actions import ARKIT
 from p4d_jax.head.mirror import build_mirror
@@ -23,6 +22,7 @@ from p4d_jax.head.skinning import head_vertices
 from p4d_jax.jobs import train_genhead as job
 from p4d_jax.train import journal
 from p4d_jax.train.devices import build_mesh, own_rows
+from p4d_jax.train.state import TrainState
 from p4d_jax.types import FrameParams
 
 COUNT, SIZE, BATCH = 6, 16, 4
@@ -273,11 +273,11 @@ def test_a_stream_goes_on_from_any_step(folder, head):
 # The job --------------------------------------------------------------------------------------------------
 
 
-def blank_state(gan, key) -> GenHeadState:
+def blank_state(gan, key) -> TrainState:
     """A state whose networks have nothing to initialise and to compile."""
-    empty = {field.name: {"w": jnp.zeros(1)} for field in dataclasses.fields(GenHeadState)}
+    empty = {field.name: {"w": jnp.zeros(1)} for field in dataclasses.fields(TrainState)}
     numbers = {"step": jnp.zeros((), jnp.int32), "seconds": jnp.zeros(()), "augment": jnp.zeros(())}
-    return GenHeadState(**{**empty, **numbers, "key": jax.random.key_data(key)})
+    return TrainState(**{**empty, **numbers, "key": jax.random.key_data(key)})
 
 
 def test_the_job_trains_on_a_folder(folder, head, tmp_path, monkeypatch, capsys):
@@ -317,6 +317,6 @@ def test_the_job_trains_on_a_folder(folder, head, tmp_path, monkeypatch, capsys)
 def test_a_folder_that_is_not_there_stops_the_job(tmp_path):
     config = tiny_config(BATCH)
     config.data = str(tmp_path / "nowhere")
-    gan, _ = job.build_gan(config)
+    gan, _ = job.build_training(config)
     with pytest.raises(UserError, match=r"nowhere.*no such file"):
-        job.choose_data(gan, config, jax.random.key(0))
+        job.choose_data(gan, config)

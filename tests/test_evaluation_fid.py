@@ -13,7 +13,7 @@ from p4d_jax.data.samples import Portrait
 from p4d_jax.errors import UserError
 from p4d_jax.evaluation import fid
 from p4d_jax.evaluation.frechet import FeatureStatistics
-from p4d_jax.genhead import step as steps
+from p4d_jax.genhead.training import create_genhead_state
 from p4d_jax.jobs import train_genhead as job
 from p4d_jax.networks.inception import InceptionV3
 from p4d_jax.train.devices import replicate
@@ -45,12 +45,12 @@ def inception(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def training():
-    return job.build_gan(tiny_config(BATCH))[0]
+    return job.build_training(tiny_config(BATCH))[0]
 
 
 @pytest.fixture(scope="module")
 def state(training):
-    return replicate(steps.create_genhead_state(training, jax.random.key(3)), training.mesh)
+    return replicate(create_genhead_state(training, jax.random.key(3)), training.mesh)
 
 
 def draw_params(number: int) -> FrameParams:
@@ -108,7 +108,7 @@ def test_the_distance_of_a_generator_from_its_own_pictures_is_none(training, sta
     # Pictures are of codes, and of the moving average: not of what is trained.
     moved = state.replace(average=jax.tree.map(lambda x: x + 0.1, state.average))
     assert evaluate(moved)["fid"] != far
-    assert evaluate(state.replace(generator=moved.average))["fid"] == far
+    assert evaluate(state.replace(params=moved.average))["fid"] == far
     assert not np.array_equal(generate(state, 0), generate(state, 1))
 
 

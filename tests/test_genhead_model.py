@@ -13,9 +13,10 @@ from p4d_jax.convert.genhead import NETWORKS, dense_behind_image
 from p4d_jax.convert.mapping import convert_state
 from p4d_jax.errors import UserError
 from p4d_jax.genhead.config import DiscriminatorConfig, GenHeadConfig
-from p4d_jax.genhead.discriminator import Discriminator, DiscriminatorInput
+from p4d_jax.genhead.discriminator import Discriminator
 from p4d_jax.genhead.model import GenHead
 from p4d_jax.nn import stylegan2
+from p4d_jax.train.adversarial import DiscriminatorInput
 
 SMALL = GenHeadConfig(
     latent_size=12, style_size=16, shape_size=5, plane_size=8, plane_channels=4, channel_base=64,

@@ -15,43 +15,49 @@ from genhead_case import ROOT, tiny_config
 
 from p4d_jax.errors import UserError
 from p4d_jax.genhead import step as steps
-from p4d_jax.genhead.config import DiscriminatorConfig
-from p4d_jax.genhead.discriminator import Discriminator, DiscriminatorInput
+from p4d_jax.genhead.config import DiscriminatorConfig, GenHeadStepConfig
+from p4d_jax.genhead.discriminator import Discriminator
+from p4d_jax.genhead.forward import swap_probability
+from p4d_jax.genhead.frames import rasterize_frames, rasterize_reals
+from p4d_jax.genhead.losses import LOSSES
+from p4d_jax.genhead.sources import PortraitSettings, openheads
+from p4d_jax.genhead.training import create_genhead_state
 from p4d_jax.jobs import train_genhead as job
-from p4d_jax.openheads.config import OpenHeadsSettings
-from p4d_jax.openheads.scene import prepare_scene
 from p4d_jax.train import adversarial, augment
-from p4d_jax.train.state import average_decay
+from p4d_jax.train.adversarial import DiscriminatorInput
+from p4d_jax.train.config import Term
+from p4d_jax.train.loss_table import weight_at
+from p4d_jax.train.state import average_decay, lazy_share
 
 BATCH = 8
 
 
 @pytest.fixture(scope="module")
 def training():
-    return job.build_gan(tiny_config(BATCH))[0]
+    return job.build_training(tiny_config(BATCH))[0]
 
 
 @pytest.fixture(scope="module")
 def state(training):
-    return steps.create_genhead_state(training, jax.random.key(3))
+    return create_genhead_state(training, jax.random.key(3))
 
 
 @pytest.fixture(scope="module")
 def draws(training):
-    return job.openheads_draws(
-        training, prepare_scene(training.head), 16, BATCH, jax.random.key(5), OpenHeadsSettings()
-    )
+    source = openheads(PortraitSettings(BATCH, seed=5), training)
+    return source.draw_real, source.draw_params
 
 
 @pytest.fixture(scope="module")
 def generated(training, state, frames):
-    step = jax.jit(functools.partial(steps.generator_step, training, False))
+    active = training.config.active(0)
+    step = jax.jit(functools.partial(steps.generator_update, training, active, False))
     return step(state, jnp.float32(1), frames)
 
 
 @pytest.fixture(scope="module")
 def frames(training, draws):
-    return jax.jit(functools.partial(steps.rasterize_frames, training, 8))(
+    return jax.jit(functools.partial(rasterize_frames, training, 8))(
         training.head, training.parts, draws[1](0)
     )
 
@@ -66,10 +72,7 @@ def test_every_loss_has_the_gradient_of_finite_differences_in_float64():
     )
     assert result.returncode == 0, result.stderr[-2000:]
     errors = json.loads(result.stdout.splitlines()[-1])
-    terms = {"generator", "surface", "density", "discriminator", "penalty", "kl", "skin"}
-    terms |= {"reconstruction", "reconstruction_raw", "reconstruction_mask"}
-    terms |= {f"{part}_{kind}" for part in ("eye", "mouth") for kind in ("head", "distortion", "background")}
-    assert set(errors) == terms
+    assert set(errors) == {*LOSSES, "discriminator", "penalty"}
     for name, (difference, slope) in errors.items():
         assert abs(slope) > 1e-12, name
         assert abs(difference - slope) <= 1e-5 * abs(slope), (name, difference, slope)
@@ -123,16 +126,26 @@ def test_the_fading_blur_is_the_fixed_one(rng, sigma):
 
 
 def test_schedules_are_the_papers():
-    config = steps.GenHeadStepConfig(stages=((0, 64), (1000, 96)))
+    config = GenHeadStepConfig(stages=((0, 64), (1000, 96)))
     at = lambda images: jnp.float32(images)
-    assert steps.swap_probability(config, at(0)) == 1
-    assert steps.swap_probability(config, at(500_000)) == pytest.approx(0.75)
-    assert steps.swap_probability(config, at(2e6)) == 0.5
-    assert steps.blur_sigma(config, at(100_000)) == pytest.approx(5)
-    assert steps.blur_sigma(config, at(1e6)) == 0
-    assert [steps.stage_resolution(config, n) for n in (0, 999, 1000)] == [64, 64, 96]
+    assert swap_probability(config, at(0)) == 1
+    assert swap_probability(config, at(500_000)) == pytest.approx(0.75)
+    assert swap_probability(config, at(2e6)) == 0.5
+    assert adversarial.blur_sigma(config, at(100_000)) == pytest.approx(5)
+    assert adversarial.blur_sigma(config, at(1e6)) == 0
+    assert [config.resolution(n) for n in (0, 999, 1000)] == [64, 64, 96]
     assert average_decay(jnp.float32(1e6), 32, 10_000.0) == pytest.approx(0.5 ** (32 / 10_000))
-    assert steps.lazy_share(16) == pytest.approx(16 / 17)
+    assert lazy_share(16) == pytest.approx(16 / 17)
+
+
+def test_a_term_that_fades_falls_evenly_to_nothing():
+    term = Term(2.0, 100.0, 300.0, True)
+    assert [term.active(n) for n in (99, 100, 299, 300)] == [False, True, True, False]
+    weights = [float(weight_at(term, jnp.float32(n))) for n in (100, 150, 200, 299)]
+    assert weights == pytest.approx([2.0, 1.5, 1.0, 0.01])
+    assert weight_at(Term(2.0), jnp.float32(1e9)) == 2.0
+    with pytest.raises(ValueError, match="last="):
+        Term(1.0, fades=True)
 
 
 # Steps ----------------------------------------------------------------------------------------------------
@@ -144,8 +157,9 @@ def changed(before, after) -> bool:
 
 
 def test_the_generators_step_leaves_the_discriminator(state, generated):
-    new, shown, metrics = generated
-    assert changed(state.generator, new.generator) and changed(state.average, new.average)
+    new, metrics, fakes = generated
+    shown = fakes.inputs
+    assert changed(state.params, new.params) and changed(state.average, new.average)
     assert not changed(state.discriminator, new.discriminator)
     assert shown.image.shape == (BATCH, 16, 16, 3) and shown.segmentation.shape == (BATCH, 8, 8, 1)
     assert all(np.isfinite(value) for value in metrics.values())
@@ -160,17 +174,15 @@ def test_the_generators_step_leaves_the_discriminator(state, generated):
 
 
 def test_every_parameter_of_both_networks_learns(training, state, draws, frames, generated):
-    new, fake, _ = generated
-    for path, before in jax.tree.leaves_with_path(state.generator):
-        after = functools.reduce(lambda tree, key: tree[key.key], path, new.generator)
+    new, _, fakes = generated
+    for path, before in jax.tree.leaves_with_path(state.params):
+        after = functools.reduce(lambda tree, key: tree[key.key], path, new.params)
         # The noise starts with strength zero: its gradient may vanish, but that of a strength does not.
         assert changed(before, after), jax.tree_util.keystr(path)
-    step = jax.jit(functools.partial(steps.discriminator_step, training, False))
-    real = jax.jit(functools.partial(steps.rasterize_reals, training))(
-        training.head, training.parts, draws[0](0)
-    )
-    learned, _ = step(new, jnp.float32(1), real, fake, frames.label)
-    assert not changed(new.generator, learned.generator)
+    step = jax.jit(functools.partial(steps.critic_update, training, False))
+    real = jax.jit(functools.partial(rasterize_reals, training))(training.head, training.parts, draws[0](0))
+    learned, _ = step(new, jnp.float32(1), real, fakes)
+    assert not changed(new.params, learned.params)
     for path, before in jax.tree.leaves_with_path(state.discriminator):
         after = functools.reduce(lambda tree, key: tree[key.key], path, learned.discriminator)
         assert changed(before, after), jax.tree_util.keystr(path)
@@ -186,11 +198,12 @@ def test_rematerialised_views_one_at_a_time_are_the_same(training, state, frames
     frugal = dataclasses.replace(
         training, config=dataclasses.replace(training.config, rematerialize=True, views_at_once=1)
     )
-    step = jax.jit(functools.partial(steps.generator_step, frugal, False))
-    _, shown, metrics = step(state, jnp.float32(1), frames)
-    np.testing.assert_allclose(shown.image, generated[1].image, atol=2e-5)
+    active = frugal.config.active(0)
+    step = jax.jit(functools.partial(steps.generator_update, frugal, active, False))
+    _, metrics, fakes = step(state, jnp.float32(1), frames)
+    np.testing.assert_allclose(fakes.inputs.image, generated[2].inputs.image, atol=2e-5)
     for name, value in metrics.items():
-        np.testing.assert_allclose(value, generated[2][name], rtol=2e-4, atol=1e-6, err_msg=name)
+        np.testing.assert_allclose(value, generated[1][name], rtol=2e-4, atol=1e-6, err_msg=name)
 
 
 # Augmentation ---------------------------------------------------------------------------------------------
@@ -228,20 +241,22 @@ def test_a_warp_reads_where_its_map_says(rng):
     [
         ({"batch": 6}, "multiple"),
         ({"precision": "half"}, "bfloat16"),
+        ({"terms": {"beauty": (1.0,)}}, "config.terms: no loss 'beauty'; there are generator, "),
     ],
 )
 def test_a_config_that_cannot_be_is_one_line(change, message):
     config = tiny_config()
-    config.update(change)
+    with config.unlocked():
+        config.update(change)
     with pytest.raises(UserError, match=message):
-        job.build_gan(config)
+        job.build_training(config)
 
 
 def test_a_discriminator_of_another_size_is_named():
     config = tiny_config()
     config.discriminator.image_size = 32
     with pytest.raises(UserError, match="image_size"):
-        job.build_gan(config)
+        job.build_training(config)
 
 
 def test_minibatch_statistics_need_a_whole_group():

@@ -66,7 +66,7 @@ def test_workdir_has_the_name_of_the_config(recorder):
         (["--config.job=reenakt"], ["'reenakt'", "did you mean 'reenact'"]),
         (["--wrokdir=there"], ["wrokdir", "did you mean 'workdir'"]),
         (["--procesess=2"], ["procesess", "did you mean 'processes'"]),
-        (["--processes=2"], ["--coordinator and --process are missing"]),
+        (["--processes=2"], ["coordinator and process are missing"]),
         (["--processes=two"], ["processes", "two"]),
         (["stray.jpg"], ["stray.jpg", "usage"]),
     ],

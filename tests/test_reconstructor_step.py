@@ -9,7 +9,6 @@ import sys
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
 from psi_case import ROOT, tiny_config
 from skimage.metrics import peak_signal_noise_ratio
@@ -17,7 +16,7 @@ from skimage.metrics import peak_signal_noise_ratio
 from p4d_jax import assets
 from p4d_jax.errors import UserError
 from p4d_jax.genhead.config import DiscriminatorConfig
-from p4d_jax.genhead.discriminator import Discriminator, DiscriminatorInput
+from p4d_jax.genhead.discriminator import Discriminator
 from p4d_jax.genhead.parts import build_head_parts
 from p4d_jax.geometry import look_at_camera
 from p4d_jax.head.expression_field import ExpressionField, apply_expression_field
@@ -32,16 +31,28 @@ from p4d_jax.networks.motion_encoder import MotionEncoder
 from p4d_jax.nn.field_decoder import SHOWN_DENSITY
 from p4d_jax.reconstructor import multiview
 from p4d_jax.reconstructor import step as steps
-from p4d_jax.reconstructor.config import Term
-from p4d_jax.reconstructor.losses import TERMS, LossNetworks
+from p4d_jax.reconstructor.config import StepConfig
+from p4d_jax.reconstructor.forward import render_samples
+from p4d_jax.reconstructor.losses import LOSSES, check_data, check_table
 from p4d_jax.reconstructor.model import PLACE_CHANNELS, Reconstructor
 from p4d_jax.reconstructor.pairs import static_pairs
+from p4d_jax.reconstructor.samples import build_samples, perturb_shape
+from p4d_jax.reconstructor.training import LossNetworks, initial_variables, of_motion, psi_optimizer
 from p4d_jax.reconstructor.weights import save_reconstructor
 from p4d_jax.render.raster import Raster
 from p4d_jax.render.rays import pixel_centres
 from p4d_jax.train import losses
+from p4d_jax.train.adversarial import Adversary, blank_input
+from p4d_jax.train.config import Term
 from p4d_jax.train.network_folder import save_converted
-from p4d_jax.train.state import average_decay, create_state, learning_rate
+from p4d_jax.train.state import (
+    average_decay,
+    build_optimizer,
+    create_state,
+    descend,
+    learning_rate,
+    stream_keys,
+)
 from p4d_jax.types import FrameParams
 
 
@@ -112,17 +123,17 @@ def test_field_takes_the_surface_motion_at_the_surface_and_the_nearest_candidate
 def training():
     """The smallest training: Psi, arrays, state, one batch of pairs and its samples."""
     config = tiny_config()
-    psi, constants, state, _ = job.build_psi(config)
-    draw = job.build_draw(config, psi, constants.head)
+    psi, constants, state, _ = job.build_training(config)
+    draw = job.build_mixture(config, psi, constants.head)
     pairs = draw(0)
-    build = jax.jit(functools.partial(steps.build_samples, psi, 16, False))
+    build = jax.jit(functools.partial(build_samples, psi, 16, False))
     return (
         psi,
         constants,
         state,
         draw,
         pairs,
-        build(constants, pairs, steps.step_keys(state, 0, config.batch)),
+        build(constants, pairs, stream_keys(state, "crops", config.batch)),
     )
 
 
@@ -157,7 +168,7 @@ def test_a_static_sample_does_not_see_the_driving_motion(training):
     params = jax.tree.map(lambda x: x + 0.05, state.params)
     show = jax.jit(
         lambda motion: (
-            steps.render_samples(
+            render_samples(
                 psi,
                 {"params": params, "buffers": state.buffers},
                 samples.replace(motion_driving=motion),
@@ -176,7 +187,7 @@ def test_every_loss_has_the_gradient_of_finite_differences_in_float64():
     result = subprocess.run([sys.executable, script], capture_output=True, text=True)
     assert result.returncode == 0, result.stderr[-2000:]
     errors = json.loads(result.stdout.splitlines()[-1])
-    assert set(errors) == set(TERMS) - {"upscaled"}
+    assert set(errors) == set(LOSSES) - {"upscaled"}
     for name, (difference, slope) in errors.items():
         assert abs(slope) > 1e-12, name
         assert abs(difference - slope) <= 1e-5 * abs(slope), (name, difference, slope)
@@ -185,7 +196,7 @@ def test_every_loss_has_the_gradient_of_finite_differences_in_float64():
 def test_a_misfit_is_one_error_of_the_shape_for_all_pictures_of_a_person(training):
     pair = jax.tree.map(lambda x: x[0], training[4])
     errors = jax.random.normal(jax.random.key(0), (300, 7))
-    off = steps.perturb_shape(pair, errors, jax.random.key(1))
+    off = perturb_shape(pair, errors, jax.random.key(1))
     error = off.params.shape - pair.params.shape
     assert np.abs(error).max() > 0.1
     np.testing.assert_allclose(off.source_params.shape - pair.source_params.shape, error, atol=1e-5)
@@ -220,7 +231,7 @@ def image_at(image, places):
 def test_terms_count_in_their_span():
     term = Term(1.0, 400.0, 1000.0)
     assert [term.active(n) for n in (0, 399, 400, 999, 1000)] == [False, False, True, True, False]
-    config = steps.StepConfig(terms=(("image", Term(1.0)), ("depth", Term(1.0, 0, 10)), ("raw", Term(0.0))))
+    config = StepConfig(terms=(("image", Term(1.0)), ("depth", Term(1.0, 0, 10)), ("raw", Term(0.0))))
     assert config.active(5) == ("image", "depth") and config.active(10) == ("image",)
 
 
@@ -233,37 +244,38 @@ def test_the_papers_table_is_the_papers():
     assert config.static_share == 0.5 and config.adam == (0.9, 0.999, 1e-5)
 
 
+def step_along_ones(psi, state, **settings):
+    """How far Adam's first step moves every parameter along a gradient of ones, by path."""
+    optimizer = psi_optimizer(dataclasses.replace(psi.config, **settings), 0.9, 0.999, 1e-5, 0.0)
+    ones = jax.tree.map(jnp.ones_like, state.params)
+
+    @jax.jit
+    def move(params):
+        moved, _ = descend(optimizer, jnp.float32(0.1), ones, params, optimizer.init(params))
+        return jax.tree.map(lambda a, b: jnp.abs(a - b).max(), moved, params)
+
+    return jax.tree_util.tree_leaves_with_path(jax.device_get(move(state.params)))
+
+
 def test_motion_layers_have_their_own_rate(training):
     psi, _, state, *_ = training
-    faster = dataclasses.replace(psi, config=dataclasses.replace(psi.config, motion_rate=2.5))
-    ones = jax.tree.map(jnp.ones_like, state.params)
-    moved = [
-        jax.tree_util.tree_map(lambda a, b: float(jnp.abs(a - b).max()), state.params, new.params)
-        for new in (jax.jit(functools.partial(steps.move_psi, p))(state, 0.1, ones) for p in (psi, faster))
-    ]
-    ratios = jax.tree_util.tree_map(lambda a, b: b / a, *moved)
-    for path, ratio in jax.tree_util.tree_leaves_with_path(ratios):
-        assert ratio == pytest.approx(2.5 if steps.of_motion(path) else 1.0, rel=1e-3)
-    assert steps.of_motion(
-        tuple(jax.tree_util.DictKey(k) for k in ("reenactor", "block0", "attn2", "q", "kernel"))
-    )
+    pairs = zip(step_along_ones(psi, state), step_along_ones(psi, state, motion_rate=2.5), strict=True)
+    for (path, plain), (_, faster) in pairs:
+        assert faster / plain == pytest.approx(2.5 if of_motion(path) else 1.0, rel=1e-3)
+    assert of_motion(tuple(jax.tree_util.DictKey(k) for k in ("reenactor", "block0", "attn2", "q", "kernel")))
 
 
 def test_only_the_parts_that_learn_move(training):
-    psi, constants, state, _, _, samples = training
-    part = dataclasses.replace(psi, config=dataclasses.replace(psi.config, trained=("decoder",)))
-
-    def gradient(psi):
-        loss = lambda params: sum(
-            steps.reenact_losses(psi, ("image",), constants, state, params, samples)[0].values()
-        )
-        return jax.jit(jax.grad(loss))(state.params)
-
-    every, found = gradient(psi), gradient(part)
-    for name, gradients in found.items():
-        for mine, whole in zip(jax.tree.leaves(gradients), jax.tree.leaves(every[name]), strict=True):
-            np.testing.assert_allclose(mine, whole if name == "decoder" else 0.0, rtol=1e-4, atol=1e-7)
-    assert optax.tree.norm(found["decoder"]) > 0.0
+    """As far as if all learned; the others not by a bit. Nor do they count in a gradient that is clipped."""
+    psi, _, state, *_ = training
+    pairs = zip(step_along_ones(psi, state), step_along_ones(psi, state, trained=("decoder",)), strict=True)
+    for (path, every), (_, part) in pairs:
+        assert part == (every if path[0].key == "decoder" else 0.0) and every > 0.0
+    params = {"decoder": {"w": jnp.array([3.0, 4.0])}, "other": {"w": jnp.full(100, 1e6)}}
+    optimizer = psi_optimizer(StepConfig(trained=("decoder",)), 0.0, 0.0, 1e6, 5.0)  # epsilon: no Adam
+    updates, _ = optimizer.update(params, optimizer.init(params), params)
+    np.testing.assert_allclose(1e6 * updates["decoder"]["w"], [3.0, 4.0], rtol=1e-3)
+    np.testing.assert_array_equal(updates["other"]["w"], 0.0)
 
 
 # Networks that others trained ------------------------------------------------------------------------------
@@ -271,7 +283,8 @@ def test_only_the_parts_that_learn_move(training):
 
 def all_terms():
     """The paper's table, all of it from the first picture on."""
-    return tuple((name, Term(0.5)) for name, entry in TERMS.items() if name != "upscaled" and not entry.photo)
+    of_photo = lambda loss: "photo_features" in loss.reads
+    return tuple((n, Term(0.5)) for n, loss in LOSSES.items() if n != "upscaled" and not of_photo(loss))
 
 
 @pytest.mark.parametrize("rays", [16, 20])
@@ -284,8 +297,9 @@ def test_every_part_of_the_papers_training_fits_together(training, rays):
     critic = Discriminator(DiscriminatorConfig(32, 64, 4, 1, 2))
     model = dataclasses.replace(psi.reconstructor.config, motion_size=8 + 6 + 30, superresolution_size=16)
     table = dataclasses.replace(psi.config, terms=all_terms(), rematerialize=True, views_at_once=1)
+    adversary = Adversary(critic, build_optimizer(0.9, 0.999, 1e-5), table, 1.0)
     psi = dataclasses.replace(
-        psi, reconstructor=Reconstructor(model), config=table, motion_encoder=encoder, discriminator=critic
+        psi, reconstructor=Reconstructor(model), config=table, motion_encoder=encoder, adversary=adversary
     )
     channels = model.feature_channels
     pairs = pairs.replace(
@@ -293,11 +307,11 @@ def test_every_part_of_the_papers_training_fits_together(training, rays):
         points=jnp.zeros((4, 5, 3)), plane_features=jnp.zeros((4, 5, model.plane_channels)),
         driving=pairs.image, driving_params=pairs.params,
     )  # fmt: skip
-    steps.check_terms(table, pairs, LossNetworks(arcface=arcface))
+    check_table(table, model)
+    check_data(table, pairs, LossNetworks(arcface=arcface))
 
     def whole(key):
         picture, face = jnp.zeros((1, 32, 32, 3)), jnp.zeros((1, 112, 112, 3))
-        shown = DiscriminatorInput(*(jnp.zeros((2, 32, 32, n)) for n in (3, 3, 3, 1)))
         loss_networks = LossNetworks(
             lpips, lpips.init(key, picture, picture), arcface, arcface.init(key, face)
         )
@@ -305,18 +319,23 @@ def test_every_part_of_the_papers_training_fits_together(training, rays):
         arrays = constants.replace(
             loss_networks=loss_networks, motion_variables=seen, parts=build_head_parts(constants.head)
         )
-        variables = job.initial_variables(psi.reconstructor, key)
-        judged = critic.init(key, shown, jnp.zeros((2, 25)))["params"]
-        state = create_state(variables, psi.optimizer, jax.random.key_data(key), judged)
+        variables = initial_variables(psi.reconstructor, key)
+        state = create_state(
+            variables, psi.optimizer, jax.random.key_data(key),
+            discriminator=critic.init(key, blank_input(32), jnp.zeros((2, 25)))["params"],
+            discriminator_optimizer=adversary.optimizer,
+        )  # fmt: skip
         views = multiview.PseudoViews(dataclasses.replace(psi, motion_encoder=None))
         turned = multiview.pseudo_driving(views, rays, state, constants, variables, pairs)
-        samples = steps.build_samples(psi, rays, True, arrays, turned, steps.step_keys(state, 0, 4))
-        rate = jnp.float32(1e-3)
-        new, parts, fake = steps.reenact_step(psi, psi.config.active(0), state, rate, arrays, samples)
-        new, density = steps.density_step(psi, new, rate, arrays, samples)
-        new, of_d = steps.discriminator_step(psi, new, rate, samples, fake)
-        new, of_r1 = steps.penalty_step(psi, new, rate, samples)
-        new, side = multiview.multiview_step(psi, views, rays, new, rate, arrays, constants, variables, pairs)
+        samples = steps.prepare_samples(psi, rays, True, arrays, state, turned)
+        rate, active = jnp.float32(1e-3), psi.config.active(0)
+        new, parts, fakes = steps.reconstructor_update(psi, active, False, state, rate, arrays, samples)
+        new, density = steps.density_update(psi, new, rate, samples)
+        new, of_d = steps.critic_update(psi, False, new, rate, samples, fakes)
+        new, of_r1 = steps.critic_penalty_update(psi, False, new, rate, samples)
+        new, side = multiview.multiview_update(
+            psi, views, rays, new, rate, arrays, constants, variables, pairs
+        )
         return state, new, parts | density | of_d | of_r1 | side, samples.targets
 
     before, after, metrics, targets = jax.eval_shape(whole, jax.random.key(0))
@@ -332,7 +351,6 @@ def test_networks_are_read_from_converted_folders(tmp_path):
         IResNet(depths=(1,) * 4, widths=(2,) * 4, embedding=8),
         DiscriminatorConfig(16, 64, 4, 1, 2),
     )
-    shown = DiscriminatorInput(*(jnp.zeros((2, 16, 16, n)) for n in (3, 3, 3, 1)))
     sizes = {"depths": [1] * 4, "widths": [2] * 4, "embedding": 8, "image_size": 112}
     ones = lambda shapes: jax.tree.map(lambda x: np.ones(x.shape, x.dtype), shapes)
     key = jax.random.key(0)
@@ -341,7 +359,7 @@ def test_networks_are_read_from_converted_folders(tmp_path):
          jax.eval_shape(encoder.init, key, jnp.zeros((1, 224, 224, 3)))),
         ("arcface50", sizes, jax.eval_shape(arcface.init, key, jnp.zeros((1, 112, 112, 3)))),
         ("genhead_discriminator", size.to_dict(),
-         jax.eval_shape(Discriminator(size).init, key, shown, jnp.zeros((2, 25)))),
+         jax.eval_shape(Discriminator(size).init, key, blank_input(16), jnp.zeros((2, 25)))),
     ):  # fmt: skip
         save_converted(tmp_path / name, {"network": name, "config": config}, ones(shapes))
     config = tiny_config()
@@ -350,13 +368,13 @@ def test_networks_are_read_from_converted_folders(tmp_path):
         discriminator=str(tmp_path / "genhead_discriminator"),
     )  # fmt: skip
     config.terms.update(identity=(1.0,), adversarial=(0.01,))
-    psi, constants, state, _ = job.build_psi(config)
+    psi, constants, state, _ = job.build_training(config)
     assert psi.motion_encoder.hidden == 8 and constants.loss_networks.arcface.embedding == 8
-    assert psi.discriminator.config == size and constants.motion_variables["params"]
+    assert psi.adversary.network.config == size and constants.motion_variables["params"]
     assert jax.tree.leaves(state.discriminator)
     config.arcface = config.pdfgc
     with pytest.raises(UserError, match="'motion', not 'arcface50'"):
-        job.build_psi(config)
+        job.build_training(config)
 
 
 # What cannot be --------------------------------------------------------------------------------------------
@@ -370,9 +388,9 @@ def test_networks_are_read_from_converted_folders(tmp_path):
         ({"perceptual": "psnr"}, "lpips or structure"),
         ({"terms": {"identity": (1.0,)}}, "config.arcface"),
         ({"terms": {"adversarial": (1.0,)}}, "config.discriminator"),
-        ({"terms": {"beauty": (1.0,)}}, "beauty"),
-        ({"terms": {"photo_depth": (1.0,)}}, "config.model.photo_features"),
-        ({"step": {"trained": ("refinement",)}}, "no part 'refinement'"),
+        ({"terms": {"beauty": (1.0,)}}, "config.terms: no loss 'beauty'; there are image, "),
+        ({"terms": {"photo_depth": (1.0,)}}, "config.terms.photo_depth needs model.photo_features"),
+        ({"step": {"trained": ("refinement",)}}, "config.step.trained: the model has no part 'refinement'"),
     ],
 )
 def test_a_training_that_cannot_be_is_refused_with_what_to_do(change, message):
@@ -380,19 +398,19 @@ def test_a_training_that_cannot_be_is_refused_with_what_to_do(change, message):
     with config.unlocked():
         config.update(change)
     with pytest.raises(UserError, match=message):
-        job.build_psi(config)
+        job.build_training(config)
 
 
 def test_photo_features_begin_where_weights_without_them_stand(tmp_path):
     config = tiny_config()
     config.model.update(deformation="expression")
-    psi, _, state, _ = job.build_psi(config)
+    psi, _, state, _ = job.build_training(config)
     reconstructor = psi.reconstructor
     variables = {"params": state.params, "buffers": state.buffers}
     save_reconstructor(tmp_path / "without.npz", reconstructor.config, variables, {})
     config.start = str(tmp_path / "without.npz")
     config.model.update(photo_features=3, photo_widths=(4, 4, 4, 4))
-    psi, _, state, _ = job.build_psi(config)
+    psi, _, state, _ = job.build_training(config)
     grown = psi.reconstructor
     old, new = variables["params"]["decoder"], state.params["decoder"]
     at, shown = jnp.ones((3, 5, 4)), jnp.ones((5, 3 + PLACE_CHANNELS)).at[:, -1].set(0.0)
@@ -412,19 +430,21 @@ def test_photo_features_begin_where_weights_without_them_stand(tmp_path):
     save_reconstructor(tmp_path / "other.npz", grown.config, other, {})
     config.start = str(tmp_path / "other.npz")
     with pytest.raises(UserError, match=r"decoder/.* does not fit the model"):
-        job.build_psi(config)
+        job.build_training(config)
     config.model.token_dim = 16
     with pytest.raises(UserError, match="other sizes"):
-        job.build_psi(config)
+        job.build_training(config)
 
 
 def test_a_term_of_which_the_data_know_nothing_is_refused(training):
     pairs = training[4]
-    table = steps.StepConfig(terms=(("triplane", Term(0.1)),))
+    table = StepConfig(terms=(("triplane", Term(0.1)),))
     with pytest.raises(UserError, match="triplane: this data does not know points"):
-        steps.check_terms(table, pairs, LossNetworks())
+        check_data(table, pairs, LossNetworks())
+    with pytest.raises(UserError, match="identity needs the network ArcFace"):
+        check_data(StepConfig(terms=(("identity", Term(1.0)),)), pairs, LossNetworks())
     with pytest.raises(ValueError, match="whole views"):
-        steps.StepConfig(terms=(("identity", Term(1.0)),), crop=8)
+        check_table(StepConfig(terms=(("identity", Term(1.0)),), crop=8), training[0].reconstructor.config)
 
 
 # Pseudo views ----------------------------------------------------------------------------------------------
@@ -447,7 +467,7 @@ def test_pseudo_views_turn_the_head_and_move_psi_towards_them(training):
     psi, constants, state, _, pairs, _ = training
     views = multiview.PseudoViews(psi, every=1)
     other = jax.tree.map(lambda x: x + 0.02, {"params": state.params, "buffers": state.buffers})
-    step = jax.jit(functools.partial(multiview.multiview_step, psi, views, 16))
+    step = jax.jit(functools.partial(multiview.multiview_update, psi, views, 16))
     losses_seen = []
     for _ in range(3):
         state, metrics = step(state, jnp.float32(2e-3), constants, constants, other, pairs)

@@ -18,13 +18,15 @@ from p4d_jax.genhead.synthesis import SyntheticHead
 from p4d_jax.geometry import look_at_camera
 from p4d_jax.jobs import capture as capture_job
 from p4d_jax.jobs import train_reenact as job
-from p4d_jax.reconstructor.config import ReconstructorConfig, StepConfig, Term
+from p4d_jax.reconstructor import sources
+from p4d_jax.reconstructor.config import ReconstructorConfig, StepConfig
 from p4d_jax.reconstructor.film_pairs import clip_of, open_films
-from p4d_jax.reconstructor.losses import LossNetworks
+from p4d_jax.reconstructor.losses import check_data
 from p4d_jax.reconstructor.model import Reconstructor
 from p4d_jax.reconstructor.pairs import pair_of_synthetic
-from p4d_jax.reconstructor.step import ReconstructorTraining, check_terms
 from p4d_jax.reconstructor.stored_pairs import numbered_pairs, open_stored_heads
+from p4d_jax.reconstructor.training import LossNetworks, ReconstructorTraining
+from p4d_jax.train.config import Term
 from p4d_jax.train.devices import build_mesh, own_rows
 from p4d_jax.types import FrameParams
 
@@ -273,16 +275,20 @@ def drawn_pairs(batch) -> HeadPair:
     return HeadPair(image, params, image, params, mask, scale, depth=mask, face_mask=mask)
 
 
+def open_drawn(settings, head, mesh, count) -> sources.DrawnPairs:
+    return sources.DrawnPairs(drawn_pairs, count)
+
+
 def test_sources_are_mixed_and_a_run_goes_on_from_any_step(heads, films, monkeypatch):
-    monkeypatch.setattr(job, "openheads_source", lambda *_: drawn_pairs)
+    monkeypatch.setitem(sources.SOURCES, "openheads", open_drawn)
     data = {"openheads": 1, "stored": 2, "real_films": 1}
     config, training = build_case(data=data, stored=str(heads), real_films=str(films), readers=2)
-    draw = job.build_draw(config, training, assets.head_model())
+    draw = job.build_mixture(config, training, assets.head_model())
     shown = [draw(number) for number in range(3)]
     assert shown[0].scale.tolist() == [1, 1, 1, 0]  # drawn, films, stored
     known = {name for name in HeadPair.__dataclass_fields__ if getattr(shown[0], name) is not None}
     assert known == {"source", "source_params", "image", "params", "mask", "scale"}
-    again = job.build_draw(config, training, assets.head_model())
+    again = job.build_mixture(config, training, assets.head_model())
     for number in (1, 2, 0):
         jax.tree.map(np.testing.assert_array_equal, again(number), shown[number])
     form = lambda x: (x.shape, x.dtype)
@@ -290,9 +296,9 @@ def test_sources_are_mixed_and_a_run_goes_on_from_any_step(heads, films, monkeyp
 
 
 def test_depth_maps_of_two_sizes_become_one(heads, monkeypatch):
-    monkeypatch.setattr(job, "openheads_source", lambda *_: drawn_pairs)
+    monkeypatch.setitem(sources.SOURCES, "openheads", open_drawn)
     config, training = build_case(data={"openheads": 2, "stored": 2}, stored=str(heads))
-    draw = job.build_draw(config, training, assets.head_model())
+    draw = job.build_mixture(config, training, assets.head_model())
     alone = draw.read[0].convert(draw.streams[0](0))
     step = SIZE // RAYS
     np.testing.assert_array_equal(draw(0).depth[2:, step // 2 :: step, step // 2 :: step], alone.depth)
@@ -302,15 +308,16 @@ def test_terms_are_refused_before_anything_runs(heads, films):
     both = {"stored": str(heads), "real_films": str(films)}
     for data, missing in (({"stored": 4}, None), ({"stored": 2, "real_films": 2}, "plane_features|points")):
         config, training = build_case(data=data, terms=(("triplane", Term(0.1)),), **both)
-        draw = job.build_draw(config, training, assets.head_model())
+        draw = job.build_mixture(config, training, assets.head_model())
         if missing is None:
-            check_terms(training.config, draw.shapes, LossNetworks())
+            check_data(training.config, draw.shapes, LossNetworks())
             continue
         with pytest.raises(UserError, match=missing):
-            check_terms(training.config, draw.shapes, LossNetworks())
+            check_data(training.config, draw.shapes, LossNetworks())
     config, training = build_case(data={"real_films": 4}, face_weight=2.0, **both)
     with pytest.raises(UserError, match=r"face_weight: this data does not know face_mask"):
-        job.build_draw(config, training, assets.head_model())
+        draw = job.build_mixture(config, training, assets.head_model())
+        check_data(training.config, draw.shapes, LossNetworks())
 
 
 # At the door ------------------------------------------------------------------------------------------------
@@ -319,8 +326,8 @@ def test_terms_are_refused_before_anything_runs(heads, films):
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"data": {"stored": 4}}, r"data\.stored=4: name its folder, --config\.stored=FOLDER"),
-        ({"data": {"real_films": 4}}, r"--config\.real_films=FOLDER"),
+        ({"data": {"stored": 4}}, r"config\.stored='': name the folder of this source"),
+        ({"data": {"real_films": 4}}, r"config\.real_films='': name the folder"),
         ({"data": {"stored": 4}, "stored": "nowhere"}, "no finished data set p4d_heads/dynamic in 'nowhere'"),
         ({"data": {"real_films": 4}, "real_films": "nowhere"}, "nowhere.*no such file"),
         ({"data": {"real_films": 4}, "real_films": "x", "readers": 0}, "readers=0: expected at least 1"),
@@ -334,7 +341,7 @@ def test_terms_are_refused_before_anything_runs(heads, films):
 def test_a_config_that_names_no_data_is_one_line(fields, message):
     config, training = build_case(**fields)
     with pytest.raises(UserError, match=message) as caught:
-        job.build_draw(config, training, assets.head_model())
+        job.build_mixture(config, training, assets.head_model())
     assert "\n" not in str(caught.value)
 
 

@@ -209,8 +209,8 @@ def test_a_profile_is_written_where_it_is_asked_for(tmp_path, silent, window):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"best": "error"}, "config.loop.best='error': this run has no evaluation"),
-        ({"best": "fid", "evaluate_every": 2}, "config.loop.best='fid': the evaluation gives error, other"),
+        ({"best": "error"}, "best='error': this run has no evaluation"),
+        ({"best": "fid", "evaluate_every": 2}, "best='fid': the evaluation gives error, other"),
         ({"scores": {2: np.nan}, "evaluate_every": 2}, "step 2: error not finite"),
     ],
 )

@@ -9,17 +9,13 @@ from psi_case import tiny_config
 from p4d_jax import assets
 from p4d_jax.errors import UserError
 from p4d_jax.head.expression_field import build_canonical_frame
-from p4d_jax.jobs.train_reenact import build_draw, initial_variables
+from p4d_jax.jobs.train_reenact import build_mixture
 from p4d_jax.reconstructor.config import ReconstructorConfig, StepConfig
+from p4d_jax.reconstructor.forward import encode_photos, render_samples
 from p4d_jax.reconstructor.model import Reconstructor
+from p4d_jax.reconstructor.samples import build_samples
 from p4d_jax.reconstructor.several_photos import SourceTextures
-from p4d_jax.reconstructor.step import (
-    Constants,
-    ReconstructorTraining,
-    build_samples,
-    encode_photos,
-    render_samples,
-)
+from p4d_jax.reconstructor.training import Constants, ReconstructorTraining, initial_variables
 from p4d_jax.train.devices import build_mesh
 
 
@@ -40,7 +36,7 @@ def test_three_photos_become_one_source_that_teaches_the_attention():
     config, training = photos_case(3, 2)
     head = assets.head_model("openhead")
     constants = Constants(head, build_canonical_frame(head, 32))
-    draw = build_draw(config, training, head)
+    draw = build_mixture(config, training, head)
     keys = jnp.zeros((2, 2), jnp.uint32)
 
     def whole(key):
@@ -63,7 +59,7 @@ def test_three_photos_become_one_source_that_teaches_the_attention():
     # Numbers of these shapes: the gradient reaches the attention, and every photo counts.
     rng = np.random.default_rng(0)
     samples, variables = jax.tree.map(
-        lambda x: rng.uniform(0.1, 0.3, x.shape).astype(x.dtype), (samples.replace(wanted=None), variables)
+        lambda x: rng.uniform(0.1, 0.3, x.shape).astype(x.dtype), (samples.replace(targets=None), variables)
     )
 
     def objective(variables, image):
@@ -83,4 +79,4 @@ def test_three_photos_become_one_source_that_teaches_the_attention():
 @pytest.mark.parametrize(("photos", "heads"), [(1, 2), (0, 0)])
 def test_what_could_not_learn_to_mix_is_refused(photos, heads):
     with pytest.raises(UserError, match="photos"):
-        build_draw(*photos_case(photos, heads), None)
+        build_mixture(*photos_case(photos, heads), None)

@@ -82,7 +82,7 @@ def test_a_folder_that_one_process_cannot_see_is_said_by_all(tmp_path):
     folders = [str(tmp_path / name) for name in ("here", "there")]
     messages = results("process_tasks:check_a_folder", 2, 1, folders=folders, patience=0.0)
     for message, folder in zip(messages, folders, strict=True):
-        assert message.startswith(f"--workdir={folder}: ") and "process 1 cannot see" in message
+        assert message.startswith(f"workdir={folder}: ") and "process 1 cannot see" in message
     assert not list(tmp_path.glob("*/.*"))
 
 
@@ -100,15 +100,15 @@ def initialized(monkeypatch) -> list:
 @pytest.mark.parametrize(
     ("flags", "said"),
     [
-        (("h:1", None, None), "--processes and --process are missing"),
-        (("h:1", 2, None), "--process is missing"),
-        ((None, 2, 0), "--coordinator is missing"),
-        ((None, None, 0), "--coordinator and --processes are missing"),
-        (("h:1", 0, 0), "--processes=0: expected at least 1"),
-        (("h:1", 2, 2), "--process=2: with --processes=2 it is one of 0 to 1"),
-        (("h:1", 2, -1), "--process=-1"),
-        ((None, 1, 1), "--process=1"),
-        (("h", 2, 0), "--coordinator=h: expected HOST:PORT"),
+        (("h:1", None, None), "processes and process are missing"),
+        (("h:1", 2, None), "process is missing"),
+        ((None, 2, 0), "coordinator is missing"),
+        ((None, None, 0), "coordinator and processes are missing"),
+        (("h:1", 0, 0), "processes=0: expected at least 1"),
+        (("h:1", 2, 2), "process=2: with processes=2 it is one of 0 to 1"),
+        (("h:1", 2, -1), "process=-1"),
+        ((None, 1, 1), "process=1"),
+        (("h", 2, 0), "coordinator=h: expected HOST:PORT"),
         (("http://h:1", 2, 0), "expected HOST:PORT"),
         (("h:70000", 2, 0), "expected HOST:PORT"),
     ],
@@ -143,7 +143,7 @@ def test_flags_and_cluster_set_jax_up(initialized):
 
 def test_a_coordinator_that_does_not_listen_is_said():
     address = free_address()
-    with pytest.raises(UserError, match=f"--coordinator={address}: nothing listens there"):
+    with pytest.raises(UserError, match=f"coordinator={address}: nothing listens there"):
         wait_for_coordinator(address, patience=0.0)
 
 

@@ -24,8 +24,9 @@ from p4d_jax.convert.mapping import (
 )
 from p4d_jax.convert.reconstructor import DECODER, SUPERRESOLUTION
 from p4d_jax.genhead.config import DiscriminatorConfig, GenHeadConfig
-from p4d_jax.genhead.discriminator import Discriminator, DiscriminatorInput
+from p4d_jax.genhead.discriminator import Discriminator
 from p4d_jax.genhead.model import CAMERA_SIZE, GenHead
+from p4d_jax.train.adversarial import DiscriminatorInput
 
 _FILTER = Unused(r".*resample_filter", "the filter (1, 3, 3, 1) is a constant of the resampling layers")
 

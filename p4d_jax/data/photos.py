@@ -18,7 +18,7 @@ Pictures are square and at least as large as the model's, to which they are redu
 What a step sees depends on the seed and the step's number alone: grain shuffles each pass through the data by
 itself, and number k of the whole, endless order is found without what comes before. So a run goes on where it
 stopped with nothing but its step, and every process reads its own rows of the same batch, whatever their
-number (`genhead.photo_stream`). Letters: N photos, M samples (2 N with their mirror images), B a batch of all
+number (`genhead.sources`). Letters: N photos, M samples (2 N with their mirror images), B a batch of all
 processes, S image size.
 
 grain (extra `train`) is imported by the functions that need it.

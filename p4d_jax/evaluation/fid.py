@@ -27,17 +27,14 @@ from tqdm import tqdm
 from p4d_jax.data.samples import Portrait
 from p4d_jax.errors import UserError
 from p4d_jax.evaluation.frechet import FeatureStatistics, frechet_distance
-from p4d_jax.genhead.step import (
-    GenHeadState,
-    GenHeadTraining,
-    random_pictures,
-    rasterize_frames,
-    stage_resolution,
-)
+from p4d_jax.genhead.forward import random_pictures
+from p4d_jax.genhead.frames import rasterize_frames
+from p4d_jax.genhead.training import GenHeadTraining
 from p4d_jax.networks.inception import InceptionV3
 from p4d_jax.train.devices import DATA_AXIS, local, replicate, replicated, split
 from p4d_jax.train.network_folder import load_converted
 from p4d_jax.train.processes import agreed, is_primary
+from p4d_jax.train.state import TrainState
 from p4d_jax.types import Array, FrameParams
 
 FIRST_NUMBER = 2**30  # of the batches drawn here; training draws those of its steps, which stay below
@@ -74,7 +71,7 @@ def build_fid(
     key: Array,
     cache: Path,
     about: dict,
-) -> Callable[[GenHeadState], dict[str, float]]:
+) -> Callable[[TrainState], dict[str, float]]:
     """state -> {"fid": distance}, for `train.loop`; all processes call.
 
     Args:
@@ -98,7 +95,7 @@ def build_fid(
     def gather_reals() -> FeatureStatistics:
         return gather(lambda number: draw_real(FIRST_NUMBER + number).image, name="data")
 
-    def evaluate(state: GenHeadState) -> dict[str, float]:
+    def evaluate(state: TrainState) -> dict[str, float]:
         reals = cached_statistics(cache, about, gather_reals)
         fakes = gather(functools.partial(make, state), name="generated")
         distance = frechet_distance(fakes.mean, fakes.covariance, reals.mean, reals.covariance)
@@ -109,7 +106,7 @@ def build_fid(
 
 def build_generation(
     training: GenHeadTraining, draw_params: Callable[[int], FrameParams], batch: int, key: Array
-) -> Callable[[GenHeadState, int], Array]:
+) -> Callable[[TrainState, int], Array]:
     """(state, number) -> pictures (B, S, S, 3) of its moving average, split over the mesh."""
     shares = split(training.mesh)
 
@@ -120,8 +117,8 @@ def build_generation(
     key = jax.random.fold_in(key, FIRST_NUMBER)
     make = jax.jit(functools.partial(random_pictures, training), out_shardings=shares)
 
-    def generate(state: GenHeadState, number: int) -> Array:
-        resolution = stage_resolution(training.config, int(state.step) * batch)
+    def generate(state: TrainState, number: int) -> Array:
+        resolution = training.config.resolution(int(state.step) * batch)
         frames = seeing(resolution)(training.head, training.parts, draw_params(FIRST_NUMBER + number))
         variables = {"params": state.average, "buffers": state.buffers}
         raw = np.asarray(jax.random.key_data(jax.random.fold_in(key, number)))  # of all processes the same

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import dataclasses
 
+from p4d_jax.train.config import StepSettings, Term, Terms
+
 
 @dataclasses.dataclass(frozen=True)
 class GenHeadConfig:
@@ -97,84 +99,54 @@ class DiscriminatorConfig:
         return dataclasses.asdict(self)
 
 
+PAPER_TERMS: Terms = (
+    ("generator", Term(1.0)),
+    *((f"{part}_head", Term(10.0)) for part in ("eye", "mouth")),
+    *((f"{part}_distortion", Term(100.0)) for part in ("eye", "mouth")),
+    *((f"{part}_background", Term(100.0)) for part in ("eye", "mouth")),
+    ("density", Term(0.25)),
+)
+# Terms of the step that gives real pictures back; where none of them counts, there is no such step.
+RECONSTRUCTION = ("reconstruction", "reconstruction_raw", "reconstruction_mask", "skin", "kl")
+
+
 @dataclasses.dataclass(frozen=True)
-class GenHeadStepConfig:
-    """What the training steps of GenHead do. The defaults are the paper's.
+class GenHeadStepConfig(StepSettings):
+    """What the training steps of GenHead do, beside `StepSettings`. The defaults are the paper's.
 
     Attributes:
-      samples: Coarse and fine samples a ray.
-      generator_rate: Learning rate of G's Adam, before the correction for lazy regularisation.
-      discriminator_rate: The same of D's.
-      penalty_every: Steps between two R1 penalties.
+      terms: The table of losses: (name, Term) of `genhead.losses.LOSSES`. Terms of `RECONSTRUCTION` are of a
+        step of its own, in which a `LatentEncoder` finds codes of real pictures and G gives them back; ours,
+        none in the paper.
       density_every: Steps between two density regularisers.
-      gamma_image: Weight of R1 on D's two pictures.
-      gamma_correspondence: Weight of R1 on its correspondence map.
-      gamma_segmentation: Weight of R1 on its mask.
-      density_weight: Weight of the density regulariser.
-      density_points: Its points a sample in [-1, 1]^3.
-      density_distance: How far these points are moved, as a share of the box.
-      part_head_weight: Weight of the head branch's density inside the masks of eyes and mouth.
-      part_solid_weight: Weight, inside these masks, of the rays' distortion and of the background that shows
-        through.
-      surface_weight: How much the head branch is asked to be solid under the skin of the canonical mesh;
-        ours, 0 in the paper.
-      surface_images: Images over which that fades to nothing.
-      reconstruction_weight: Weight of a step of its own, in which a `LatentEncoder` finds codes of real
-        pictures and G gives them back (`reconstruction_losses`); ours, 0 in the paper.
-      reconstruction_every: Steps between two of these, once D trains.
-      reconstruction_images: Up to so many images it is the only step, and D does not train.
-      skin_weight: Weight of a term of that step, without rays: what the tri-planes hold where the picture
-        shows the head model's surface is that picture's colour.
-      kl_weight: Weight of the codes' nats beside the standard normal distribution.
+      generator_rate: Learning rate of G's Adam, before the correction for lazy regularisation; a multiple of
+        the run's.
+      discriminator_rate: The same of D's.
+      blur: Standard deviation, in pixels, of the blur of pictures before D at the start.
+      reconstruction_every: Steps between two steps that give real pictures back, once D trains.
+      reconstruction_images: Up to so many images that is the only step, and D does not train.
       swap: Probability at which G is conditioned on another sample's camera and shape, in the end.
       swap_images: Images over which that probability goes from 1 to `swap`.
       style_mixing: Probability at which the finer styles come from another code.
-      blur: Standard deviation, in pixels, of the blur of pictures before D at the start.
-      blur_images: Images over which that blur fades to nothing.
-      stages: (images, R) each: from so many images on, R rays a side.
-      average_half_life: Half-life of G's moving average, in images.
-      average_ramp: Largest half-life, as a share of the images seen so far.
       reuse_fakes: Whether D is shown the pictures that G's step made, instead of new ones.
-      augment_target: Share of real pictures, in signs of logits, at which ADA's augmentation grows; 0 is no
-        augmentation.
-      augment_images: Images in which its probability can go from 0 to 1.
-      rematerialize: Whether views are computed again for their gradient, instead of being kept.
-      views_at_once: Views that a device renders side by side; 0 is all of them.
     """
 
-    samples: tuple[int, int] = (48, 48)
+    terms: Terms = PAPER_TERMS
+    density_every: int = 4
     generator_rate: float = 0.0025
     discriminator_rate: float = 0.002
-    penalty_every: int = 16
-    density_every: int = 4
-    gamma_image: float = 1.0
-    gamma_correspondence: float = 10.0
-    gamma_segmentation: float = 1.0
-    density_weight: float = 0.25
-    density_points: int = 1000
-    density_distance: float = 0.004
-    part_head_weight: float = 10.0
-    part_solid_weight: float = 100.0
-    surface_weight: float = 0.0
-    surface_images: float = 1.0
-    reconstruction_weight: float = 0.0
+    blur: float = 10.0
     reconstruction_every: int = 1
     reconstruction_images: float = 0.0
-    skin_weight: float = 0.0
-    kl_weight: float = 1e-4
     swap: float = 0.5
     swap_images: float = 1_000_000.0
     style_mixing: float = 0.0
-    blur: float = 10.0
-    blur_images: float = 200_000.0
-    stages: tuple[tuple[int, int], ...] = ((0, 64),)
-    average_half_life: float = 10_000.0
-    average_ramp: float = 0.05
     reuse_fakes: bool = False
-    augment_target: float = 0.0
-    augment_images: float = 500_000.0
-    rematerialize: bool = False
-    views_at_once: int = 0
+
+    @property
+    def reconstructs(self) -> bool:
+        """Whether real pictures are given back at some time."""
+        return any(name in RECONSTRUCTION for name in self.weighted())
 
 
 @dataclasses.dataclass(frozen=True)

@@ -15,7 +15,6 @@ import math
 
 import flax.linen as nn
 import jax.numpy as jnp
-from flax import struct
 
 from p4d_jax.genhead.config import DiscriminatorConfig
 from p4d_jax.imaging.resizing import resize_antialiased
@@ -27,28 +26,12 @@ from p4d_jax.nn.stylegan2 import (
     block_channels,
     block_resolutions,
 )
+from p4d_jax.train.adversarial import DiscriminatorInput
 from p4d_jax.types import Array
 
 
-@struct.dataclass
-class DiscriminatorInput:
-    """What the discriminator sees of a batch; a pytree, so that R1 takes a gradient of each part.
-
-    Attributes:
-      image: (B, S, S, 3) in [-1, 1].
-      raw: (B, R, R, 3) in [-1, 1].
-      correspondence: (B, S, S, 3) the correspondence map (`genhead.view`).
-      segmentation: (B, R, R, 1) opacity · 2 − 1.
-    """
-
-    image: Array
-    raw: Array
-    correspondence: Array
-    segmentation: Array
-
-
 class Discriminator(nn.Module):
-    """D: `DiscriminatorInput` and camera labels (B, 25) -> logits (B, 1)."""
+    """D: `train.adversarial.DiscriminatorInput` and camera labels (B, 25) -> logits (B, 1)."""
 
     config: DiscriminatorConfig
     dtype: jnp.dtype = jnp.float32

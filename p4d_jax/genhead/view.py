@@ -14,7 +14,6 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
-from p4d_jax.genhead.discriminator import DiscriminatorInput
 from p4d_jax.genhead.model import HEAD, PARTS, GenHead
 from p4d_jax.genhead.parts import (
     TRAINED_RESOLUTION,
@@ -47,6 +46,7 @@ from p4d_jax.render.volume import (
     march_samples,
     sample_rays,
 )
+from p4d_jax.train.adversarial import DiscriminatorInput
 from p4d_jax.types import Array, Camera, FrameParams
 
 

@@ -7,11 +7,18 @@ from __future__ import annotations
 
 import dataclasses
 
-from p4d_jax.genhead.config import DiscriminatorConfig, GenHeadConfig, GenHeadStepConfig, SynthesisSettings
+from p4d_jax.genhead.config import (
+    PAPER_TERMS,
+    RECONSTRUCTION,
+    DiscriminatorConfig,
+    GenHeadConfig,
+    GenHeadStepConfig,
+    SynthesisSettings,
+)
 from p4d_jax.openheads.config import OpenHeadsSettings
-from p4d_jax.reconstructor.config import ReconstructorConfig, StepConfig, Term
+from p4d_jax.reconstructor.config import ReconstructorConfig, StepConfig
 from p4d_jax.settings import part
-from p4d_jax.train.config import LoopConfig
+from p4d_jax.train.config import LoopConfig, Term
 
 
 @dataclasses.dataclass(frozen=True)
@@ -248,6 +255,11 @@ class TrainGenHeadSettings(JobSettings):
       fid_images: Pictures that FID generates, and as many of the data.
       model: Sizes of GenHead.
       discriminator: Sizes of the discriminator.
+      terms: The loss table. Of each term, as a tuple of which the end may be left out: its weight, the
+        numbers of images seen from which on it counts and no longer counts, and whether its weight fades to
+        nothing in between; (0.0,) leaves it out. Ours are 'surface', solid under the head model's skin,
+        and those of a step in which an encoder finds codes of real pictures and the generator gives these
+        back: 'reconstruction', 'reconstruction_raw', 'reconstruction_mask', 'skin' and 'kl'.
       step: The training steps.
       loop: The loop around them.
       openheads: How widely OpenHeads are drawn.
@@ -265,7 +277,10 @@ class TrainGenHeadSettings(JobSettings):
     fid_images: int = 50_000
     model: GenHeadConfig = part(GenHeadConfig())
     discriminator: DiscriminatorConfig = part(DiscriminatorConfig())
-    step: GenHeadStepConfig = part(GenHeadStepConfig(rematerialize=True, views_at_once=1))
+    terms: dict[str, Term] = part(
+        dict(PAPER_TERMS) | {name: Term(0.0) for name in ("surface", *RECONSTRUCTION)}
+    )
+    step: GenHeadStepConfig = part(GenHeadStepConfig(rematerialize=True, views_at_once=1), without=("terms",))
     loop: LoopConfig = part(LoopConfig(steps=781_250, final_share=1.0, evaluate_every=6250))
     openheads: OpenHeadsSettings = part(OpenHeadsSettings(), without=("supersample",))
 

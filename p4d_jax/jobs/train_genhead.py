@@ -8,8 +8,7 @@ Starts or goes on in the workdir (`train.loop`). `weights.npz` there is what `sy
 from __future__ import annotations
 
 import dataclasses
-import functools
-import platform
+from collections.abc import Callable
 from pathlib import Path
 
 import jax
@@ -18,190 +17,117 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from p4d_jax import assets
-from p4d_jax.data.photos import open_photos
 from p4d_jax.errors import UserError
 from p4d_jax.evaluation.fid import build_fid, load_inception
 from p4d_jax.genhead.discriminator import Discriminator
+from p4d_jax.genhead.losses import LOSSES
 from p4d_jax.genhead.model import GenHead
 from p4d_jax.genhead.parts import build_head_parts
-from p4d_jax.genhead.photo_stream import photo_draws
 from p4d_jax.genhead.renderer import GenHeadRenderer
-from p4d_jax.genhead.step import (
-    GenHeadState,
-    GenHeadTraining,
-    build_genhead_step,
-    create_genhead_state,
-    stage_resolution,
-)
+from p4d_jax.genhead.sources import PortraitSettings, PortraitSource, open_source
+from p4d_jax.genhead.step import build_genhead_step
+from p4d_jax.genhead.training import GenHeadTraining, create_genhead_state
 from p4d_jax.genhead.weights import save_genhead
 from p4d_jax.geometry import look_at_camera
 from p4d_jax.head.actions import ARKIT, compose_motion
 from p4d_jax.head.model import HeadModel
-from p4d_jax.imaging.writing import to_picture
+from p4d_jax.jobs._fields import fields_named
 from p4d_jax.jobs.settings import TrainGenHeadSettings
-from p4d_jax.openheads.config import OpenHeadsSettings
-from p4d_jax.openheads.people import random_identity, random_portrait_params
-from p4d_jax.openheads.portraits import portraits_in_scene
-from p4d_jax.openheads.scene import OpenHeadsScene, prepare_scene
 from p4d_jax.settings import from_config
 from p4d_jax.train.config import LoopConfig
-from p4d_jax.train.devices import build_mesh, local, replicate, replicated, split
+from p4d_jax.train.devices import build_mesh, local, replicate
 from p4d_jax.train.loop import train
-from p4d_jax.train.processes import is_primary
-from p4d_jax.types import (
-    CAMERA_PIVOT,
-    CAMERA_RADIUS,
-    EXPRESSION_SIZE,
-    SHAPE_SIZE,
-    FrameParams,
-    VectorParts,
-    take,
-)
+from p4d_jax.train.report import about_run, announce, announce_networks, picture_grid
+from p4d_jax.train.state import TrainState
+from p4d_jax.types import CAMERA_PIVOT, CAMERA_RADIUS, EXPRESSION_SIZE, SHAPE_SIZE, FrameParams, take
 
 SHOWN = 8  # identities in the pictures of the run
 YAW = 0.44  # radians, 25 degrees: of the side views there
-NOT_OF_THE_DATA = ("name", "precision", "model", "discriminator", "step", "loop", "inception", "fid_images")
 GRID_SEED = 1  # folded into the run's key for what the pictures show
+# Fields of the config that do not tell which pictures the data are
+NOT_OF_THE_DATA = (
+    "name", "precision", "model", "discriminator", "terms", "step", "loop", "inception", "fid_images",
+)  # fmt: skip
 
 
 def run(config: ConfigDict, workdir: Path) -> None:
     """Runs the job: see the module's docstring."""
-    training, loop_config = build_gan(config)
+    training, loop_config = build_training(config)
     inception = load_inception(config.inception) if config.inception else None
     key = jax.random.key(config.seed)
     state = create_genhead_state(training, key)
-    for name in ("generator", "discriminator"):
-        count = sum(value.size for value in jax.tree.leaves(getattr(state, name)))
-        if is_primary():
-            print(f"{name}: {count / 1e6:.2f} M parameters")
-    if is_primary():
-        print(f"{training.mesh.size} devices, {config.batch} pictures a step")
+    announce_networks(training.mesh, generator=state.params, discriminator=state.discriminator)
+    announce(f"{config.batch} pictures a step")
     state = replicate(state, training.mesh)
-    draw_real, draw_params, people = choose_data(training, config, key)
-    step = build_genhead_step(training, draw_real, draw_params, config.batch)
+    data = choose_data(training, config)
     evaluate = None
     if inception:
-        data = {k: v for k, v in config.to_dict().items() if k not in NOT_OF_THE_DATA}
-        data["image_size"] = training.genhead.config.image_size
+        about = {k: v for k, v in config.to_dict().items() if k not in NOT_OF_THE_DATA}
+        about["image_size"] = training.genhead.config.image_size
         evaluate = build_fid(
-            training, inception, draw_real, draw_params, config.batch, config.fid_images, key,
-            workdir / "data_statistics.npz", data,
+            training, inception, data.draw_real, data.draw_params, config.batch, config.fid_images, key,
+            workdir / "data_statistics.npz", about,
         )  # fmt: skip
         loop_config = dataclasses.replace(loop_config, best="fid", best_is="lowest")
-    draw = build_grid(training, people, config, key)
-
-    def export(state: GenHeadState, path: Path) -> None:
-        about = {
-            "command": f"python -m p4d_jax.main --config=configs/{config.name}.py",
-            "data": config.data,
-            "steps": int(state.step),
-            "images": int(state.step) * config.batch,
-            "hours": round(float(state.seconds) / 3600, 3),
-            "machine": f"{jax.devices()[0].device_kind}, {platform.machine()}, {training.mesh.size} devices",
-            "resolution": stage_resolution(training.config, int(state.step) * config.batch),
-            "samples": list(training.config.samples),
-        }
-        save_genhead(
-            path, training.genhead.config, {"params": state.average, "buffers": state.buffers}, about
-        )
-
-    train(
-        loop_config, workdir, state, step, draw, export,
-        evaluate=evaluate, batch=config.batch, shown=("generator", "discriminator"),
-    )  # fmt: skip
+    with fields_named(config, "loop"):
+        train(
+            loop_config, workdir, state,
+            build_genhead_step(training, data.draw_real, data.draw_params, config.batch),
+            build_grid(training, data.shapes(SHOWN), config, key),
+            build_export(training, config),
+            evaluate=evaluate, batch=config.batch, shown=("generator", "discriminator"),
+        )  # fmt: skip
 
 
-def build_gan(config: ConfigDict) -> tuple[GenHeadTraining, LoopConfig]:
+# What a config asks for -------------------------------------------------------------------------------------
+
+
+def build_training(config: ConfigDict) -> tuple[GenHeadTraining, LoopConfig]:
     """Networks, head, mesh and settings of a config.
 
     Raises:
       UserError: a field has no such value, or the batch does not divide.
     """
     settings = from_config(TrainGenHeadSettings, config)
-    model, judge, step, loop = settings.model, settings.discriminator, settings.step, settings.loop
+    model, critic = settings.model, settings.discriminator
+    steps = dataclasses.replace(settings.step, terms=tuple(sorted(settings.terms.items())))
+    with fields_named(config):
+        LOSSES.check_names(steps.terms)
     try:
         dtype = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}[config.precision]
     except KeyError:
         raise UserError(f"config.precision={config.precision!r}: float32 or bfloat16") from None
     mesh = build_mesh()
-    if config.batch % mesh.size or config.batch % judge.group_size:
+    if config.batch % mesh.size or config.batch % critic.group_size:
         raise UserError(
             f"config.batch={config.batch} must be a multiple of the {mesh.size} devices and of"
-            f" config.discriminator.group_size={judge.group_size}"
+            f" config.discriminator.group_size={critic.group_size}"
         )
-    if judge.image_size != model.image_size:
+    if critic.image_size != model.image_size:
         raise UserError(
-            f"config.discriminator.image_size={judge.image_size}, but GenHead makes {model.image_size}"
+            f"config.discriminator.image_size={critic.image_size}, but GenHead makes {model.image_size}"
         )
     head = assets.head_model(config.head)
-    networks = GenHead(model, dtype), Discriminator(judge, dtype)
-    return GenHeadTraining(*networks, step, head, build_head_parts(head), mesh), loop
+    networks = GenHead(model, dtype), Discriminator(critic, dtype)
+    return GenHeadTraining(*networks, steps, head, build_head_parts(head), mesh), settings.loop
 
 
-def choose_data(training: GenHeadTraining, config: ConfigDict, key: jax.Array):
-    """`draw_real`, `draw_params` and shapes (SHOWN, 300) for the grid, of the data that the config names.
+def choose_data(training: GenHeadTraining, config: ConfigDict) -> PortraitSource:
+    """The source that the config names.
 
     Raises:
       UserError: the folder of photos cannot be used.
     """
-    size = training.genhead.config.image_size
-    if config.data != "openheads":
-        if config.readers < 1:
-            raise UserError(f"config.readers={config.readers}: expected at least 1")
-        photos = open_photos(config.data, training.head, size, config.mirror)
-        if is_primary():
-            print(f"{config.data}: {photos.summary()}")
-        draws = photo_draws(photos, training.mesh, config.batch, config.seed, config.readers)
-        return *draws, jnp.resize(photos.frames[:SHOWN, VectorParts.SHAPE], (SHOWN, SHAPE_SIZE))
-    scene = prepare_scene(training.head)
-    settings = from_config(TrainGenHeadSettings, config).drawn()
-    draws = openheads_draws(training, scene, size, config.batch, key, settings)
-    keys = grid_keys(key)
-    return *draws, jax.vmap(lambda k: random_identity(k, scene, OpenHeadsSettings()).shape)(keys)
+    settings = from_config(TrainGenHeadSettings, config)
+    portraits = PortraitSettings(
+        settings.batch, settings.seed, mirror=settings.mirror, readers=settings.readers,
+        openheads=settings.drawn(),
+    )  # fmt: skip
+    with fields_named(config):
+        return open_source(settings.data, portraits, training)
 
 
-def grid_keys(key: jax.Array) -> jax.Array:
-    """(SHOWN,) keys of the identities in the pictures of a run."""
-    return jax.random.split(jax.random.fold_in(key, GRID_SEED), SHOWN)
-
-
-def openheads_draws(
-    training: GenHeadTraining,
-    scene: OpenHeadsScene,
-    size: int,
-    batch: int,
-    key: jax.Array,
-    settings: OpenHeadsSettings,
-):
-    """`draw_real` and `draw_params` of `build_genhead_step`: new OpenHeads for every number."""
-    shares = split(training.mesh)
-    spec, whole = shares.spec, replicated(training.mesh).spec
-
-    def spread(f):
-        on_device = jax.shard_map(
-            f, mesh=training.mesh, in_specs=(whole, spec), out_specs=spec, check_vma=False
-        )
-        return jax.jit(
-            lambda scene, key: on_device(scene, jax.random.split(jax.random.wrap_key_data(key), batch))
-        )
-
-    def real(scene, keys):
-        return portraits_in_scene(scene, keys, size, settings)
-
-    def frame(scene, key) -> FrameParams:
-        keys = jax.random.split(key, 3)
-        identity = random_identity(keys[0], scene, settings)
-        return random_portrait_params(keys[1], keys[2], scene, identity.shape, settings)
-
-    scene = replicate(scene, training.mesh)
-    reals, frames = spread(real), spread(lambda scene, keys: jax.vmap(lambda k: frame(scene, k))(keys))
-    key_real, key_frames = jax.random.split(key)
-
-    def numbered(draw, key: jax.Array, number: int):
-        data = np.asarray(jax.random.key_data(jax.random.fold_in(key, number)))
-        return draw(scene, data)  # on the host: of all processes the same
-
-    return functools.partial(numbered, reals, key_real), functools.partial(numbered, frames, key_frames)
+# What a run leaves ------------------------------------------------------------------------------------------
 
 
 def demonstration_frames(head: HeadModel) -> FrameParams:
@@ -230,28 +156,40 @@ def demonstration_frames(head: HeadModel) -> FrameParams:
     return FrameParams(camera, jnp.zeros((len(yaws), SHAPE_SIZE)), expression, pose, eyes)
 
 
-def build_grid(training: GenHeadTraining, people: jax.Array, config: ConfigDict, key: jax.Array):
+def build_grid(
+    training: GenHeadTraining, people: jax.Array, config: ConfigDict, key: jax.Array
+) -> Callable[[TrainState], np.ndarray]:
     """The picture of a run: rows are identities of shapes (SHOWN, 300), columns `demonstration_frames`."""
     frames = demonstration_frames(training.head)
-    latent = jax.vmap(lambda k: jax.random.normal(k, (training.genhead.config.latent_size,)))(grid_keys(key))
+    keys = jax.random.split(jax.random.fold_in(key, GRID_SEED), SHOWN)
+    latent = jax.vmap(lambda k: jax.random.normal(k, (training.genhead.config.latent_size,)))(keys)
     label = jnp.broadcast_to(frames.camera.to_label()[1], (SHOWN, 25))
 
-    def draw(state: GenHeadState) -> np.ndarray:
-        variables = local({"params": state.average, "buffers": state.buffers})
-        studio = GenHeadRenderer(training.genhead, variables, training.head, training.parts)
-        resolution = stage_resolution(training.config, int(state.step) * config.batch)
-        planes, backgrounds = studio.make_identities(latent, label, people)
-        rows = []
-        for person in range(SHOWN):
-            row = []
-            for column in range(len(frames.pose)):
-                frame = take(frames, column)
-                frame = frame.replace(shape=people[person])
-                view = studio.show(
-                    planes[person], backgrounds[person], frame, resolution, training.config.samples
-                )
-                row.append(to_picture(view.image_sr))
-            rows.append(np.concatenate(row, axis=1))
-        return np.concatenate(rows)
+    def draw(state: TrainState) -> np.ndarray:
+        renderer = GenHeadRenderer(training.genhead, local(state.variables()), training.head, training.parts)
+        resolution = training.config.resolution(int(state.step) * config.batch)
+        planes, backgrounds = renderer.make_identities(latent, label, people)
+
+        def show(person: int, column: int) -> jax.Array:
+            frame = take(frames, column).replace(shape=people[person])
+            return renderer.show(
+                planes[person], backgrounds[person], frame, resolution, training.config.samples
+            ).image_sr
+
+        return picture_grid([[show(i, k) for k in range(len(frames.pose))] for i in range(SHOWN)])
 
     return draw
+
+
+def build_export(training: GenHeadTraining, config: ConfigDict) -> Callable[[TrainState, Path], None]:
+    """What writes the weights."""
+
+    def export(state: TrainState, path: Path) -> None:
+        about = about_run(
+            state, f"python -m p4d_jax.main --config=configs/{config.name}.py", config.batch, training.mesh,
+            data=config.data, resolution=training.config.resolution(int(state.step) * config.batch),
+            samples=list(training.config.samples),
+        )  # fmt: skip
+        save_genhead(path, training.genhead.config, state.variables(), about)
+
+    return export

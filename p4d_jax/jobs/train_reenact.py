@@ -12,14 +12,12 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import platform
 from collections.abc import Callable
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import traverse_util
 from ml_collections import ConfigDict
 
 from p4d_jax import assets
@@ -27,129 +25,135 @@ from p4d_jax.avatar.avatar import Avatar
 from p4d_jax.avatar.model import AvatarModel
 from p4d_jax.avatar.motion_source import ParameterMotion
 from p4d_jax.capture.fit import shapes_left_open
-from p4d_jax.data.samples import HeadPair
 from p4d_jax.errors import UserError
 from p4d_jax.evaluation.reenactment import build_evaluator
-from p4d_jax.genhead.config import DiscriminatorConfig, SynthesisSettings
+from p4d_jax.genhead.config import DiscriminatorConfig
 from p4d_jax.genhead.discriminator import Discriminator
 from p4d_jax.genhead.parts import build_head_parts
-from p4d_jax.genhead.synthesis import openheads_sources, synthesize
-from p4d_jax.genhead.weights import load_genhead
 from p4d_jax.head.expression_field import build_canonical_frame
 from p4d_jax.head.model import HeadModel
-from p4d_jax.imaging.writing import to_picture
+from p4d_jax.jobs._fields import fields_named
 from p4d_jax.jobs.settings import TrainReenactSettings
 from p4d_jax.networks.arcface import IResNet
 from p4d_jax.networks.lpips import LPIPS
 from p4d_jax.networks.motion_encoder import MotionEncoder
-from p4d_jax.openheads.config import OpenHeadsSettings
-from p4d_jax.openheads.scene import prepare_scene
-from p4d_jax.reconstructor.config import ReconstructorConfig, StepConfig, Term
-from p4d_jax.reconstructor.film_pairs import FilmPairs, open_films
-from p4d_jax.reconstructor.losses import TERMS, LossNetworks
+from p4d_jax.reconstructor.config import StepConfig
+from p4d_jax.reconstructor.losses import LOSSES, check_data, check_table
 from p4d_jax.reconstructor.model import Reconstructor
-from p4d_jax.reconstructor.multiview import PseudoViews, pseudo_view_programs
-from p4d_jax.reconstructor.pairs import join_pairs, openheads_pair, pair_of_synthetic, static_pairs
-from p4d_jax.reconstructor.step import (
+from p4d_jax.reconstructor.multiview import PseudoViews, pseudo_view_hooks
+from p4d_jax.reconstructor.samples import motions_of_pair
+from p4d_jax.reconstructor.sources import PairMixture, PairSettings, open_mixture
+from p4d_jax.reconstructor.step import TrainingHooks, build_step
+from p4d_jax.reconstructor.training import (
     Constants,
+    LossNetworks,
     ReconstructorTraining,
-    TrainingHooks,
-    build_step,
-    check_terms,
-    motions_of_pair,
-)
-from p4d_jax.reconstructor.stored_pairs import (
-    PairSource,
-    StoredHeads,
-    numbered_pairs,
-    open_stored_heads,
-    stored_shapes,
+    check_trained,
+    grow_variables,
+    initial_variables,
+    psi_optimizer,
 )
 from p4d_jax.reconstructor.weights import load_reconstructor, save_reconstructor
 from p4d_jax.render.rays import depth_normals
 from p4d_jax.settings import from_config
+from p4d_jax.train.adversarial import Adversary
 from p4d_jax.train.config import LoopConfig
-from p4d_jax.train.devices import build_mesh, local, on_devices, own_rows, replicate, samples_at_once, split
+from p4d_jax.train.devices import build_mesh, local, replicate
 from p4d_jax.train.loop import train
 from p4d_jax.train.network_folder import ConvertedNetwork, load_converted
-from p4d_jax.train.numbered_stream import NumberedStream
-from p4d_jax.train.processes import is_primary
-from p4d_jax.train.state import TrainState, build_optimizer, create_state, jit_init
+from p4d_jax.train.report import about_run, announce, announce_networks, picture_grid
+from p4d_jax.train.state import TrainState, build_optimizer, create_state
 from p4d_jax.types import take
 
 SHOWN = 4  # people in the pictures of the run
+GRID_NUMBER = 2**32 - 1  # of the batch that they are of
 CONVERT = "python -m p4d_jax.main --config=configs/convert.py"
 
 
 def run(config: ConfigDict, workdir: Path) -> None:
     """Runs the job: see the module's docstring."""
-    training, constants, state, loop_config = build_psi(config)
-    if is_primary():
-        count = sum(value.size for value in jax.tree.leaves(state.params))
-        print(f"{count / 1e6:.2f} M parameters, {training.mesh.size} devices, {config.batch} pairs a step")
-        print(f"motion: {config.motion}; perceptual: {config.perceptual}; data: {dict(config.data)}")
-    draw_pairs = build_draw(config, training, constants.head)
-    check_terms(training.config, draw_pairs.shapes, constants.loss_networks)
+    training, constants, state, loop_config = build_training(config)
+    announce_networks(training.mesh, Psi=state.params)
+    announce(f"{config.batch} pairs a step; motion: {config.motion}; perceptual: {config.perceptual}")
+    draw_pairs = build_mixture(config, training, constants.head)
+    with fields_named(config):
+        check_data(training.config, draw_pairs.shapes, constants.loss_networks)
     state, constants = replicate((state, constants), training.mesh)
-    step = build_step(
-        training, constants, draw_pairs, config.batch, pseudo_views(config, training, constants)
-    )
-    draw = build_grid(config, training, constants, draw_pairs)
-    export = build_export(config, training)
-    evaluate = build_evaluation(config, training, constants)
-    train(
-        loop_config, workdir, state, step, draw, export,
-        evaluate=evaluate, batch=config.batch, shown=("image", "psnr"),
-    )  # fmt: skip
+    hooks = pseudo_views(config, training, constants)
+    with fields_named(config, "loop"):
+        train(
+            loop_config, workdir, state,
+            build_step(training, constants, draw_pairs, config.batch, hooks),
+            build_grid(config, training, constants, draw_pairs),
+            build_export(config, training),
+            evaluate=build_evaluation(config, training, constants),
+            batch=config.batch, shown=("image", "psnr"),
+        )  # fmt: skip
 
 
 # What a config asks for -------------------------------------------------------------------------------------
 
 
-def build_psi(config: ConfigDict) -> tuple[ReconstructorTraining, Constants, TrainState, LoopConfig]:
+def build_training(config: ConfigDict) -> tuple[ReconstructorTraining, Constants, TrainState, LoopConfig]:
     """Networks, arrays, a new run's state and settings of a config.
 
     Raises:
       UserError: a field has no such value, the batch does not divide, or weights are missing.
     """
     settings = from_config(TrainReenactSettings, config)
-    model, loop_config = settings.model, settings.loop
-    try:
-        step_config = dataclasses.replace(settings.step, terms=loss_table(settings))
-    except ValueError as error:
-        section = "" if str(error).startswith("terms") else "step."
-        raise UserError(f"config.{section}{error}") from None
-    for name, term in step_config.terms:
-        if term.weight and TERMS[name].photo and not model.photo_features:
-            raise UserError(f"config.terms.{name} needs config.model.photo_features; set its weight to 0")
+    model, steps = settings.model, read_steps(settings)
     mesh = build_mesh()
     if config.batch % mesh.size:
         raise UserError(f"config.batch={config.batch} must be a multiple of the {mesh.size} devices")
-    head = assets.head_model(config.head)
-    reconstructor = Reconstructor(model)
+    head, reconstructor = assets.head_model(config.head), Reconstructor(model)
     encoder, motion_variables = motion_encoder(config)
-    discriminator, judged = critic(config, step_config)
+    adversary, of_discriminator = build_adversary(config, steps)
     constants = Constants(
         head,
         build_canonical_frame(head, model.lifted_size),
-        build_head_parts(head) if discriminator else None,
-        loss_networks(config, step_config),
+        build_head_parts(head) if adversary else None,
+        loss_networks(config, steps),
         motion_variables,
         shape_errors(config, head),
     )
-    optimizer = build_optimizer(*config.adam, config.clip_norm)
     key = jax.random.key(config.seed)
     variables = initial_variables(reconstructor, key)
-    if config.start:
-        variables = start_from(config.start, model, variables)
-    if unknown := sorted(set(step_config.trained) - set(variables["params"])):
-        raise UserError(
-            f"config.step.trained: the model has no part {unknown[0]!r}; there are"
-            f" {', '.join(sorted(variables['params']))}"
-        )
-    state = create_state(variables, optimizer, jax.random.key_data(key), judged)
-    training = ReconstructorTraining(reconstructor, step_config, mesh, optimizer, encoder, discriminator)
-    return training, constants, state, loop_config
+    with fields_named(config):
+        if config.start:
+            variables = grow_variables(config.start, model, variables)
+    with fields_named(config, "step"):
+        check_trained(steps, variables)
+    optimizer = psi_optimizer(steps, *settings.adam, settings.clip_norm)
+    training = ReconstructorTraining(reconstructor, steps, mesh, optimizer, encoder, adversary)
+    state = create_state(
+        variables, optimizer, jax.random.key_data(key), discriminator=of_discriminator,
+        discriminator_optimizer=adversary and adversary.optimizer,
+    )  # fmt: skip
+    return training, constants, state, settings.loop
+
+
+def read_steps(settings: TrainReenactSettings) -> StepConfig:
+    """The steps with the loss table, of which all but the relief's terms begin after `relief_alone` images.
+
+    Raises:
+      UserError: the table and the other settings do not fit.
+    """
+    table = dict(sorted(settings.terms.items()))
+    for name, term in table.items():
+        if name in LOSSES and "photo_features" not in LOSSES[name].reads:
+            table[name] = dataclasses.replace(term, first=max(term.first, settings.relief_alone))
+    steps = dataclasses.replace(settings.step, terms=tuple(table.items()))
+    try:
+        check_table(steps, settings.model)
+    except ValueError as error:
+        section = "" if str(error).startswith("terms") else "step."
+        raise UserError(f"config.{section}{error}") from None
+    return steps
+
+
+def nested_tuple(value):
+    """Lists, also in lists, as tuples."""
+    return tuple(nested_tuple(v) for v in value) if isinstance(value, list | tuple) else value
 
 
 def shape_errors(config: ConfigDict, head: HeadModel) -> np.ndarray | None:
@@ -162,38 +166,7 @@ def shape_errors(config: ConfigDict, head: HeadModel) -> np.ndarray | None:
         raise UserError(f"config.fit_noise={config.fit_noise}: {error}; or set it to 0") from None
 
 
-def loss_table(settings: TrainReenactSettings) -> tuple[tuple[str, Term], ...]:
-    """The terms of a config; all but those of the relief begin after `relief_alone` images."""
-    table = dict(sorted(settings.terms.items()))
-    for name, term in table.items():
-        if name in TERMS and not TERMS[name].photo:
-            table[name] = dataclasses.replace(term, first=max(term.first, settings.relief_alone))
-    return tuple(table.items())
-
-
-def start_from(start: str, model: ReconstructorConfig, variables: dict) -> dict:
-    """The weights of a file as a model's variables; a file without photo features leaves those new.
-
-    As their layers of the decoder begin at zero, such a model's field begins where the file's stands, with
-    the density that the relief adds. Its refinement sees more than the file's, whose first and last layers
-    do not fit and are left out.
-    """
-    started, loaded = load_reconstructor(assets.weights(start))
-    without = dataclasses.replace(model, photo_features=0, photo_widths=started.config.photo_widths)
-    if started.config not in (model, without):
-        raise UserError(f"config.start={start!r} holds a model of other sizes than config.model")
-    new, old = (traverse_util.flatten_dict(x) for x in (variables, loaded))
-    if not started.config.photo_features:
-        old = {path: value for path, value in old.items() if value.shape == new[path].shape}
-    elif unlike := sorted(path for path in new if path not in old or old[path].shape != new[path].shape):
-        name = "/".join(unlike[0][1:])
-        raise UserError(f"config.start={start!r} was made by other code: its {name} does not fit the model")
-    return traverse_util.unflatten_dict(new | old)
-
-
-def nested_tuple(value):
-    """Lists, also in lists, as tuples."""
-    return tuple(nested_tuple(v) for v in value) if isinstance(value, list | tuple) else value
+# Networks that others trained -------------------------------------------------------------------------------
 
 
 def motion_encoder(config: ConfigDict) -> tuple[MotionEncoder | None, dict | None]:
@@ -204,6 +177,31 @@ def motion_encoder(config: ConfigDict) -> tuple[MotionEncoder | None, dict | Non
         raise UserError(f"config.motion={config.motion!r}: pdfgc or flame_motion")
     network = converted(config, "pdfgc", "motion", "--config.motion=flame_motion")
     return MotionEncoder(**network.config), network.variables
+
+
+def loss_networks(config: ConfigDict, step: StepConfig) -> LossNetworks:
+    """The networks that the loss table asks for."""
+    found = LossNetworks()
+    if config.perceptual == "lpips":
+        network = converted(config, "lpips", "lpips_vgg", "--config.perceptual=structure")
+        found = found.replace(lpips=LPIPS(), lpips_variables=network.variables)
+    elif config.perceptual != "structure":
+        raise UserError(f"config.perceptual={config.perceptual!r}: lpips or structure")
+    if "arcface" in LOSSES.reads_of(step.weighted()):
+        network = converted(config, "arcface", "arcface50", "--config.terms.identity=(0.0,)")
+        sizes = {name: nested_tuple(value) for name, value in network.config.items()}
+        found = found.replace(arcface=IResNet(**sizes), arcface_variables=network.variables)
+    return found
+
+
+def build_adversary(config: ConfigDict, step: StepConfig) -> tuple[Adversary | None, dict]:
+    """GenHead's discriminator, which goes on learning, where a term is adversarial; and its parameters."""
+    if "logits" not in LOSSES.reads_of(step.weighted()):
+        return None, {}
+    network = converted(config, "discriminator", "genhead_discriminator", "--config.terms.adversarial=(0.0,)")
+    optimizer = build_optimizer(*config.adam, config.clip_norm)
+    discriminator = Discriminator(DiscriminatorConfig(**network.config))
+    return Adversary(discriminator, optimizer, step, step.discriminator_rate), network.variables["params"]
 
 
 def converted(config: ConfigDict, field: str, name: str, instead: str) -> ConvertedNetwork:
@@ -228,29 +226,6 @@ def converted(config: ConfigDict, field: str, name: str, instead: str) -> Conver
     return network
 
 
-def loss_networks(config: ConfigDict, step: StepConfig) -> LossNetworks:
-    """The networks that the loss table asks for."""
-    found = LossNetworks()
-    if config.perceptual == "lpips":
-        network = converted(config, "lpips", "lpips_vgg", "--config.perceptual=structure")
-        found = found.replace(lpips=LPIPS(), lpips_variables=network.variables)
-    elif config.perceptual != "structure":
-        raise UserError(f"config.perceptual={config.perceptual!r}: lpips or structure")
-    if step.term("identity").weight:
-        network = converted(config, "arcface", "arcface50", "--config.terms.identity=(0.0,)")
-        sizes = {name: nested_tuple(value) for name, value in network.config.items()}
-        found = found.replace(arcface=IResNet(**sizes), arcface_variables=network.variables)
-    return found
-
-
-def critic(config: ConfigDict, step: StepConfig) -> tuple[Discriminator | None, dict]:
-    """GenHead's discriminator, which goes on learning, where a term is adversarial."""
-    if not step.term("adversarial").weight:
-        return None, {}
-    network = converted(config, "discriminator", "genhead_discriminator", "--config.terms.adversarial=(0.0,)")
-    return Discriminator(DiscriminatorConfig(**network.config)), network.variables["params"]
-
-
 def pseudo_views(config: ConfigDict, training: ReconstructorTraining, constants: Constants) -> TrainingHooks:
     """What the frozen static model of v2 adds; nothing where the config names none."""
     if not config.static:
@@ -265,196 +240,45 @@ def pseudo_views(config: ConfigDict, training: ReconstructorTraining, constants:
     frame = build_canonical_frame(local(constants.head), its.lifted_size)
     static, variables = replicate((Constants(local(constants.head), frame), variables), training.mesh)
     views = PseudoViews(
-        dataclasses.replace(training, reconstructor=reconstructor, motion_encoder=None, discriminator=None),
+        dataclasses.replace(training, reconstructor=reconstructor, motion_encoder=None, adversary=None),
         config.multiview_every, config.multiview_weight, config.multiview_motion,
     )  # fmt: skip
-    return pseudo_view_programs(training, views, static, variables)
-
-
-def initial_variables(reconstructor: Reconstructor, key: jax.Array) -> dict:
-    """Random parameters of the model's shapes."""
-    c = reconstructor.config
-    image = jnp.zeros((1, c.image_size, c.image_size, 3))
-    motion = jnp.zeros((1, c.motion_size))
-    lifted = jnp.zeros((1, c.lifted_size, c.lifted_size, 4)) if c.source_lifting else None
-    return jit_init(reconstructor.init)(key, image, motion, motion, lifted)
+    return pseudo_view_hooks(training, views, static, variables)
 
 
 # Data -------------------------------------------------------------------------------------------------------
 
 
-class Draw:
-    """Pairs of every step: number -> `HeadPair` (B,), split over the devices.
-
-    Some sources draw on the devices, others are read from disk; one program makes a batch of all. A source's
-    pairs depend on the seed, the number and their place in the batch alone.
-    """
-
-    def __init__(
-        self,
-        drawn: list[tuple[Callable, int]],
-        read: list[PairSource],
-        training: ReconstructorTraining,
-        config: ConfigDict,
-    ):
-        """drawn: sources on the devices, ((keys, static) -> pairs, their number); read: sources on disk."""
-        self.drawn, self.read = drawn, read
-        self.static_share, self.key = config.static_share, jax.random.fold_in(jax.random.key(config.seed), 1)
-        self.streams = [
-            NumberedStream(
-                numbered_pairs(source, own_rows(source.count, training.mesh)), training.mesh, config.readers
-            )
-            for source in read
-        ]
-        self.join = jax.jit(self.trace, out_shardings=split(training.mesh))
-
-    def trace(self, number: jax.Array, stored: list[dict]) -> HeadPair:
-        """The batch of a number, given what was read for it."""
-        parts = []
-        for place, (source, count) in enumerate(self.drawn):
-            key = jax.random.fold_in(jax.random.fold_in(self.key, place), number)
-            static = static_pairs(count, self.static_share)
-            keys = jax.random.key_data(jax.random.split(key, count))
-            parts.append(source((keys, static)))
-        parts += [source.convert(found) for source, found in zip(self.read, stored, strict=True)]
-        return join_pairs(parts)
-
-    def __call__(self, number: int) -> HeadPair:
-        return self.join(np.uint32(number), [stream(number) for stream in self.streams])
-
-    @functools.cached_property
-    def shapes(self) -> HeadPair:
-        """Shapes of a batch: what its pairs know."""
-        stored = [stored_shapes(source) for source in self.read]
-        return jax.eval_shape(self.trace, jax.ShapeDtypeStruct((), jnp.uint32), stored)
-
-
-def build_draw(config: ConfigDict, training: ReconstructorTraining, head: HeadModel) -> Draw:
+def build_mixture(config: ConfigDict, training: ReconstructorTraining, head: HeadModel) -> PairMixture:
     """The sources of a config, with as many pairs each as `config.data` says of a batch.
 
     Raises:
       UserError: the numbers do not fit, there is no such source, or its data cannot be used.
     """
     counts = config.data.to_dict()
-    if sum(counts.values()) != config.batch or any(n % training.mesh.size for n in counts.values()):
+    if sum(counts.values()) != config.batch:
         raise UserError(
-            f"config.data={counts}: the pairs of all sources together are config.batch={config.batch}, and"
-            f" each number is a multiple of the {training.mesh.size} devices"
-        )
-    if config.photos < 1 or (
-        config.photos > 1 and any(counts.get(n) for n in ("genhead", "stored", "real_films"))
-    ):
-        raise UserError(
-            f"config.photos={config.photos}: at least 1, and exactly 1 with sources but openheads and films"
+            f"config.data={counts}: the pairs of all sources together are config.batch={config.batch}"
         )
     if training.reconstructor.config.fusion_heads and config.photos == 1:
         raise UserError(
             "config.model.fusion_heads learns from several photos: set config.photos to 2 or more"
         )
-    drawn = {"openheads": openheads_source, "films": films_source, "genhead": genhead_source}
-    read = {"stored": stored_source, "real_films": real_films_source}
-    if unknown := sorted(set(counts) - set(drawn | read)):
-        raise UserError(f"config.data: no source {unknown[0]!r}; there are {', '.join(drawn | read)}")
-    wanted = sorted(name for name, count in counts.items() if count)
-    draw = Draw(
-        [(drawn[name](config, training, head), counts[name]) for name in wanted if name in drawn],
-        [read[name](config, training, head, counts[name]) for name in wanted if name in read],
-        training,
-        config,
-    )
-    if training.config.face_weight and draw.shapes.face_mask is None:
-        raise UserError("config.step.face_weight: this data does not know face_mask; set it to 0")
-    return draw
-
-
-def openheads_settings(config: ConfigDict) -> OpenHeadsSettings:
-    """How views and motions are drawn."""
-    return from_config(TrainReenactSettings, config).drawn()
-
-
-def openheads_source(
-    config: ConfigDict, training: ReconstructorTraining, head: HeadModel, one_camera: bool = False
-) -> Callable:
-    """Rendered OpenHeads."""
-    scene = prepare_scene(head)
-    settings = openheads_settings(config)
-    size = training.reconstructor.config.picture_size
-
-    def one(scene, sample: tuple) -> HeadPair:
-        key, static = sample
-        return openheads_pair(
-            scene, jax.random.wrap_key_data(key), static,
-            resolution=size, settings=settings, one_camera=one_camera, photos=config.photos,
-        )  # fmt: skip
-
-    return on_devices(training.mesh, one, scene, at_once=samples_at_once())
-
-
-def films_source(config: ConfigDict, training: ReconstructorTraining, head: HeadModel) -> Callable:
-    """OpenHeads before one camera each, as real films are."""
-    return openheads_source(config, training, head, one_camera=True)
-
-
-def genhead_source(config: ConfigDict, training: ReconstructorTraining, head: HeadModel) -> Callable:
-    """A GenHead's synthetic people: of M = 2 motions, V = 2 views each."""
-    genhead, variables = load_genhead(assets.weights(config.genhead))
-    size, wanted = genhead.config.image_size, training.reconstructor.config.picture_size
-    if size != wanted:
-        raise UserError(
-            f"config.genhead={config.genhead!r} makes pictures of {size}², the model takes {wanted}²"
-        )
-    settings = SynthesisSettings(
-        motions=2, views=2, resolution=config.genhead_resolution, samples=nested_tuple(config.genhead_samples)
-    )
-    sources, parts = openheads_sources(head, openheads_settings(config)), build_head_parts(head)
-
-    def one(variables: dict, head: HeadModel, parts, sample: tuple) -> HeadPair:
-        key, static = sample
-        key = jax.random.wrap_key_data(key)
-        return pair_of_synthetic(synthesize(genhead, variables, head, parts, key, settings, sources), static)
-
-    return on_devices(training.mesh, one, variables, head, parts, at_once=1)
-
-
-def stored_source(
-    config: ConfigDict, training: ReconstructorTraining, head: HeadModel, count: int
-) -> StoredHeads:
-    """Samples of a GenHead that the job synthesize has stored."""
-    folder, size = named_folder(config, "stored"), training.reconstructor.config.picture_size
-    source = open_stored_heads(folder, config.head, size, count, config.static_share, config.seed)
-    if is_primary():
-        print(f"{folder}: {source.summary()}")
-    return source
-
-
-def real_films_source(
-    config: ConfigDict, training: ReconstructorTraining, head: HeadModel, count: int
-) -> FilmPairs:
-    """Frames of real films."""
-    folder, size = named_folder(config, "real_films"), training.reconstructor.config.picture_size
-    source = open_films(folder, head, size, config.mirror, count, config.seed)
-    if is_primary():
-        print(f"{folder}: {source.summary()}")
-    return source
-
-
-def named_folder(config: ConfigDict, field: str) -> str:
-    """The folder that a source on disk is read from."""
-    if config.readers < 1:
-        raise UserError(f"config.readers={config.readers}: expected at least 1")
-    if not config[field]:
-        raise UserError(
-            f"config.data.{field}={config.data[field]}: name its folder, --config.{field}=FOLDER;"
-            ' docs/howto/train_psi.md, "Data of a training", tells what is in it'
-        )
-    return config[field]
+    settings = from_config(TrainReenactSettings, config)
+    pairs = PairSettings(
+        training.reconstructor.config.picture_size, settings.seed, settings.head, settings.static_share,
+        settings.readers, settings.photos, settings.drawn(), settings.genhead, settings.genhead_resolution,
+        settings.genhead_samples, settings.stored, settings.real_films, settings.mirror,
+    )  # fmt: skip
+    with fields_named(config):
+        return open_mixture(pairs, counts, head, training.mesh)
 
 
 # What a run leaves ------------------------------------------------------------------------------------------
 
 
 def build_grid(
-    config: ConfigDict, training: ReconstructorTraining, constants: Constants, draw_pairs: Draw
+    config: ConfigDict, training: ReconstructorTraining, constants: Constants, draw_pairs: PairMixture
 ) -> Callable[[TrainState], np.ndarray]:
     """The picture of a run, a column a person.
 
@@ -462,19 +286,19 @@ def build_grid(
     opacity, other view.
     """
     reconstructor, head = training.reconstructor, local(constants.head)
-    shown = jax.tree.map(lambda x: np.asarray(x.addressable_data(0)[:SHOWN]), draw_pairs(2**32 - 1))
-    see = jax.jit(functools.partial(motions_of_pair, training, local(constants)))
-    motions = [see(take(shown, i)) for i in range(len(shown.source))]
+    shown = jax.tree.map(lambda x: np.asarray(x.addressable_data(0)[:SHOWN]), draw_pairs(GRID_NUMBER))
+    ask = jax.jit(functools.partial(motions_of_pair, training, local(constants)))
+    motions = [ask(take(shown, i)) for i in range(len(shown.source))]
     samples = training.config.samples
-    frame, source = local(constants.frame), ParameterMotion()
-    model = AvatarModel(reconstructor, {}, head, frame, source)
+
+    model = AvatarModel(reconstructor, {}, head, local(constants.frame), ParameterMotion())
 
     def draw(state: TrainState) -> np.ndarray:
-        now = model.replace(variables=local({"params": state.average, "buffers": state.buffers}))
+        now = model.replace(variables=local(state.variables()))
         resolution = training.config.resolution(int(state.step) * config.batch)
         columns = []
         for person in range(len(shown.source)):
-            pair = jax.tree.map(lambda x, person=person: jnp.asarray(x[person]), shown)
+            pair = jax.tree.map(jnp.asarray, take(shown, person))
             still, moved = motions[person]
             avatar = Avatar.encode(
                 now, *jax.tree.map(lambda x: x[None], (pair.source, pair.source_params)),
@@ -482,16 +306,13 @@ def build_grid(
             )  # fmt: skip
             out = avatar.render(pair.params, motion=moved)
             other = avatar.render(pair.params, camera=pair.source_params.camera, motion=moved)
-            size = pair.source.shape
-            solid = out.alpha[..., None] > 0.5
-            depth = jnp.where(solid, (out.depth[..., None] - 3.4) / 1.2 * 2 - 1, -1.0)
-            normals = jnp.where(solid, depth_normals(pair.params.camera, out.depth), -1.0)
-            small = (out.raw, depth, normals, out.alpha[..., None] * 2 - 1)
-            small = [jax.image.resize(x, (*size[:2], x.shape[-1]), "nearest") for x in small]
+            alpha, size = out.alpha[..., None], pair.source.shape
+            depth = jnp.where(alpha > 0.5, (out.depth[..., None] - 3.4) / 1.2 * 2 - 1, -1.0)
+            normals = jnp.where(alpha > 0.5, depth_normals(pair.params.camera, out.depth), -1.0)
             driving = [] if pair.driving is None else [jax.image.resize(pair.driving, size, "linear")]
-            rows = [pair.source, *driving, pair.image, out.image, *small, other.image]
-            columns.append(np.concatenate([to_picture(jnp.broadcast_to(x, size)) for x in rows]))
-        return np.concatenate(columns, axis=1)
+            made = [out.image, out.raw, depth, normals, alpha * 2 - 1, other.image]
+            columns.append([pair.source, *driving, pair.image, *made])
+        return picture_grid(list(zip(*columns, strict=True)))
 
     return draw
 
@@ -499,7 +320,7 @@ def build_grid(
 def build_evaluation(
     config: ConfigDict, training: ReconstructorTraining, constants: Constants
 ) -> Callable | None:
-    """What measures the moving average every `evaluate_every` steps, on people that are never shown.
+    """What measures the moving average every `loop.evaluate_every` steps, on people that are never shown.
 
     Raises:
       UserError: the model's motion vectors are not those of the held-out people's parameters.
@@ -522,18 +343,11 @@ def build_export(config: ConfigDict, training: ReconstructorTraining) -> Callabl
     """What writes the weights."""
 
     def export(state: TrainState, path: Path) -> None:
-        about = {
-            "command": f"python -m p4d_jax.main --config=configs/{config.name}.py",
-            "start": config.start or "random weights",
-            "steps": int(state.step),
-            "samples": int(state.step) * config.batch,
-            "hours": round(float(state.seconds) / 3600, 3),
-            "machine": f"{jax.devices()[0].device_kind}, {platform.machine()}, {training.mesh.size} devices",
-            "motion": config.motion,
-            "perceptual": config.perceptual,
-            "data": config.data.to_dict(),
-        }
-        variables = {"params": state.average, "buffers": state.buffers}
-        save_reconstructor(path, training.reconstructor.config, variables, about)
+        about = about_run(
+            state, f"python -m p4d_jax.main --config=configs/{config.name}.py", config.batch, training.mesh,
+            start=config.start or "random weights", motion=config.motion, perceptual=config.perceptual,
+            data=config.data.to_dict(),
+        )  # fmt: skip
+        save_reconstructor(path, training.reconstructor.config, state.variables(), about)
 
     return export

@@ -6,7 +6,8 @@ The defaults are the paper's. Imports no JAX: command lines are read with it.
 from __future__ import annotations
 
 import dataclasses
-import math
+
+from p4d_jax.train.config import StepSettings
 
 
 @dataclasses.dataclass(frozen=True)
@@ -163,94 +164,25 @@ class ReconstructorConfig:
 
 
 @dataclasses.dataclass(frozen=True)
-class Term:
-    """One line of the loss table.
+class StepConfig(StepSettings):
+    """What the training steps of Psi do, beside `StepSettings`. The defaults are the paper's.
 
     Attributes:
-      weight: Factor of the term in the sum of losses.
-      first: Number of images seen from which on the term counts.
-      last: Number of images seen from which on it no longer counts.
-    """
-
-    weight: float
-    first: float = 0.0
-    last: float = math.inf
-
-    def active(self, images: float) -> bool:
-        """Whether it counts after so many images."""
-        return self.weight > 0 and self.first <= images < self.last
-
-
-@dataclasses.dataclass(frozen=True)
-class StepConfig:
-    """What the training steps of Psi do. The defaults are the paper's.
-
-    Attributes:
-      terms: The loss table: (name, Term) of `reconstructor.losses.TERMS`.
-      stages: (images, R) each: from so many images on, R rays a side.
       crop: c, side of the crop of rays that is rendered; 0 renders whole views.
-      samples: Coarse and fine samples a ray.
       face_weight: Weight in L_re of the parametric head's pixels over the others; ours, 0 in the paper.
       feature_weight: Weight on top of that for pixels around its eyes and mouth; ours, 0 in the paper.
-      density_every: Steps between two density regularisers.
-      density_points: Points of that regulariser in [-1, 1]^3.
-      density_distance: How far these points are moved, as a share of the box.
-      discriminator_rate: Learning rate of D, a multiple of Psi's.
-      penalty_every: Steps between two R1 penalties of D.
-      gamma_image: Weight of R1 on D's two pictures, as GenHead's.
-      gamma_correspondence: Weight of R1 on its correspondence map.
-      gamma_segmentation: Weight of R1 on its mask.
-      motion_rate: Learning rate of the cross-attentions and the motions' mapping, a multiple of the others'
-        (v2: 2.5).
-      trained: Parts of Psi that learn, by their names in `Reconstructor.setup`; () is all. The others stand
-        still.
-      average_half_life: Half-life of the weights' moving average, in images.
-      rematerialize: Whether networks and views are computed again for their gradient, instead of being kept.
-      views_at_once: Views that a device renders side by side; 0 is all of them.
+      motion_rate: Learning rate of the cross-attentions and of the motions' mapping, a multiple of the other
+        layers' (v2: 2.5).
+      trained: Parts of Psi that learn, by their names in `Reconstructor.setup`, and the others stand still;
+        () is all.
     """
 
-    terms: tuple[tuple[str, Term], ...] = ()
-    stages: tuple[tuple[int, int], ...] = ((0, 64),)
     crop: int = 0
-    samples: tuple[int, int] = (48, 48)
     face_weight: float = 0.0
     feature_weight: float = 0.0
-    density_every: int = 16
-    density_points: int = 1000
-    density_distance: float = 0.004
-    discriminator_rate: float = 1.0
-    penalty_every: int = 16
-    gamma_image: float = 1.0
-    gamma_correspondence: float = 10.0
-    gamma_segmentation: float = 1.0
     motion_rate: float = 1.0
     trained: tuple[str, ...] = ()
-    average_half_life: float = 10_000.0
-    rematerialize: bool = False
-    views_at_once: int = 0
 
     def __post_init__(self):
         if any(self.crop > resolution for _, resolution in self.stages):
             raise ValueError(f"crop: {self.crop} is larger than a stage's resolution")
-        if not self.terms:
-            return
-        from p4d_jax.reconstructor.losses import TERMS  # brings JAX, which settings alone do not need
-
-        for name, _ in self.terms:
-            if name not in TERMS:
-                raise ValueError(f"terms: no loss {name!r}; there are {', '.join(TERMS)}")
-        whole = [name for name, term in self.terms if TERMS[name].whole and term.weight]
-        if self.crop and whole:
-            raise ValueError(f"crop: {', '.join(whole)} need whole views, crop=0")
-
-    def term(self, name: str) -> Term:
-        """A term, of weight 0 where the table has none."""
-        return dict(self.terms).get(name, Term(0.0))
-
-    def active(self, images: float) -> tuple[str, ...]:
-        """Names of the terms that count after so many images."""
-        return tuple(name for name, term in self.terms if term.active(images))
-
-    def resolution(self, images: float) -> int:
-        """R after so many images."""
-        return [resolution for start, resolution in self.stages if images >= start][-1]

@@ -28,20 +28,12 @@ from p4d_jax.genhead.synthesis import look_at_cameras
 from p4d_jax.head.landmarks import landmarks70
 from p4d_jax.head.model import HeadModel
 from p4d_jax.head.skinning import posed_vertices
-from p4d_jax.reconstructor.losses import Rendered, over_black
-from p4d_jax.reconstructor.step import (
-    Constants,
-    ReconstructorTraining,
-    TrainingHooks,
-    build_samples,
-    learning_variables,
-    move_psi,
-    render_samples,
-    resize_to,
-    step_keys,
-)
-from p4d_jax.train.devices import replicated, split
-from p4d_jax.train.state import TrainState
+from p4d_jax.reconstructor.forward import Rendered, render_samples
+from p4d_jax.reconstructor.samples import build_samples, over_black, resize_to
+from p4d_jax.reconstructor.step import TrainingHooks
+from p4d_jax.reconstructor.training import Constants, ReconstructorTraining
+from p4d_jax.train.devices import jit_batch, jit_update
+from p4d_jax.train.state import TrainState, descend, stream_key, stream_keys
 from p4d_jax.types import Array, Camera, FrameParams
 
 LIDS = ((37, 41), (38, 40), (43, 47), (44, 46))  # iBUG numbers, from 0: upper and lower lid
@@ -121,11 +113,11 @@ def pseudo_driving(
     # A motion encoder looks at whole pictures.
     whole = dataclasses.replace(views.training.config, crop=0)
     views = dataclasses.replace(views, training=dataclasses.replace(views.training, config=whole))
-    keys = step_keys(state, 5, pairs.scale.shape[0] + 2)
-    first, second = (jax.random.wrap_key_data(keys[k]) for k in (-1, -2))
-    params = turned(pairs, look_at_cameras(first, pairs.scale.shape[0], views.cameras), straight=False)
-    seen = look_from_elsewhere(views, resolution, static, variables, pairs, params, keys[:-2])
-    chosen = jax.random.uniform(second, pairs.scale.shape) < views.motion_share
+    count = pairs.scale.shape[0]
+    cameras = look_at_cameras(stream_key(state, "cameras of pseudo driving"), count, views.cameras)
+    params, keys = turned(pairs, cameras, straight=False), stream_keys(state, "pseudo driving", count)
+    seen = look_from_elsewhere(views, resolution, static, variables, pairs, params, keys)
+    chosen = jax.random.uniform(stream_key(state, "share of pseudo driving"), (count,)) < views.motion_share
 
     def pick(new, old):
         return jax.tree.map(lambda a, b: jnp.where(chosen.reshape(-1, *(1,) * (a.ndim - 1)), a, b), new, old)
@@ -133,7 +125,7 @@ def pseudo_driving(
     return pairs.replace(driving=pick(seen.image, pairs.image), driving_params=pick(params, pairs.params))
 
 
-def multiview_step(
+def multiview_update(
     training: ReconstructorTraining,
     views: PseudoViews,
     resolution: int,
@@ -149,24 +141,25 @@ def multiview_step(
     Args:
       constants, static: of Psi and of Psi_3d. variables: Psi_3d's.
     """
+    # Data: the pairs from a random side, and what Psi_3d makes of them there.
     count = pairs.scale.shape[0]
-    keys = step_keys(state, 4, count + 1)
-    cameras = look_at_cameras(jax.random.wrap_key_data(keys[-1]), count, views.cameras)
-    params = turned(pairs, cameras, straight=True)
-    targets = without_background(
-        look_from_elsewhere(views, resolution, static, variables, pairs, params, keys[:-1])
-    )
+    cameras = look_at_cameras(stream_key(state, "cameras of multiview"), count, views.cameras)
+    params, keys = turned(pairs, cameras, straight=True), stream_keys(state, "multiview", count)
+    seen = look_from_elsewhere(views, resolution, static, variables, pairs, params, keys)
+    targets = without_background(seen)
     samples = build_samples(
-        training, resolution, False, constants, pairs.replace(params=params, depth=None), keys[:-1]
+        training, resolution, False, constants, pairs.replace(params=params, depth=None), keys
     )
 
+    # Forward, loss, gradients, update.
     def objective(params):
-        out = render_samples(training, learning_variables(training, state, params), samples, None)
+        out = render_samples(training, {"params": params, "buffers": state.buffers}, samples, None)
         loss = views.weight * constants.loss_networks.perceptual(without_background(out), targets)
         return views.every * loss, loss
 
     gradients, loss = jax.grad(objective, has_aux=True)(state.params)
-    return move_psi(training, state, rate, gradients), {"multiview": loss}
+    params, optimizer = descend(training.optimizer, rate, gradients, state.params, state.optimizer)
+    return state.replace(params=params, optimizer=optimizer), {"multiview": loss}
 
 
 def without_background(out: Rendered) -> Array:
@@ -175,7 +168,7 @@ def without_background(out: Rendered) -> Array:
     return over_black(out.image, jax.vmap(lambda x: resize_to(x, size))(out.opacity))
 
 
-def pseudo_view_programs(
+def pseudo_view_hooks(
     training: ReconstructorTraining, views: PseudoViews, static: Constants, variables: dict
 ) -> TrainingHooks:
     """What v2 adds to `reconstructor.step.build_step`.
@@ -183,25 +176,14 @@ def pseudo_view_programs(
     Args:
       static, variables: Psi_3d's arrays, on every device.
     """
-    whole, shares = replicated(training.mesh), split(training.mesh)
-
-    @functools.cache
-    def describing(resolution: int):
-        return jax.jit(functools.partial(pseudo_driving, views, resolution), out_shardings=shares)
-
-    @functools.cache
-    def regularising(resolution: int):
-        return jax.jit(
-            functools.partial(multiview_step, training, views, resolution),
-            out_shardings=whole,
-            donate_argnums=0,
-        )
+    driving = jit_batch(training.mesh, pseudo_driving, "views", "resolution")
+    update = jit_update(training.mesh, multiview_update, "training", "views", "resolution")
 
     def describe(resolution: int, state: TrainState, pairs: HeadPair) -> HeadPair:
-        return describing(resolution)(state, static, variables, pairs)
+        return driving(views, resolution, state, static, variables, pairs)
 
     def regularise(resolution: int, state: TrainState, rate: Array, constants: Constants, pairs: HeadPair):
-        return regularising(resolution)(state, rate, constants, static, variables, pairs)
+        return update(training, views, resolution, state, rate, constants, static, variables, pairs)
 
     seen = training.motion_encoder is not None and views.motion_share > 0
     return TrainingHooks(describe if seen else None, regularise if views.every else None, views.every)

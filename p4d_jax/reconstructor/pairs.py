@@ -48,7 +48,7 @@ def join_pairs(parts: list[HeadPair]) -> HeadPair:
         shapes = {tuple(leaf.shape[1:] for leaf in jax.tree.leaves(value)) for value in values}
         if len(shapes) > 1:
             found = " and ".join(str(shape[0]) for shape in sorted(shapes))
-            raise UserError(f"config.data: sources whose {name} are {found} do not go together in a batch")
+            raise UserError(f"data: sources whose {name} are {found} do not go together in a batch")
     return HeadPair(
         **{name: jax.tree.map(lambda *x: jnp.concatenate(x), *values) for name, values in known.items()}
     )

@@ -171,7 +171,7 @@ def open_stored_heads(
         made_with = read_recipe(Path(folder), kind).get("head", head)
         if Path(made_with).name != Path(head).name:
             raise UserError(
-                f"{folder}: p4d_heads/{kind} was made with the head {made_with!r}, --config.head is {head!r}"
+                f"{folder}: p4d_heads/{kind} was made with the head {made_with!r}, the head is {head!r}"
             )
     orders = {
         kind: sample_order(len(records), 2 * seed + number)

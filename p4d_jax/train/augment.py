@@ -8,14 +8,16 @@ stays below about 0.8. The probability follows how sure D is of real pictures.
 from __future__ import annotations
 
 import dataclasses
+from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
 from jax.scipy.ndimage import map_coordinates
 
-from p4d_jax.genhead.discriminator import DiscriminatorInput
 from p4d_jax.geometry import exact_products
 from p4d_jax.types import Array
+
+Shown = TypeVar("Shown")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,11 +71,13 @@ def warp(image: Array, matrix: Array) -> Array:
     return jax.vmap(read, -1, -1)(image)
 
 
-def augment(
-    augmentation: Augmentation, shown: DiscriminatorInput, probability: Array, key: Array
-) -> DiscriminatorInput:
-    """A batch of what D sees, each sample moved by its own map."""
-    keys = jax.random.split(key, shown.image.shape[0])
+def augment(augmentation: Augmentation, shown: Shown, probability: Array, key: Array) -> Shown:
+    """A batch of what D sees, each sample moved by its own map.
+
+    Args:
+      shown: a pytree of images (B, H, W, C), whatever their sizes.
+    """
+    keys = jax.random.split(key, jax.tree.leaves(shown)[0].shape[0])
     matrices = jax.vmap(lambda key: draw_warp(augmentation, probability, key))(keys)
     return jax.tree.map(lambda images: jax.vmap(warp)(images, matrices), shown)
 

@@ -1,4 +1,7 @@
-"""Settings of the training loop. Imports no JAX: command lines are read with it."""
+"""Settings of a training: its loop, and what the steps of all networks share.
+
+Imports no JAX: command lines are read with it.
+"""
 
 from __future__ import annotations
 
@@ -54,3 +57,101 @@ class LoopConfig:
         """Of an evaluation: the larger the better; minus infinity where `best` was not measured."""
         sign = 1.0 if self.best_is == "highest" else -1.0
         return sign * scores[self.best] if scores and self.best in scores else -math.inf
+
+
+@dataclasses.dataclass(frozen=True)
+class Term:
+    """One line of a table of losses.
+
+    Attributes:
+      weight: Factor of the loss in the sum of losses.
+      first: Number of images seen from which on it counts.
+      last: Number of images seen from which on it no longer counts.
+      fades: Whether its weight falls evenly from `first` to nothing at `last`.
+    """
+
+    weight: float
+    first: float = 0.0
+    last: float = math.inf
+    fades: bool = False
+
+    def __post_init__(self):
+        if self.fades and not math.isfinite(self.last):
+            raise ValueError(
+                f"last={self.last}: a term that fades needs the number of images at which it is gone"
+            )
+
+    def active(self, images: float) -> bool:
+        """Whether it counts after so many images."""
+        return self.weight > 0 and self.first <= images < self.last
+
+
+Terms = tuple[tuple[str, Term], ...]  # by name
+
+
+@dataclasses.dataclass(frozen=True)
+class StepSettings:
+    """What the training steps of every network do; Psi's and GenHead's own settings add to it.
+
+    Attributes:
+      terms: The table of losses: (name, Term) of the room's `LOSSES`.
+      stages: (images, R) each: from so many images on, R rays a side.
+      samples: Coarse and fine samples a ray.
+      density_every: Steps between two density regularisers.
+      density_points: Points of that regulariser in [-1, 1]^3, of each sample.
+      density_distance: How far these points are moved, as a share of the box.
+      discriminator_rate: Learning rate of the discriminator D, a multiple of the run's.
+      penalty_every: Steps between two R1 penalties of D.
+      gamma_image: Weight of R1 on D's two pictures.
+      gamma_correspondence: Weight of R1 on its correspondence map.
+      gamma_segmentation: Weight of R1 on its mask.
+      blur: Standard deviation, in pixels, of the blur of pictures before D at the start.
+      blur_images: Images over which that blur fades to nothing.
+      augment_target: Share of real pictures, in signs of logits, at which ADA's augmentation grows; 0 is no
+        augmentation.
+      augment_images: Images in which its probability can go from 0 to 1.
+      average_half_life: Half-life of the moving average of the parameters, in images.
+      average_ramp: Largest half-life, as a share of the images seen so far.
+      rematerialize: Whether networks and views are computed again for their gradient, instead of being kept.
+      views_at_once: Views that a device renders side by side; 0 is all of them.
+    """
+
+    terms: Terms = ()
+    stages: tuple[tuple[int, int], ...] = ((0, 64),)
+    samples: tuple[int, int] = (48, 48)
+    density_every: int = 16
+    density_points: int = 1000
+    density_distance: float = 0.004
+    discriminator_rate: float = 1.0
+    penalty_every: int = 16
+    gamma_image: float = 1.0
+    gamma_correspondence: float = 10.0
+    gamma_segmentation: float = 1.0
+    blur: float = 0.0
+    blur_images: float = 200_000.0
+    augment_target: float = 0.0
+    augment_images: float = 500_000.0
+    average_half_life: float = 10_000.0
+    average_ramp: float = 0.05
+    rematerialize: bool = False
+    views_at_once: int = 0
+
+    def term(self, name: str) -> Term:
+        """A term, of weight 0 where the table has none."""
+        return dict(self.terms).get(name, Term(0.0))
+
+    def weighted(self) -> tuple[str, ...]:
+        """Names of the terms that count at some time."""
+        return tuple(name for name, term in self.terms if term.weight)
+
+    def active(self, images: float) -> tuple[str, ...]:
+        """Names of the terms that count after so many images."""
+        return tuple(name for name, term in self.terms if term.active(images))
+
+    def resolution(self, images: float) -> int:
+        """R after so many images."""
+        return [resolution for start, resolution in self.stages if images >= start][-1]
+
+    def blurs(self, images: float) -> bool:
+        """Whether pictures are blurred before D after so many images."""
+        return self.blur > 0 and images < self.blur_images

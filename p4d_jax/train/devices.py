@@ -148,3 +148,22 @@ def filled_like(array: jax.Array, value: float) -> jax.Array:
     """An array of the same shape, type and sharding with every element `value`, the same on all processes."""
     data = np.full(array.shape, value, array.dtype)
     return jax.make_array_from_callback(array.shape, array.sharding, lambda index: data[index])
+
+
+# Programs -------------------------------------------------------------------------------------------------
+
+
+def jit_update(mesh: Mesh, f: Callable, *static: str, results=None) -> Callable:
+    """A program from a state, its argument `state`, which it takes the place of, to the next.
+
+    Args:
+      static: names of arguments that a program is compiled for anew.
+      results: shardings of what it gives; None: every device has all of it.
+    """
+    shardings = replicated(mesh) if results is None else results
+    return jax.jit(f, static_argnames=static, donate_argnames="state", out_shardings=shardings)
+
+
+def jit_batch(mesh: Mesh, f: Callable, *static: str) -> Callable:
+    """A program that gives a batch, split over the devices; see `jit_update`."""
+    return jax.jit(f, static_argnames=static, out_shardings=split(mesh))

@@ -62,10 +62,10 @@ def train(
 
     Raises:
       UserError: a loss or score is not finite; the last checkpoint is left as it is. Or the processes do not
-        share the workdir, or `config.best` is no score.
+        share the workdir, or `best` is no score.
     """
     if config.best and evaluate is None:
-        raise UserError(f"config.loop.best={config.best!r}: this run has no evaluation; set it to ''")
+        raise UserError(f"best={config.best!r}: this run has no evaluation; set it to ''")
     journal = Journal(workdir, batch, shown)
     check_shared(workdir)
     with (
@@ -130,7 +130,7 @@ def score(config: LoopConfig, evaluate: Callable, state: TrainState, number: int
     """The scores of an evaluation, the same on all processes."""
     scores = {name: agreed(float(value)) for name, value in evaluate(state).items()}
     if config.best and config.best not in scores:
-        raise UserError(f"config.loop.best={config.best!r}: the evaluation gives {', '.join(scores)}")
+        raise UserError(f"best={config.best!r}: the evaluation gives {', '.join(scores)}")
     return finite(scores, number, workdir)
 
 
@@ -145,7 +145,7 @@ def finite(metrics: dict, number: int, workdir: Path) -> dict[str, float]:
     if broken:
         raise UserError(
             f"step {number}: {', '.join(broken)} not finite; the last checkpoint in {workdir / 'checkpoints'}"
-            " is good: start again with a lower --config.loop.peak_rate"
+            " is good: start again with a lower peak_rate"
         )
     return values
 

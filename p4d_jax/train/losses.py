@@ -102,3 +102,8 @@ def psnr(image: Array, target: Array, mask: Array | None = None) -> Array:
     """Peak signal-to-noise ratio in dB for images of range 2, inside a mask (H, W, 1)."""
     error = weighted_mean((image - target) ** 2, mask)
     return 10.0 * jnp.log10(4.0 / jnp.maximum(error, 1e-10))
+
+
+def density_difference(densities: Array, perturbed: Array) -> Array:
+    """() mean absolute difference of raw densities at points and at points near by."""
+    return jnp.abs(densities - perturbed).mean()

@@ -24,7 +24,7 @@ from orbax.checkpoint import multihost
 from p4d_jax.errors import UserError
 
 PATIENCE = 1800  # seconds that a process waits for the slowest at a meeting
-TOGETHER = "--coordinator=HOST:PORT, --processes=N and --process=K (0 to N-1) go together"
+TOGETHER = "coordinator=HOST:PORT, processes=N and process=K (0 to N-1) go together"
 
 
 def connect_processes(
@@ -55,7 +55,7 @@ def connect_processes(
     try:
         jax.distributed.initialize(coordinator, processes, process)
     except (RuntimeError, ValueError) as error:
-        where = f"--coordinator={coordinator}" if coordinator else f"{cluster} cluster"
+        where = f"coordinator={coordinator}" if coordinator else f"{cluster} cluster"
         raise UserError(f"{where}: the processes of the run did not find each other: {error}") from error
     if cluster == "SLURM" and environment.get("SLURM_NTASKS") == environment.get("SLURM_STEP_NUM_NODES"):
         # JAX gives a task of SLURM one GPU; the only task of a node has all of them.
@@ -65,20 +65,20 @@ def connect_processes(
 def check_flags(coordinator: str | None, processes: int | None, process: int | None) -> None:
     """Raises a UserError unless the three are all absent, or all there and sound, or mean one process."""
     if processes is not None and processes < 1:
-        raise UserError(f"--processes={processes}: expected at least 1")
+        raise UserError(f"processes={processes}: expected at least 1")
     count = processes or 1
     if process is not None and processes is not None and not 0 <= process < count:
-        raise UserError(f"--process={process}: with --processes={count} it is one of 0 to {count - 1}")
+        raise UserError(f"process={process}: with processes={count} it is one of 0 to {count - 1}")
     if processes == 1:
         return
     flags = {"coordinator": coordinator, "processes": processes, "process": process}
-    missing = [f"--{name}" for name, value in flags.items() if value is None]
+    missing = [name for name, value in flags.items() if value is None]
     if 0 < len(missing) < len(flags):
         verb = "is" if len(missing) == 1 else "are"
         raise UserError(f"{' and '.join(missing)} {verb} missing: {TOGETHER}")
     port = re.fullmatch(r"(?:\[[0-9a-fA-F:.]+\]|[^\s:/]+):(\d{1,5})", coordinator or "host:1")
     if not port or not 0 < int(port[1]) < 65536:
-        raise UserError(f"--coordinator={coordinator}: expected HOST:PORT of process 0, as in 10.0.0.1:8476")
+        raise UserError(f"coordinator={coordinator}: expected HOST:PORT of process 0, as in 10.0.0.1:8476")
 
 
 def wait_for_coordinator(coordinator: str, patience: float = 300.0) -> None:
@@ -96,7 +96,7 @@ def wait_for_coordinator(coordinator: str, patience: float = 300.0) -> None:
         except OSError as error:
             if time.time() > give_up:
                 raise UserError(
-                    f"--coordinator={coordinator}: nothing listens there after {patience:.0f} s ({error});"
+                    f"coordinator={coordinator}: nothing listens there after {patience:.0f} s ({error});"
                     " start process 0 on that host, or correct the address"
                 ) from None
         time.sleep(0.2)
@@ -118,8 +118,8 @@ def find_cluster(environment: Mapping[str, str]) -> str | None:
     if {"KUBERNETES_SERVICE_HOST", "JOB_COMPLETION_INDEX"} <= set(environment):
         if importlib.util.find_spec("kubernetes") is None:
             raise UserError(
-                'an indexed job of Kubernetes: pip install "jax[k8s]", or give --coordinator, --processes and'
-                " --process (docs/howto/launch.md); --processes=1 runs this process alone"
+                'an indexed job of Kubernetes: pip install "jax[k8s]", or give coordinator, processes and'
+                " process (docs/howto/launch.md); processes=1 runs this process alone"
             )
         return "Kubernetes"
     return None
@@ -179,6 +179,6 @@ def check_shared(folder: Path, patience: float = 30.0) -> None:
     if blind.size:
         numbers = ", ".join(str(number) for number in blind)
         raise UserError(
-            f"--workdir={folder}: what process 0 writes there, process {numbers} cannot see;"
+            f"workdir={folder}: what process 0 writes there, process {numbers} cannot see;"
             " give a folder that all hosts share"
         )

@@ -1,16 +1,22 @@
-"""What a training run of Psi carries from step to step, and its moving average."""
+"""What a training run carries from step to step: parameters, their average, optimizers, random keys."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+import zlib
+from collections.abc import Callable, Mapping
+from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from flax import struct
 
 from p4d_jax.types import Array
+
+FROZEN = "frozen"  # label of parameters that stand still
+Params = TypeVar("Params")
 
 
 def jit_init(init: Callable) -> Callable:
@@ -38,12 +44,14 @@ class TrainState:
     Attributes:
       step: () int32 steps done.
       seconds: () float32 training time so far, over restarts.
-      params: trained parameters.
-      buffers: stored constants (`w_avg`).
+      params: trained parameters of the network that is shipped, Psi or GenHead.
+      buffers: what it stores beside them: constants and running means (`w_avg`).
       average: exponential moving average of the parameters, what is shipped.
       optimizer: optax state.
       discriminator, discriminator_optimizer: of D and its optax state; empty where nothing is adversarial.
-      key: the run's random key; each step folds its number in.
+      encoder, encoder_optimizer: of GenHead's `LatentEncoder`, which only training has; else empty.
+      augment: () probability of augmentation before D.
+      key: the run's random key, raw; each step folds its number in, see `stream_key`.
     """
 
     step: Array
@@ -54,38 +62,143 @@ class TrainState:
     optimizer: optax.OptState
     discriminator: dict
     discriminator_optimizer: optax.OptState
+    encoder: dict
+    encoder_optimizer: optax.OptState
+    augment: Array
     key: Array
 
+    def images(self, batch: int) -> Array:
+        """() float32 pictures that were trained on before this step, `batch` a step."""
+        return (self.step * batch).astype(jnp.float32)
 
-def build_optimizer(
-    beta1: float, beta2: float, epsilon: float, clip_norm: float
-) -> optax.GradientTransformation:
-    """Adam's direction, of a gradient no longer than `clip_norm` (0: any)."""
-    adam = optax.scale_by_adam(b1=beta1, b2=beta2, eps=epsilon)
-    return optax.chain(optax.clip_by_global_norm(clip_norm), adam) if clip_norm else adam
+    def variables(self) -> dict:
+        """What is shipped: the moving average of the parameters, and the buffers."""
+        return {"params": self.average, "buffers": self.buffers}
 
 
 def create_state(
-    variables: dict, optimizer: optax.GradientTransformation, key: Array, discriminator: dict | None = None
+    variables: dict,
+    optimizer: optax.GradientTransformation,
+    key: Array,
+    *,
+    discriminator: dict | None = None,
+    discriminator_optimizer: optax.GradientTransformation | None = None,
+    encoder: dict | None = None,
+    encoder_optimizer: optax.GradientTransformation | None = None,
 ) -> TrainState:
     """A new run's state.
 
     Args:
-      variables: Psi's. discriminator: D's parameters.
+      variables: of the network that is trained; `optimizer` of its parameters.
       key: raw.
+      discriminator, encoder: their parameters, where there are such networks, with their optimizers.
     """
-    params, discriminator = variables["params"], discriminator or {}
+    params = variables["params"]
+    of_optimizer = lambda transform, params: transform.init(params) if transform else ()
     return TrainState(
-        jnp.zeros((), jnp.int32),
-        jnp.zeros((), jnp.float32),
-        params,
-        variables.get("buffers", {}),
-        jax.tree.map(jnp.copy, params),
-        optimizer.init(params),
-        discriminator,
-        optimizer.init(discriminator),
-        key,
+        step=jnp.zeros((), jnp.int32),
+        seconds=jnp.zeros((), jnp.float32),
+        params=params,
+        buffers=variables.get("buffers", {}),
+        average=jax.tree.map(jnp.copy, params),
+        optimizer=optimizer.init(params),
+        discriminator=discriminator or {},
+        discriminator_optimizer=of_optimizer(discriminator_optimizer, discriminator),
+        encoder=encoder or {},
+        encoder_optimizer=of_optimizer(encoder_optimizer, encoder),
+        augment=jnp.zeros((), jnp.float32),
+        key=key,
     )
+
+
+# Random numbers -------------------------------------------------------------------------------------------
+
+
+def stream_key(state: TrainState, name: str) -> Array:
+    """The typed key of one use of random numbers at the state's step.
+
+    It depends on the run's key, the step's number and the name alone: uses of two names do not share numbers,
+    and a new use changes no other's.
+    """
+    at_step = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
+    return jax.random.fold_in(at_step, np.uint32(zlib.crc32(name.encode())))
+
+
+def stream_keys(state: TrainState, name: str, count: int) -> Array:
+    """Raw keys (count, 2), one for each sample of a batch; see `stream_key`."""
+    return jax.random.key_data(jax.random.split(stream_key(state, name), count))
+
+
+# Optimizers -----------------------------------------------------------------------------------------------
+
+
+def build_optimizer(
+    beta1: float,
+    beta2: float,
+    epsilon: float,
+    clip_norm: float = 0.0,
+    rates: Mapping[str, float] | None = None,
+    label: Callable[[tuple], str] | None = None,
+) -> optax.GradientTransformation:
+    """Adam's direction, of a gradient no longer than `clip_norm` (0: any).
+
+    Args:
+      rates: multiples of the learning rate by label; None: of all parameters alike.
+      label: a parameter's path (keys of `jax.tree_util`) -> its label, one of `rates` or `FROZEN`.
+    """
+    adam = lambda rate: optax.chain(
+        optax.scale_by_adam(b1=beta1, b2=beta2, eps=epsilon), *([optax.scale(rate)] if rate != 1.0 else [])
+    )
+    clip = [optax.clip_by_global_norm(clip_norm)] if clip_norm else []
+    if rates is None:
+        return optax.chain(*clip, adam(1.0))
+
+    def labels(params: dict) -> dict:
+        return jax.tree_util.tree_map_with_path(lambda path, _: label(path), params)
+
+    learning = {name: optax.identity() for name in rates}
+    moving = {name: adam(rate) for name, rate in rates.items()}
+    held = {FROZEN: optax.set_to_zero()}
+    return optax.chain(
+        optax.multi_transform(learning | held, labels),  # what stands still has no part in the norm
+        *clip,
+        optax.multi_transform(moving | held, labels),
+    )
+
+
+def lazy_share(every: int) -> float:
+    """By what a rate is multiplied where a regulariser every `every` steps is a step of its own."""
+    return every / (every + 1)
+
+
+def lazy_adam(every: int) -> optax.GradientTransformation:
+    """Adam with betas (0, 0.99) whose memory is as long with a regulariser every few steps as without.
+
+    Source: StyleGAN2 (arXiv 1912.04958, appendix B, lazy regularisation).
+    """
+    return optax.scale_by_adam(b1=0.0, b2=0.99 ** lazy_share(every), eps=1e-8)
+
+
+def descend(
+    optimizer: optax.GradientTransformation,
+    rate: Array,
+    gradients: Params,
+    params: Params,
+    optimizer_state: optax.OptState,
+) -> tuple[Params, optax.OptState]:
+    """Parameters and optimizer's state after one step along the gradients, at a learning rate."""
+    updates, optimizer_state = optimizer.update(gradients, optimizer_state, params)
+    return optax.apply_updates(params, optax.tree.scale(-rate, updates)), optimizer_state
+
+
+# Schedules ------------------------------------------------------------------------------------------------
+
+
+def moved_average(
+    average: Params, params: Params, images: Array, batch: int, half_life: float, ramp: float
+) -> Params:
+    """The moving average after a step that gave `params`, `images` seen with it; see `average_decay`."""
+    return optax.incremental_update(params, average, 1 - average_decay(images, batch, half_life, ramp))
 
 
 def average_decay(images: Array, batch: int, half_life: float, ramp: float = 0.05) -> Array:

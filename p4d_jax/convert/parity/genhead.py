@@ -12,8 +12,9 @@ from p4d_jax.convert.genhead import DISCRIMINATOR, GENERATOR, discriminator_shap
 from p4d_jax.convert.mapping import Rules, convert_state
 from p4d_jax.convert.parity.fixtures import Case
 from p4d_jax.genhead.config import DiscriminatorConfig, GenHeadConfig
-from p4d_jax.genhead.discriminator import Discriminator, DiscriminatorInput
+from p4d_jax.genhead.discriminator import Discriminator
 from p4d_jax.genhead.model import CAMERA_SIZE, GenHead
+from p4d_jax.train.adversarial import DiscriminatorInput
 
 # Not stored with the case: its note tells them.
 TRUNCATION_PSI, TRUNCATION_CUTOFF = 0.7, 14

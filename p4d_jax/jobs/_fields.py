@@ -1,0 +1,28 @@
+"""The rooms below speak of their arguments; here they become fields of a config."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from ml_collections import ConfigDict
+
+from p4d_jax.errors import UserError
+
+
+@contextmanager
+def fields_named(config: ConfigDict, section: str = "") -> Iterator[None]:
+    """A ValueError that begins with an argument's name is the user's: with the name of the config's field.
+
+    Args:
+      config: the job's.
+      section: of the config, whose fields the arguments are; '' is the whole.
+    """
+    try:
+        yield
+    except ValueError as error:  # a UserError is one too
+        name = re.match(r"\w*", str(error))[0]
+        known = name in (config[section] if section else config)
+        prefix = f"config.{section}." if section else "config."
+        raise UserError(f"{prefix if known else ''}{error}") from error
