@@ -19,7 +19,8 @@ import numpy as np
 
 from p4d_jax import assets
 from p4d_jax.capture.landmarks import Landmarker
-from p4d_jax.evaluation import likeness
+from p4d_jax.evaluation import expression
+from p4d_jax.evaluation.looks import enlarge
 from p4d_jax.evaluation.people import (
     DRIVEN,
     DRIVEN_NEUTRAL,
@@ -28,10 +29,10 @@ from p4d_jax.evaluation.people import (
     UNCHANGED,
     Person,
     draw_people,
+    film_motion,
     neutral,
     with_neck,
 )
-from p4d_jax.evaluation.reenactment import enlarge, film_motion
 from p4d_jax.geometry import project
 from p4d_jax.head.landmarks import mediapipe_landmarks
 from p4d_jax.head.skinning import head_vertices
@@ -78,16 +79,16 @@ def projected(person: Person, head) -> Faces:
     return {name: points(frame) for name, frame in frames.items()}
 
 
-def compare(faces: list[Faces], stable: tuple[int, ...] = likeness.STABLE) -> dict[str, float]:
+def compare(faces: list[Faces], stable: tuple[int, ...] = expression.STABLE) -> dict[str, float]:
     """Errors of the truth and of the unchanged source, each person driven by the next."""
     errors: dict[str, list[float]] = {"truth": [], "unchanged": []}
     for own, driver in itertools.pairwise(faces):
         if any(points is None for points in (*own.values(), *driver.values())):
             continue
-        wanted = likeness.expression_displacement(driver["target"], driver["own_neutral"], stable)
+        wanted = expression.expression_displacement(driver["target"], driver["own_neutral"], stable)
         for name, place in (("truth", "driven"), ("unchanged", "unchanged")):
-            found = likeness.expression_displacement(own[place], own["neutral"], stable)
-            errors[name].append(likeness.expression_errors(found, wanted)["expression"])
+            found = expression.expression_displacement(own[place], own["neutral"], stable)
+            errors[name].append(expression.expression_errors(found, wanted)["expression"])
     means = {name: float(np.mean(values)) for name, values in errors.items()}
     return means | {"ratio": means["truth"] / means["unchanged"], "people": len(errors["truth"])}
 
@@ -103,7 +104,7 @@ def main() -> None:
         found = compare([detected(person, landmarker, looks) for person in people])
         print(json.dumps({"looks": looks, **{name: round(value, 4) for name, value in found.items()}}))
     known = np.asarray(head.mediapipe_indices).tolist()  # not all of the temples
-    stable = tuple(index for index in likeness.STABLE if index in known)
+    stable = tuple(index for index in expression.STABLE if index in known)
     found = compare([projected(person, head) for person in people], stable)
     print(json.dumps({"looks": "head model", **{name: round(value, 4) for name, value in found.items()}}))
 

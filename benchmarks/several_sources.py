@@ -24,9 +24,9 @@ import numpy as np
 
 from p4d_jax.avatar.avatar import Avatar
 from p4d_jax.avatar.model import AvatarModel
+from p4d_jax.evaluation.people import HELD_OUT
 from p4d_jax.geometry import look_at_camera
 from p4d_jax.imaging.writing import to_picture
-from p4d_jax.jobs.evaluate import HELD_OUT
 from p4d_jax.openheads.people import clip_identity
 from p4d_jax.openheads.portraits import make_clip, render_scene
 from p4d_jax.openheads.scene import prepare_scene

@@ -27,7 +27,8 @@ from types import SimpleNamespace
 import numpy as np
 
 from p4d_jax import assets
-from p4d_jax.evaluation.reenactment import build_evaluator
+from p4d_jax.avatar.model import AvatarModel
+from p4d_jax.evaluation.held_out import Rays, build_evaluator
 from p4d_jax.main import enable_compilation_cache
 from p4d_jax.reconstructor.model import Reconstructor
 from p4d_jax.reconstructor.weights import load_reconstructor
@@ -72,10 +73,10 @@ def train_once(workdir: Path, config: str, fields: dict, more: list[str]) -> Pat
 
 
 @functools.cache
-def evaluator(reconstructor: Reconstructor, set_name: str, people: int) -> Callable:
+def evaluator(network: Reconstructor, set_name: str, people: int) -> Callable:
     """Measures weights of one network on one set."""
-    head = assets.head_model()
-    return build_evaluator(reconstructor, head, people=people, set_name=set_name, samples=(8, 8))
+    model = AvatarModel.create(network, {}, assets.head_model())
+    return build_evaluator(model, people=people, set_name=set_name, rays=Rays(samples=(8, 8)))
 
 
 def measure(weights: Path, people: int) -> dict[str, float]:

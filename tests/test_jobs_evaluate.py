@@ -13,10 +13,13 @@ import pytest
 from PIL import Image
 
 from p4d_jax import assets, main
+from p4d_jax.avatar.model import AvatarModel
+from p4d_jax.avatar.motion_source import ParameterMotion
+from p4d_jax.capture import capture_photo
 from p4d_jax.capture.fit import fit_photo
 from p4d_jax.errors import UserError
-from p4d_jax.evaluation import people
-from p4d_jax.evaluation import reenactment as evaluation
+from p4d_jax.evaluation import facts, fits, held_out, people, photos
+from p4d_jax.evaluation.evaluators import EVALUATORS, Evaluator
 from p4d_jax.evaluation.people import (
     DRIVEN,
     DRIVEN_NEUTRAL,
@@ -28,8 +31,11 @@ from p4d_jax.evaluation.people import (
     VIEWS,
     Person,
 )
+from p4d_jax.evaluation.statistics import jackknife, net_ratio, ratio
+from p4d_jax.evaluation.summary import sort_into_bins, summarise
 from p4d_jax.geometry import look_at_camera
 from p4d_jax.jobs import evaluate
+from p4d_jax.jobs.settings import EvaluateSettings, TrainReenactSettings
 from p4d_jax.openheads.config import OpenHeadsSettings
 from p4d_jax.openheads.people import random_shape
 from p4d_jax.openheads.portraits import Portraits
@@ -110,7 +116,7 @@ def test_unchanged_is_the_source_s_face_in_the_driver_s_pose(noted):
 def test_views_are_thirty_degrees_apart_and_show_the_source_s_face(noted):
     made, params, _ = noted
     views = [take(made.asked, VIEWS + i) for i in range(len(VIEW_YAWS))]
-    yaws = [people.head_yaw(view) for view in views]
+    yaws = [facts.head_yaw(view) for view in views]
     # the camera also looks at a point in front of its pivot, so angles of the face are nearly the camera's
     np.testing.assert_allclose(np.abs(np.diff(yaws)), 30.0, atol=0.8)
     assert yaws[1] == pytest.approx(0, abs=1e-3) and yaws[0] == pytest.approx(-yaws[2], abs=1e-3)
@@ -179,7 +185,7 @@ def without_mistakes(monkeypatch):
             known[made.clip.image[0].tobytes()] = made
             yield made
 
-    def reenact(model, source, params, frames):
+    def reenact(model, source, params, frames, motions, rays):
         made = known[source.tobytes()]
         shown = [made.clip.image[1:], made.truth.image[DRIVEN:UNCHANGED]]
         return np.concatenate(shown + ([] if made.film is None else [made.film.image]))
@@ -188,11 +194,11 @@ def without_mistakes(monkeypatch):
         fits = [fit_photo(small, *face) for face in zip(points, iris, strict=True)]
         return jax.tree.map(lambda *x: jnp.stack(x), *fits)
 
-    monkeypatch.setattr(evaluation, "fit_photos", fit)  # the program that other tests have compiled
-    monkeypatch.setattr(evaluation, "FIT_BATCH", 1)
-    for module in (evaluate, evaluation):
+    monkeypatch.setattr(fits, "fit_photos", fit)  # the program that other tests have compiled
+    monkeypatch.setattr(fits, "FIT_BATCH", 1)
+    monkeypatch.setattr(held_out, "reenact", reenact)
+    for module in (evaluate, held_out):
         monkeypatch.setattr(module, "draw_people", draw)
-        monkeypatch.setattr(module, "reenact", reenact)
 
 
 def test_a_model_without_mistakes_gets_the_best_of_every_figure(without_mistakes, tmp_path, capsys):
@@ -218,11 +224,15 @@ def test_a_model_without_mistakes_gets_the_best_of_every_figure(without_mistakes
     assert report["lpips"].startswith("not measured")
 
 
-def test_training_gets_a_flat_dict_of_numbers(without_mistakes):
-    reconstructor = SimpleNamespace(
-        config=SimpleNamespace(picture_size=SIZE, image_size=SIZE, superresolution_channels=(8,))
-    )
-    evaluator = evaluation.build_evaluator(reconstructor, assets.head_model("openhead"), people=2)
+@pytest.fixture
+def model() -> AvatarModel:
+    """A model of which only the size of its pictures is looked at."""
+    network = SimpleNamespace(config=SimpleNamespace(picture_size=SIZE))
+    return AvatarModel(network, {}, assets.head_model("openhead"), None, ParameterMotion())
+
+
+def test_training_gets_a_flat_dict_of_numbers(without_mistakes, model):
+    evaluator = held_out.build_evaluator(model, people=2)
     state = SimpleNamespace(average={"w": jnp.ones(2)}, buffers={})
     values = evaluator(state)
     assert all(type(value) is float for value in values.values())
@@ -230,20 +240,37 @@ def test_training_gets_a_flat_dict_of_numbers(without_mistakes):
     assert not any(name.startswith("flicker") for name in values)
 
 
-def test_a_photo_is_captured_and_compared_in_its_matte(monkeypatch):
-    def darker(model, image, params, frames):
+def test_an_evaluator_of_one_s_own_is_a_function_and_its_name(without_mistakes, tmp_path, monkeypatch):
+    def compare_brightness(case):
+        yield "self/brightness", float(case.made[TARGET].mean() - case.person.clip.image[0].mean())
+
+    monkeypatch.setitem(EVALUATORS, "brightness", Evaluator(of_person=compare_brightness))
+    arguments = ("--config.identities=2", "--config.film_frames=0", "--config.photos=")
+    command = ["main.py", CONFIG, f"--workdir={tmp_path}", *arguments, "--config.evaluators=brightness"]
+    assert main.main(command) == 0
+    report = json.loads((tmp_path / "evaluation.json").read_text())["sets"]["held_out"]
+    assert set(report) == {"self/brightness", "bins"} and report["self/brightness"]["people"] == 2
+
+
+def test_the_configs_name_evaluators_that_exist_and_evaluate_names_all():
+    names = [evaluate.split_names(one.evaluators) for one in (EvaluateSettings, TrainReenactSettings)]
+    assert names[0] == list(EVALUATORS) and names[1] == list(held_out.IN_TRAINING)
+    assert set(names[1]) < set(names[0])
+
+
+def test_a_photo_is_captured_and_compared_in_its_alpha(monkeypatch, model):
+    def darker(model, image, params, frames, motions, rays):
         return np.stack([image - 0.02] * len(frames.pose))
 
-    monkeypatch.setattr(evaluate, "reenact", darker)
-    network = SimpleNamespace(config=SimpleNamespace(picture_size=SIZE))
-    model = evaluation.Model(network, {}, assets.head_model("openhead"), 8, (4, 4))
-    report, rows = evaluate.measure_photos(model, {"astronaut": assets.photo("astronaut")})
-    assert report["astronaut"]["psnr"] == pytest.approx(40.0, abs=0.01)  # 2 of [-1, 1] are the range
-    assert [row.shape for row in rows] == [(SIZE, (2 + len(VIEW_YAWS)) * SIZE, 3)]
+    monkeypatch.setattr(photos, "reenact", darker)
+    captured = capture_photo(assets.photo("astronaut"), model.head)
+    result = photos.measure_photo(model, captured, held_out.Rays())
+    assert result.measures["psnr"] == pytest.approx(40.0, abs=0.01)  # 2 of [-1, 1] are the range
+    assert [image.shape for image in result.images] == [(SIZE, SIZE, 3)] * (2 + len(VIEW_YAWS))
 
 
 def test_summary_counts_the_people_that_have_a_measure():
-    report = evaluation.summarise([{"self/psnr": 20.0, "self/mouth": 0.1}, {"self/psnr": 24.0}])
+    report = summarise([{"self/psnr": 20.0, "self/mouth": 0.1}, {"self/psnr": 24.0}])
     assert report["self/psnr"] == {"mean": 22.0, "standard_error": 2.0, "people": 2}
     assert report["self/mouth"] == {"mean": 0.1, "standard_error": None, "people": 1}
 
@@ -251,8 +278,8 @@ def test_summary_counts_the_people_that_have_a_measure():
 def test_ratio_of_means_and_its_error(rng):
     below = rng.uniform(1, 2, 400)
     values = np.stack([0.5 * below * np.exp(0.3 * rng.normal(size=400)), below], axis=1)
-    found = evaluation.jackknife(evaluation.ratio, values)
-    draws = [evaluation.ratio(values[chosen]) for chosen in rng.integers(0, 400, (2000, 400))]  # bootstrap
+    found = jackknife(ratio, values)
+    draws = [ratio(values[chosen]) for chosen in rng.integers(0, 400, (2000, 400))]  # bootstrap
     assert found["mean"] == pytest.approx(values[:, 0].mean() / below.mean(), abs=1e-5)
     assert found["standard_error"] == pytest.approx(np.std(draws), rel=0.1)
 
@@ -261,8 +288,8 @@ def test_net_ratio_takes_the_measure_s_own_noise_away(rng):
     noise = np.abs(rng.normal(size=5000))
     unchanged = np.sqrt(3.0**2 + noise**2)
     result = np.sqrt(1.5**2 + noise**2)  # half of the unchanged error is left
-    assert evaluation.net_ratio(np.stack([result, unchanged, noise], 1)) == pytest.approx(0.5, abs=1e-6)
-    assert evaluation.net_ratio(np.stack([noise, unchanged, noise], 1)) == 0
+    assert net_ratio(np.stack([result, unchanged, noise], 1)) == pytest.approx(0.5, abs=1e-6)
+    assert net_ratio(np.stack([noise, unchanged, noise], 1)) == 0
 
 
 def test_bins_hold_everybody_once():
@@ -272,7 +299,7 @@ def test_bins_hold_everybody_once():
         | {f"novel/psnr_{view:+d}": 20.0 for view in VIEW_YAWS}
         for yaw in (0.0, 9.9, 10.0, 29.0, 90.0)
     ]
-    bins = evaluate.sort_into_bins(rows)
+    bins = sort_into_bins(rows)
     counts = {edges: values["self/psnr"]["people"] for edges, values in bins["source_yaw"].items()}
     assert counts == {"0..10": 2, "10..20": 1, "20..30": 1, "30..90": 1}
     assert bins["view_angle"] == {
@@ -287,7 +314,8 @@ def test_bins_hold_everybody_once():
         ("--config.film_frames=2", "at least 3 frames"),
         ("--config.identities=1", "config.identities=1"),
         ("--config.photos=nobody.jpg", "nobody.jpg"),
-        ("--config.lpips=/nowhere", "/nowhere"),
+        ("--config.lpips=/nowhere", "config.lpips: "),
+        ("--config.evaluators=picture", "no evaluator 'picture'; did you mean 'pictures'?"),
     ],
 )
 def test_what_a_user_may_get_wrong(argument, said, tmp_path, capsys):

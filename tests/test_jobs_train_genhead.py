@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from synthetic_genhead import SMALL, random_variables
 
+from p4d_jax.evaluation import genhead as evaluate_genhead
 from p4d_jax.genhead.renderer import open_renderer
 from p4d_jax.genhead.weights import load_genhead, save_genhead
 from p4d_jax.geometry import look_at_camera
-from p4d_jax.jobs import evaluate_genhead
 from p4d_jax.reconstructor.weights import load_reconstructor
 from p4d_jax.types import FrameParams
 
@@ -44,9 +44,9 @@ def test_shipped_heads_open_mouth_and_shut_eyes_on_command():
     An open mouth is darker than lips, a lid lighter than an eye: on average of the four. One of them has a
     mouth that is as light as its skin inside, and eyes that hardly lighten when they shut.
     """
-    studio = open_renderer("genhead_demo", "openhead")
-    names, camera = studio.head.expression_names, look_at_camera(0.0, 0.0, 4.0, pivot=(0, 0, 0.09))
-    shape, size = jnp.zeros((4, 300)), 2 * studio.trained_resolution
+    renderer = open_renderer("genhead_demo", "openhead")
+    names, camera = renderer.head.expression_names, look_at_camera(0.0, 0.0, 4.0, pivot=(0, 0, 0.09))
+    shape, size = jnp.zeros((4, 300)), 2 * renderer.trained_resolution
 
     def frame(jaw: float, **actions: float) -> FrameParams:
         expression = (
@@ -56,10 +56,10 @@ def test_shipped_heads_open_mouth_and_shut_eyes_on_command():
         )
         return FrameParams(camera, shape[0], expression, jnp.zeros(6).at[3].set(jaw), jnp.zeros(6))
 
-    latents = jax.random.normal(jax.random.key(0), (4, studio.genhead.config.latent_size))
+    latents = jax.random.normal(jax.random.key(0), (4, renderer.genhead.config.latent_size))
     label = jnp.broadcast_to(camera.to_label(), (4, 25))
-    planes, backgrounds = jax.jit(studio.make_identities)(latents, label, shape, 0.7)
-    show = jax.jit(lambda p, b, f: studio.show(p, b, f, studio.trained_resolution, (8, 8)))
+    planes, backgrounds = jax.jit(renderer.make_identities)(latents, label, shape, 0.7)
+    show = jax.jit(lambda p, b, f: renderer.show(p, b, f, renderer.trained_resolution, (8, 8)))
     frames = {
         "still": frame(0.0, jawOpen=0.0),
         "talking": frame(0.36, jawOpen=1.0),

@@ -298,11 +298,15 @@ class Avatar:
             image = None if picture is None else to_image(picture, picture.shape[0])
             yield motion_of_frame(source, head, motion[index], picture=image, vector=vector)
 
-    def render_many(self, frames: FrameParams) -> Array:
-        """Pictures (F, S, S, 3) of frames (F, ...), in one program; the parameters tell the motion."""
+    def render_many(self, frames: FrameParams, motions: Array | None = None) -> Array:
+        """Pictures (F, S, S, 3) of frames (F, ...), in one program.
+
+        Args:
+          motions: (F, M) motion vectors; None lets the model's motion source make them of the parameters.
+        """
         # One after another keeps a CPU's caches warm; accelerators want several side by side.
         together = None if jax.default_backend() == "cpu" else FRAMES_AT_ONCE
-        return _render_many(self, frames, together)
+        return _render_many(self, frames, motions, together)
 
     def mesh(self, resolution: int = 128) -> Mesh:
         """The coloured surface of the head at rest, from a grid of so many densities a side."""
@@ -376,9 +380,11 @@ def _render_posed(model, planes, texture, background, meshes, neck, camera, *, r
 
 
 @functools.partial(jax.jit, static_argnames="together")
-def _render_many(avatar: Avatar, frames: FrameParams, together: int | None) -> Array:
-    def one(frame: FrameParams) -> Array:
-        motion = motion_of_frame(avatar.model.motion_source, avatar.model.head, frame)
+def _render_many(avatar: Avatar, frames: FrameParams, motions: Array | None, together: int | None) -> Array:
+    def one(seen: tuple[FrameParams, Array | None]) -> Array:
+        frame, motion = seen
+        if motion is None:
+            motion = motion_of_frame(avatar.model.motion_source, avatar.model.head, frame)
         return avatar._render(frame, motion).image
 
-    return jax.lax.map(one, frames, batch_size=together)
+    return jax.lax.map(one, (frames, motions), batch_size=together)

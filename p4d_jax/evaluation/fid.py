@@ -39,25 +39,17 @@ from p4d_jax.types import Array, FrameParams
 
 FIRST_NUMBER = 2**30  # of the batches drawn here; training draws those of its steps, which stay below
 ROWS_AT_ONCE = 1024  # feature vectors gathered before they enter the covariance
-CONVERT = (
-    "pt_inception-2015-12-05-6726825d.pth of pytorch-fid's release fid_weights is converted by: python -m"
-    " p4d_jax.main --config=configs/convert.py --config.source=pt_inception-2015-12-05-6726825d.pth"
-    " --workdir=weights; then --config.inception=weights/inception_fid"
-)
 
 
 def load_inception(folder: str) -> tuple[InceptionV3, dict]:
     """The network and its variables, as the job `convert` wrote them.
 
     Raises:
-      UserError: the folder holds no such network; with the command that makes it.
+      UserError: The folder holds no such network.
     """
-    try:
-        network, config, variables = load_converted(Path(folder).expanduser())
-    except UserError as error:
-        raise UserError(f"config.inception: {error}; {CONVERT}") from None
+    network, config, variables = load_converted(Path(folder).expanduser())
     if network != "inception_fid":
-        raise UserError(f"config.inception={folder!r} holds {network!r}, not 'inception_fid'; {CONVERT}")
+        raise UserError(f"{folder!r} holds {network!r}, not 'inception_fid'")
     return InceptionV3(**config), variables
 
 
@@ -86,7 +78,7 @@ def build_fid(
       UserError: there are too few pictures.
     """
     if count < 2:
-        raise UserError(f"config.fid_images={count}: a covariance needs at least 2 pictures")
+        raise UserError(f"count={count}: a covariance needs at least 2 pictures")
     features = build_features(*inception, training.mesh)
     gather = functools.partial(gather_statistics, features, batch=batch, count=count)
     about = about | {"pictures": count, "inception": digest(inception[1])}

@@ -24,8 +24,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from p4d_jax.data.motion import random_motion
-from p4d_jax.geometry import axis_angle_to_matrix, look_at_camera
+from p4d_jax import assets
+from p4d_jax.data.motion import load_motion, motion_for_head, random_motion
+from p4d_jax.geometry import look_at_camera
 from p4d_jax.head.model import HeadModel
 from p4d_jax.openheads.people import Identity, random_cameras, random_identity
 from p4d_jax.openheads.portraits import Portraits, render_scene
@@ -48,6 +49,7 @@ TARGET, DRIVEN, DRIVEN_NEUTRAL, VIEWS, FILM = 0, 1, 2, 3, 6
 OWN_NEUTRAL, UNCHANGED = 0, 6
 FILM_SUPERSAMPLE = 2  # strands of hair flicker without
 VIEW_YAWS = (-30, 0, 30)  # degrees
+MOTION = "motion_talk"  # of which films show parts
 
 
 @dataclass(frozen=True)
@@ -94,6 +96,11 @@ def draw_people(
         identity, params = draw_person(scene, key, people)
         film = film_part(motion, index, frames)
         yield render_person(scene, key, people, identity, on_host(params), take(driver, 1), film, size)
+
+
+def film_motion(head: HeadModel, name: str = MOTION) -> FrameParams:
+    """(T, ...) an embedded motion, for this head, on the host."""
+    return on_host(motion_for_head(load_motion(assets.motion(name)), head.expression_names).params)
 
 
 def film_part(motion: FrameParams, index: int, frames: int) -> FrameParams:
@@ -170,22 +177,3 @@ def novel_views(frame: FrameParams) -> list[FrameParams]:
     straight = frame.replace(pose=with_neck(frame.pose, np.zeros_like(frame.neck)))
     cameras = on_host(_view_cameras())
     return [straight.replace(camera=take(cameras, i)) for i in range(len(VIEW_YAWS))]
-
-
-# What is known of a frame ----------------------------------------------------------------------------------
-
-
-def head_rotation(frame: FrameParams) -> np.ndarray:
-    """(3, 3) the head's rotation as the camera sees it: world to camera, after the neck."""
-    return np.asarray(frame.camera.cam2world)[:3, :3].T @ np.asarray(axis_angle_to_matrix(frame.neck))
-
-
-def head_yaw(frame: FrameParams) -> float:
-    """Degrees by which the face looks past the camera, positive to the viewer's right; 0 is frontal."""
-    normal = head_rotation(frame)[:, 2]
-    return float(np.degrees(np.arctan2(normal[0], normal[2])))
-
-
-def eyes_shut(frame: FrameParams, names: tuple[str, ...]) -> float:
-    """Mean of ARKit's blink coefficients of both eyes: 0 open, 1 shut."""
-    return float(np.mean([frame.expression[names.index(f"eyeBlink{side}")] for side in ("Left", "Right")]))

@@ -1,4 +1,4 @@
-"""A GenHead with its weights and the head that it moves, as the jobs around it hold them."""
+"""`GenHeadRenderer`: a GenHead with its weights and the head model that it moves, in one object."""
 
 from __future__ import annotations
 
@@ -6,8 +6,16 @@ from flax import struct
 
 from p4d_jax import assets
 from p4d_jax.errors import UserError
+from p4d_jax.genhead.config import SynthesisSettings
 from p4d_jax.genhead.model import GenHead
 from p4d_jax.genhead.parts import HeadParts, build_head_parts
+from p4d_jax.genhead.synthesis import (
+    Sources,
+    SyntheticHead,
+    SyntheticIdentity,
+    draw_identity,
+    synthesize_many,
+)
 from p4d_jax.genhead.view import GenHeadView, make_identities, show_frame
 from p4d_jax.genhead.weights import load_genhead
 from p4d_jax.head.model import HeadModel
@@ -19,11 +27,13 @@ RELEASED_RESOLUTION = 64  # rays a side in the training of the released weights,
 
 @struct.dataclass
 class GenHeadRenderer:
-    """Makes identities, and views of them.
+    """Makes identities, views of them, and samples of training data.
 
     Attributes:
-      genhead, variables: The generator.
-      head, parts: The head model and its parts.
+      genhead: The generator.
+      variables: Its parameters and buffers.
+      head: The head model whose shape and motion the pictures follow.
+      parts: Constants of the head model's eyes, mouth and rest, from `build_head_parts`.
       trained_resolution: Rays a side with which the weights were trained.
     """
 
@@ -41,19 +51,43 @@ class GenHeadRenderer:
         truncation_psi: float = 1.0,
         truncation_cutoff: int | None = None,
     ) -> tuple[Array, Array]:
-        """Tri-planes and backgrounds (B, ...): see `genhead.view.make_identities`."""
+        """Makes tri-planes (B, 2, 3, P, P, C) and backgrounds (B, b, b, F) of B identities.
+
+        Args:
+          latent: (B, Z) codes, standard normal.
+          label: (B, 25) labels of the cameras that condition the identities.
+          shape: (B, 300) shapes of the head model.
+          truncation_psi: Share of a style's distance from the mean style that is kept; 1 keeps all.
+          truncation_cutoff: Number of layers that are truncated; None truncates all.
+        """
         return make_identities(
             self.genhead, self.variables, latent, label, shape, truncation_psi, truncation_cutoff
         )
 
+    def draw_identity(self, key: Array, sources: Sources, settings: SynthesisSettings) -> SyntheticIdentity:
+        """Draws one identity from a key, of the distribution of the sources."""
+        return draw_identity(self.genhead, self.variables, key, sources, settings)
+
     def show(
         self, planes: Array, background: Array, frame: FrameParams, resolution: int, samples: tuple[int, int]
     ) -> GenHeadView:
-        """One frame of one identity: see `genhead.view.show_frame`."""
+        """Renders one frame of one identity, its neck straight, without randomness.
+
+        Args:
+          planes: (2, 3, P, P, C) tri-planes of the identity.
+          background: (b, b, F) background of the identity.
+          frame: Shape, expression, pose, gaze and camera of the picture.
+          resolution: Rays a side.
+          samples: Coarse and fine samples a ray.
+        """
         return show_frame(
             self.genhead, self.variables, self.head, self.parts, planes, background, frame,
             resolution=resolution, samples=samples,
         )  # fmt: skip
+
+    def synthesize(self, keys: Array, settings: SynthesisSettings, sources: Sources) -> SyntheticHead:
+        """Makes a sample a key, leading axis (B,)."""
+        return synthesize_many(self.genhead, self.variables, self.head, self.parts, keys, settings, sources)
 
 
 def open_renderer(weights: str, head: str) -> GenHeadRenderer:
@@ -72,6 +106,6 @@ def open_renderer(weights: str, head: str) -> GenHeadRenderer:
 
 
 def about_weights(weights: str) -> dict:
-    """What exported weights tell of themselves: command, steps, resolution, ...; nothing, if converted."""
+    """Reads what exported weights tell of themselves: command, steps, ...; converted ones tell nothing."""
     path = assets.weights(weights)
     return {} if path.is_dir() else read_about(path)

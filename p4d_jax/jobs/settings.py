@@ -151,6 +151,7 @@ class EvaluateSettings(JobSettings):
       film_frames: Frames of each person's film, whose flicker is measured; 0: no films.
       lpips: Folder of lpips_vgg or lpips_alex from the job convert; '': LPIPS is not measured.
       arcface: Folder of arcface50 or arcface18; '': identity is measured by colours.
+      evaluators: What is measured, with commas: names in `evaluation.evaluators`.
     """
 
     job: str = "evaluate"
@@ -163,6 +164,7 @@ class EvaluateSettings(JobSettings):
     film_frames: int = 6
     lpips: str = ""
     arcface: str = ""
+    evaluators: str = "pictures, views, flicker, landmarks, expression, fits, identity"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -313,6 +315,7 @@ class TrainReenactSettings(JobSettings):
       sharp_backgrounds: Probability of OpenHeads before a background in focus. Ours.
       fit_noise: Factor of what landmarks leave open of a shape, by which given shapes are off. Ours.
       evaluate_people: People of another draw, measured every `evaluate_every` steps; 0: none.
+      evaluators: What is measured of them, with commas: names in `evaluation.evaluators`.
       genhead: The GenHead that makes the data: a folder, a file or an embedded name.
       genhead_resolution: Its rays a side.
       genhead_samples: Its coarse and fine samples a ray.
@@ -356,6 +359,7 @@ class TrainReenactSettings(JobSettings):
     sharp_backgrounds: float = 0.0
     fit_noise: float = 0.0
     evaluate_people: int = 0
+    evaluators: str = "pictures, views, landmarks, expression"
     genhead: str = "genhead"
     genhead_resolution: int = 64
     genhead_samples: tuple[int, int] = (48, 48)

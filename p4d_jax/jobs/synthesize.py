@@ -41,11 +41,8 @@ from p4d_jax.genhead.synthesis import (
     RandomMotions,
     RandomPortraits,
     Sources,
-    SyntheticHead,
-    draw_identity,
     stored_motions,
     stored_portraits,
-    synthesize_many,
 )
 from p4d_jax.genhead.view import GenHeadView
 from p4d_jax.geometry import look_at_camera
@@ -79,14 +76,14 @@ class Order:
 def run(config: ConfigDict, workdir: Path) -> None:
     """Runs the job; see the file's docstring."""
     config = from_config(SynthesizeSettings, config)
-    studio, sources, film, orders = read_inputs(config, workdir)
-    made = {order.kind: make_dataset(config, workdir, studio, sources, order) for order in orders}
+    renderer, sources, film, orders = read_inputs(config, workdir)
+    made = {order.kind: make_dataset(config, workdir, renderer, sources, order) for order in orders}
     if jax.process_index() == 0:
         with published(workdir) as folder:
             if rows := sheet_rows(workdir, orders, config.sheet_rows):
                 pictures.save_picture(folder / "sheet.png", np.concatenate(rows))
             if film is not None:
-                write_film(folder / "film.mp4", studio, sources, film, orders[0].settings, config)
+                write_film(folder / "film.mp4", renderer, sources, film, orders[0].settings, config)
             write_json(folder / "synthesis.json", report(config, made))
     print(f"see {workdir / 'synthesis.json'}")
 
@@ -100,15 +97,15 @@ def read_inputs(
     """Checks and reads all that the config names: generator and sources, the film's motion, the data sets."""
     if workdir.exists() and not workdir.is_dir():
         raise UserError(f"--workdir={workdir} is a file; name a folder")
-    studio = open_renderer(config.weights, config.head)
-    sources = read_sources(config, studio.head)
-    film = read_clip(config.film_motion, studio.head, "film_motion") if config.film_frames > 0 else None
-    shared = shared_settings(config, studio)
+    renderer = open_renderer(config.weights, config.head)
+    sources = read_sources(config, renderer.head)
+    film = read_clip(config.film_motion, renderer.head, "film_motion") if config.film_frames > 0 else None
+    shared = shared_settings(config, renderer)
     wanted = [kind for kind in KINDS if getattr(config, kind).shards > 0]
-    orders = [build_order(studio, sources, kind, getattr(config, kind), shared) for kind in wanted]
+    orders = [build_order(renderer, sources, kind, getattr(config, kind), shared) for kind in wanted]
     if not orders:
         raise UserError("config.dynamic.shards=0 and config.static.shards=0: there is nothing to make")
-    return studio, sources, film, orders
+    return renderer, sources, film, orders
 
 
 def read_sources(config: SynthesizeSettings, head: HeadModel) -> Sources:
@@ -137,12 +134,12 @@ def read_clip(name: str, head: HeadModel, field: str) -> FrameParams:
         raise UserError(f"config.{field}: {error}") from error
 
 
-def shared_settings(config: SynthesizeSettings, studio: GenHeadRenderer) -> SynthesisSettings:
+def shared_settings(config: SynthesizeSettings, renderer: GenHeadRenderer) -> SynthesisSettings:
     """`config.settings`, its resolution 0 replaced by the one of the weights' training."""
     settings = config.settings
     if settings.resolution == 0:
-        settings = replace(settings, resolution=studio.trained_resolution)
-    genhead = studio.genhead
+        settings = replace(settings, resolution=renderer.trained_resolution)
+    genhead = renderer.genhead
     largest, size = genhead.config.superresolution_size, genhead.config.image_size
     if not (1 <= settings.resolution <= largest or settings.resolution == size):
         raise UserError(
@@ -153,7 +150,7 @@ def shared_settings(config: SynthesizeSettings, studio: GenHeadRenderer) -> Synt
 
 
 def build_order(
-    studio: GenHeadRenderer, sources: Sources, kind: str, wanted: DatasetSettings, shared: SynthesisSettings
+    renderer: GenHeadRenderer, sources: Sources, kind: str, wanted: DatasetSettings, shared: SynthesisSettings
 ) -> Order:
     """The data set of a kind, with the exact form of its records."""
     for field in ("motions", "views", "samples"):
@@ -161,7 +158,7 @@ def build_order(
             raise UserError(f"config.{kind}.{field}={getattr(wanted, field)}: expected at least 1")
     settings = replace(shared, motions=wanted.motions, views=wanted.views)
     keys = jax.random.split(jax.random.key(0), 1)
-    sample = jax.eval_shape(lambda keys: draw(studio, sources, keys, settings), keys)
+    sample = jax.eval_shape(lambda keys: draw(renderer, sources, keys, settings), keys)
     record = {name: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype) for name, leaf in sample.items()}
     return Order(kind, settings, wanted.shards, wanted.samples, record)
 
@@ -170,21 +167,18 @@ def build_order(
 
 
 def draw(
-    studio: GenHeadRenderer, sources: Sources, keys: Array, settings: SynthesisSettings
+    renderer: GenHeadRenderer, sources: Sources, keys: Array, settings: SynthesisSettings
 ) -> dict[str, Array]:
     """Records of one sample a key, on the device."""
-    made: SyntheticHead = synthesize_many(
-        studio.genhead, studio.variables, studio.head, studio.parts, keys, settings, sources
-    )
-    return p4d_heads.encode_sample(made)
+    return p4d_heads.encode_sample(renderer.synthesize(keys, settings, sources))
 
 
 def compile_draw(
-    studio: GenHeadRenderer, sources: Sources, settings: SynthesisSettings
+    renderer: GenHeadRenderer, sources: Sources, settings: SynthesisSettings
 ) -> tuple[Callable, int]:
     """`draw` compiled for a batch of one identity on each of this process's devices, and the batch's size."""
     mesh = Mesh(np.asarray(jax.local_devices()), ("identities",))
-    arrays = (studio, sources)
+    arrays = (renderer, sources)
 
     def share(arrays: tuple, keys: Array) -> dict[str, Array]:
         return draw(*arrays, keys, settings)
@@ -201,7 +195,7 @@ def compile_draw(
 
 
 def make_dataset(
-    config: SynthesizeSettings, workdir: Path, studio: GenHeadRenderer, sources: Sources, order: Order
+    config: SynthesizeSettings, workdir: Path, renderer: GenHeadRenderer, sources: Sources, order: Order
 ) -> dict:
     """Makes this process's missing shards, and the metadata if no shard is missing then. Returns figures."""
     dataset = p4d_heads.dataset_folder(workdir, order.kind)
@@ -212,7 +206,7 @@ def make_dataset(
     if mine:
         print(f"compiling for {order.kind} samples ...", flush=True)
         started = time.perf_counter()
-        make, batch = compile_draw(studio, sources, order.settings)
+        make, batch = compile_draw(renderer, sources, order.settings)
         figures["seconds_compiling"] = round(time.perf_counter() - started, 1)
         started = time.perf_counter()
         with tqdm(total=len(mine) * order.samples, desc=order.kind, unit="sample") as bar:
@@ -317,7 +311,7 @@ def sheet_row(record: dict[str, np.ndarray]) -> np.ndarray:
 
 def write_film(
     path: Path,
-    studio: GenHeadRenderer,
+    renderer: GenHeadRenderer,
     sources: Sources,
     clip: FrameParams,
     settings: SynthesisSettings,
@@ -330,12 +324,12 @@ def write_film(
         FILM_YAW * jnp.sin(angle), FILM_PITCH * jnp.sin(2 * angle), CAMERA_RADIUS, pivot=settings.pivot
     )
     key = jax.random.key(config.film_seed)
-    identity = draw_identity(studio.genhead, studio.variables, key, sources, settings)
+    identity = renderer.draw_identity(key, sources, settings)
     with pictures.VideoWriter(path, config.film_fps) as film:
         for index in tqdm(range(count), desc="film", unit="frame"):
             camera, frame = take((cameras, clip), index)
             frame = frame.replace(camera=camera, shape=identity.shape)
-            seen = studio.show(
+            seen = renderer.show(
                 identity.planes, identity.background, frame, settings.resolution, settings.samples
             )
             film.add(film_frame(seen, config.panel))

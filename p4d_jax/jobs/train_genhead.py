@@ -32,7 +32,9 @@ from p4d_jax.geometry import look_at_camera
 from p4d_jax.head.actions import ARKIT, compose_motion
 from p4d_jax.head.model import HeadModel
 from p4d_jax.jobs._fields import fields_named
+from p4d_jax.jobs.reenact import user_input
 from p4d_jax.jobs.settings import TrainGenHeadSettings
+from p4d_jax.networks.inception import InceptionV3
 from p4d_jax.settings import from_config
 from p4d_jax.train.config import LoopConfig
 from p4d_jax.train.devices import build_mesh, local, replicate
@@ -44,6 +46,11 @@ from p4d_jax.types import CAMERA_PIVOT, CAMERA_RADIUS, EXPRESSION_SIZE, SHAPE_SI
 SHOWN = 8  # identities in the pictures of the run
 YAW = 0.44  # radians, 25 degrees: of the side views there
 GRID_SEED = 1  # folded into the run's key for what the pictures show
+CONVERT = (
+    "pt_inception-2015-12-05-6726825d.pth of pytorch-fid's release fid_weights is converted by: python -m"
+    " p4d_jax.main --config=configs/convert.py --config.source=pt_inception-2015-12-05-6726825d.pth"
+    " --workdir=weights; then --config.inception=weights/inception_fid"
+)
 # Fields of the config that do not tell which pictures the data are
 NOT_OF_THE_DATA = (
     "name", "precision", "model", "discriminator", "terms", "step", "loop", "inception", "fid_images",
@@ -53,7 +60,7 @@ NOT_OF_THE_DATA = (
 def run(config: ConfigDict, workdir: Path) -> None:
     """Runs the job: see the module's docstring."""
     training, loop_config = build_training(config)
-    inception = load_inception(config.inception) if config.inception else None
+    inception = read_inception(config.inception) if config.inception else None
     key = jax.random.key(config.seed)
     state = create_genhead_state(training, key)
     announce_networks(training.mesh, generator=state.params, discriminator=state.discriminator)
@@ -64,10 +71,11 @@ def run(config: ConfigDict, workdir: Path) -> None:
     if inception:
         about = {k: v for k, v in config.to_dict().items() if k not in NOT_OF_THE_DATA}
         about["image_size"] = training.genhead.config.image_size
-        evaluate = build_fid(
-            training, inception, data.draw_real, data.draw_params, config.batch, config.fid_images, key,
-            workdir / "data_statistics.npz", about,
-        )  # fmt: skip
+        with user_input("fid_images"):
+            evaluate = build_fid(
+                training, inception, data.draw_real, data.draw_params, config.batch, config.fid_images, key,
+                workdir / "data_statistics.npz", about,
+            )  # fmt: skip
         loop_config = dataclasses.replace(loop_config, best="fid", best_is="lowest")
     with fields_named(config, "loop"):
         train(
@@ -80,6 +88,14 @@ def run(config: ConfigDict, workdir: Path) -> None:
 
 
 # What a config asks for -------------------------------------------------------------------------------------
+
+
+def read_inception(folder: str) -> tuple[InceptionV3, dict]:
+    """The network of FID; where it is not there, the message tells the command that makes it."""
+    try:
+        return load_inception(folder)
+    except UserError as error:
+        raise UserError(f"config.inception: {error}; {CONVERT}") from None
 
 
 def build_training(config: ConfigDict) -> tuple[GenHeadTraining, LoopConfig]:

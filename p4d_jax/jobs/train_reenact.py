@@ -23,16 +23,18 @@ from ml_collections import ConfigDict
 from p4d_jax import assets
 from p4d_jax.avatar.avatar import Avatar
 from p4d_jax.avatar.model import AvatarModel
-from p4d_jax.avatar.motion_source import ParameterMotion
+from p4d_jax.avatar.motion_source import EncoderMotion, ParameterMotion
 from p4d_jax.capture.fit import shapes_left_open
 from p4d_jax.errors import UserError
-from p4d_jax.evaluation.reenactment import build_evaluator
+from p4d_jax.evaluation.held_out import Rays, build_evaluator
 from p4d_jax.genhead.config import DiscriminatorConfig
 from p4d_jax.genhead.discriminator import Discriminator
 from p4d_jax.genhead.parts import build_head_parts
 from p4d_jax.head.expression_field import build_canonical_frame
 from p4d_jax.head.model import HeadModel
 from p4d_jax.jobs._fields import fields_named
+from p4d_jax.jobs.evaluate import split_names
+from p4d_jax.jobs.reenact import user_input
 from p4d_jax.jobs.settings import TrainReenactSettings
 from p4d_jax.networks.arcface import IResNet
 from p4d_jax.networks.lpips import LPIPS
@@ -320,23 +322,21 @@ def build_grid(
 def build_evaluation(
     config: ConfigDict, training: ReconstructorTraining, constants: Constants
 ) -> Callable | None:
-    """What measures the moving average every `loop.evaluate_every` steps, on people that are never shown.
-
-    Raises:
-      UserError: the model's motion vectors are not those of the held-out people's parameters.
-    """
+    """What measures the moving average every `evaluate_every` steps, on people that are never shown."""
     if not config.evaluate_people:
         return None
-    if training.motion_encoder is not None:
-        raise UserError("config.evaluate_people needs --config.motion=flame_motion; set it to 0")
     if config.evaluate_people < 2:
         raise UserError("config.evaluate_people: at least 2, since one drives the other")
-    return build_evaluator(
-        training.reconstructor,
-        local(constants.head),
-        people=config.evaluate_people,
-        samples=training.config.samples,
-    )
+    source = ParameterMotion()
+    if training.motion_encoder is not None:
+        source = EncoderMotion(local(constants.motion_variables), training.motion_encoder)
+    with user_input("evaluators"):
+        return build_evaluator(
+            AvatarModel.create(training.reconstructor, {}, local(constants.head), source),
+            people=config.evaluate_people,
+            names=split_names(config.evaluators),
+            rays=Rays(samples=training.config.samples),
+        )
 
 
 def build_export(config: ConfigDict, training: ReconstructorTraining) -> Callable[[TrainState, Path], None]:

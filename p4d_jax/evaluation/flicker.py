@@ -1,43 +1,37 @@
-"""What pictures and films are measured by, beside the losses: SSIM, and how unevenly a film moves.
+"""How unevenly a film moves: second differences in time.
 
-Images (H, W, 3) in [-1, 1], masks (H, W, 1) >= 0; of one picture or one film, `vmap` for many. PSNR is
-`losses.psnr`. Nothing here is differentiated in training.
+Films (T, H, W, 3) in [-1, 1], masks (T, H, W, 1) >= 0.
 """
 
 from __future__ import annotations
 
-import dm_pix
+from collections.abc import Iterator
+
+import jax
 import jax.numpy as jnp
 from flax import struct
 
+from p4d_jax.evaluation.case import Case
+from p4d_jax.evaluation.people import FILM
 from p4d_jax.train.losses import weighted_mean
 from p4d_jax.types import Array
 
-SSIM_WINDOW = 11  # pixels
+MIN_FRAMES = 3  # of a second difference
 GREY_LEVELS = 127.5  # of 255, in one unit of [-1, 1]
 
 
-def ssim_map(image: Array, target: Array) -> Array:
-    """Structural similarity around each pixel whose window lies in the image: (H - 10, W - 10, 3), <= 1.
-
-    Wang et al., "Image Quality Assessment" (2004): Gaussian window 11 x 11 of sigma 1.5, K1 = 0.01,
-    K2 = 0.03, each channel by itself, colours in [0, 1].
-    """
-    if image.shape != target.shape or min(image.shape[:2]) < SSIM_WINDOW:
-        raise ValueError(
-            f"image, target: expected one shape of at least {SSIM_WINDOW} x {SSIM_WINDOW} pixels, got"
-            f" {image.shape} and {target.shape}"
-        )
-    return dm_pix.ssim(
-        image * 0.5 + 0.5, target * 0.5 + 0.5, filter_size=SSIM_WINDOW, filter_sigma=1.5, return_map=True
-    )
-
-
-def ssim(image: Array, target: Array, mask: Array | None = None) -> Array:
-    """Mean of `ssim_map` over the pixels of a mask (H, W, 1); over all for None."""
-    margin = SSIM_WINDOW // 2
-    inner = None if mask is None else mask[margin:-margin, margin:-margin]
-    return weighted_mean(ssim_map(image, target), inner)
+def compare_films(case: Case) -> Iterator[tuple[str, float]]:
+    """Flicker of the film against the true one: of head, hair and shoulders, and the face."""
+    truth = case.person.film
+    if truth is None:
+        return
+    for suffix, masks in (("", truth.mask), ("_face", truth.face_mask)):
+        values = _flicker(case.made[FILM:], truth.image, masks)
+        result, true, error = (float(x) for x in (values.result, values.truth, values.error))
+        yield f"flicker/change{suffix}", result
+        yield f"flicker/change{suffix}_truth", true
+        yield f"flicker/excess{suffix}", result - true
+        yield f"flicker/error{suffix}", error
 
 
 @struct.dataclass
@@ -69,3 +63,6 @@ def second_difference(film: Array, masks: Array) -> Array:
 def flicker(film: Array, truth: Array, masks: Array) -> Flicker:
     """`Flicker` of a film (T, H, W, 3) against the true one, where the truth's masks (T, H, W, 1) are."""
     return Flicker(*(second_difference(x, masks) for x in (film, truth, film - truth)))
+
+
+_flicker = jax.jit(flicker)

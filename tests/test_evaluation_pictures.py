@@ -6,13 +6,8 @@ import numpy as np
 import pytest
 from skimage.metrics import structural_similarity
 
-from p4d_jax.evaluation.measures import (
-    SSIM_WINDOW,
-    flicker,
-    second_difference,
-    ssim,
-    ssim_map,
-)
+from p4d_jax.evaluation.flicker import flicker, second_difference
+from p4d_jax.evaluation.pictures import SSIM_WINDOW, ssim, ssim_map
 
 SIDE = 20
 
