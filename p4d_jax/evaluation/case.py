@@ -25,7 +25,7 @@ class Case:
 
     Attributes:
       person: The person, with the true pictures.
-      made: (F, S, S, 3) pictures in [-1, 1] of the frames `person.asked`.
+      made: (F, S, S, 3) pictures in [-1, 1] of the frames `Person.asked`.
       true: Looks at true pictures, by the names of `looks.true_faces`.
       seen: Looks at the model's pictures, by the names of `looks.made_faces`.
       networks: What looks at pictures.

@@ -26,7 +26,7 @@ def see_motion(model: AvatarModel, image: np.ndarray, params: FrameParams) -> Ar
 
 
 def asked_motions(model: AvatarModel, person: Person, driver: Person) -> Array | None:
-    """(F, M) motion vectors of the frames `person.asked`; None where the parameters tell them."""
+    """(F, M) motion vectors of the frames `Person.asked`; None where the parameters tell them."""
     if not needs_pictures(model, person.source):
         return None
     film = [] if person.film is None else person.film.image
