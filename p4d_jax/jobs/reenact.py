@@ -130,7 +130,7 @@ def read_inputs(config: ReenactSettings, workdir: Path) -> Inputs:
         path = find_motion(config.driving)
         driving = Motion.load(path).for_head(head) if path.suffix == ".npz" else path
     with user_input("weights"):
-        model = AvatarModel.load(config.weights, head)
+        model = AvatarModel.load(config.weights, head, config.motion_encoder or None)
     return Inputs(photos, driving, model)
 
 

@@ -49,7 +49,10 @@ class ReenactSettings(JobSettings):
       reference_frame: Frame of the driving that stands for the photo.
       relative_motion: Whether the driving's change since that frame is added to the photo; False takes the
         driving's pose and face as they are.
-      weights: Weights of the reconstructor: an embedded name, or a path.
+      weights: Weights of the reconstructor: an embedded name, an exported file, or the folder of a converted
+        model.
+      motion_encoder: Folder of the converted motion encoder of a model that sees motion in pictures; '' looks
+        beside the model's folder.
       personalise_steps: Steps of optimising the tri-planes for this one photo; 0 turns it off.
       neck_share: Fraction of the head rotation applied at the neck joint (1: the shoulders stay still; 0: the
         whole bust rotates).
@@ -70,6 +73,7 @@ class ReenactSettings(JobSettings):
     reference_frame: int = 0
     relative_motion: bool = True
     weights: str = "reenact_demo"
+    motion_encoder: str = ""
     personalise_steps: int = 100
     neck_share: float = 1.0
     coarse_samples: int = 16
