@@ -62,7 +62,9 @@ def small_state(name: str, seed: int = 0) -> dict[str, np.ndarray]:
         if path.endswith(("/var", "w_avg")):
             values = np.ones(shape)
         if path.endswith("trunk/squeeze/kernel"):
-            values = np.abs(values)  # one number a pixel behind a ReLU: it shall not be zero everywhere
+            values = np.abs(values)  # one number a pixel before a ReLU: it shall not be zero everywhere
+        if "trunk/" in path and path.endswith("/bias"):
+            values = np.abs(values)
         state[key] = turned(values / np.sqrt(fan_in)).astype(np.float32)
     return state
 
