@@ -62,7 +62,9 @@ def test_photo_and_motion_become_films_mesh_and_report(tiny_weights, tmp_path):
     assert np.abs(film[:, :, :64].astype(int) - film[:1, :, :64]).mean() < 3
     report = json.loads((tmp_path / "run/report.json").read_text())
     assert 0 < report["scores"]["fit_error_of_eye_distance"] < 0.1
-    assert {"load", "capture", "encode", "personalise", "film"} <= report["seconds"].keys()
+    assert {"load", "capture", "encode", "personalise", "film", "turntable", "depth", "mesh"} <= report[
+        "seconds"
+    ].keys()
     assert report["config"]["max_frames"] == 3
 
 
@@ -70,8 +72,10 @@ def test_photo_drives_a_photo(tiny_weights, tmp_path):
     photo = tmp_path / "me.png"
     Image.fromarray(assets.photo("astronaut")[:300, 60:360]).save(photo)
     same = (f"--config.source={photo}", f"--config.driving={photo}", f"--config.weights={tiny_weights}")
-    assert run(tmp_path / "run", *same, "--config.personalise_steps=0") == 0
-    assert (tmp_path / "run/frame_0000.png").exists()
+    quick = ("--config.personalise_steps=0", "--config.exports=avatar")
+    assert run(tmp_path / "run", *same, *quick) == 0
+    written = {path.name for path in (tmp_path / "run").iterdir()}
+    assert written == {"reenactment.mp4", "frame_0000.png", "avatar.avatar", "report.json"}
 
 
 def test_a_film_drives_a_photo(tiny_weights, tmp_path):
@@ -108,6 +112,7 @@ def test_photo_without_a_face_writes_nothing(tiny_weights, tmp_path, capsys):
         (["--config.head=openhaed"], ["config.head", "openhaed"]),
         (["--config.neck_share=1.5"], ["config.neck_share=1.5", "0 to 1"]),
         (["--config.panel=65"], ["config.panel=65", "even"]),
+        (["--config.exports=turntabel"], ["config.exports", "did you mean 'turntable'"]),
         (["--config.reference_frame=3"], ["config.reference_frame=3", "0 to 2"]),
     ],
 )

@@ -1,14 +1,15 @@
 """The job `reenact`: a photo, or several of one person, and a motion in, a film of the head out.
 
 What happens, in order: inputs are checked; the photos are captured (face, parameters, crop); their avatar is
-encoded and personalised; the driving is captured; every frame is rendered; a turntable, a depth map and a
-mesh are made; `report.json` says how long it all took and how well it fits. The workdir gets
+encoded and personalised; the driving is captured; every frame is rendered; what `exports` names is made
+(`jobs/_exports.py`); `report.json` says how long it all took and how well it fits. The workdir gets
 
     reenactment.mp4   source | driving | result
     frame_*.png       stills of it
     turntable.mp4     the head seen from left to right and back
     depth.png         distance from the camera, near is yellow
     mesh.ply          coloured surface of the head at rest
+    avatar.avatar     where it is asked for: the avatar itself, for `p4d_jax.load_avatar`
     report.json       timings, scores, versions, the config
 
 all at once at the end, or nothing.
@@ -17,7 +18,7 @@ all at once at the end, or nothing.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -37,13 +38,12 @@ from p4d_jax.avatar.motion import Motion, find_motion
 from p4d_jax.capture.album import capture_album
 from p4d_jax.capture.photo import Capture, open_photo
 from p4d_jax.errors import UserError
-from p4d_jax.geometry import orbit
 from p4d_jax.head.model import HeadModel
 from p4d_jax.head.shading import shade_head, vertex_paint
 from p4d_jax.imaging import writing as pictures
+from p4d_jax.jobs._exports import named_exports
 from p4d_jax.jobs._publish import published, write_json
 from p4d_jax.jobs.settings import ReenactSettings
-from p4d_jax.render.surface import write_ply
 from p4d_jax.settings import from_config, to_config
 from p4d_jax.train.losses import psnr
 
@@ -96,10 +96,9 @@ def run(config: ConfigDict, workdir: Path) -> Avatar:
     with published(workdir) as folder:
         with watch.stage("film", f"rendering {len(driving)} frames"):
             write_film(folder, avatar, driving, config)
-        with watch.stage("turntable", f"rendering {config.turntable_frames} views around the head"):
-            write_turntable(folder, avatar, config, driving.fps)
-        with watch.stage("depth_and_mesh", "depth map and mesh"):
-            scores["mesh_vertices"] = write_depth_and_mesh(folder, avatar, config)
+        for name, export in named_exports(config.exports).items():
+            with watch.stage(name, f"making the {name}"):
+                scores |= export(avatar, folder, config, driving.fps)
         write_json(folder / "report.json", report(config, watch, scores, driving))
     print(f"{sum(watch.seconds.values()):.0f} s; see {workdir / 'reenactment.mp4'}")
     return avatar
@@ -120,6 +119,7 @@ def user_input(field: str):
 def read_inputs(config: ReenactSettings, workdir: Path) -> Inputs:
     """Checks and reads all that the config names, cheapest first."""
     check_numbers(config)
+    named_exports(config.exports)
     if workdir.exists() and not workdir.is_dir():
         raise UserError(f"--workdir={workdir} is a file; name a folder")
     with user_input("source"):
@@ -260,44 +260,11 @@ def write_film(folder: Path, avatar: Avatar, driving: Motion, config: ReenactSet
     )
     shown = zip(show_driving(driving, avatar.model.head, config.panel), frames, strict=True)
     with pictures.VideoWriter(folder / "reenactment.mp4", driving.fps) as film:
-        for index, (driver, frame) in enumerate(bar_of(shown, "film", count)):
+        for index, (driver, frame) in enumerate(tqdm(shown, desc="film", unit="frame", total=count)):
             row = pictures.side_by_side((avatar.photo, driver, frame.picture), config.panel)
             film.add(row)
             if index in stills:
                 pictures.save_picture(folder / f"frame_{index:04d}.png", row)
-
-
-def bar_of(frames: Iterable, name: str, count: int) -> Iterable:
-    """A progress bar over frames."""
-    return tqdm(frames, desc=name, unit="frame", total=count)
-
-
-def write_turntable(folder: Path, avatar: Avatar, config: ReenactSettings, fps: float) -> None:
-    """turntable.mp4: the photo's own expression from `turntable_yaw` left to right and back."""
-    count = config.turntable_frames
-    yaws = np.deg2rad(config.turntable_yaw) * np.sin(np.linspace(0, 2 * np.pi, count, endpoint=False))
-    turned = jax.jit(orbit)
-    with pictures.VideoWriter(folder / "turntable.mp4", fps) as film:
-        for yaw in bar_of(yaws, "turntable", count):
-            view = avatar.render(camera=turned(avatar.params.camera, yaw))
-            film.add(pictures.resize(view.picture, config.panel))
-
-
-def write_depth_and_mesh(folder: Path, avatar: Avatar, config: ReenactSettings) -> int:
-    """depth.png of the photo's view, and mesh.ply of the head at rest; returns the mesh's vertices.
-
-    A network whose densities have no surface gets its videos all the same, and no mesh.
-    """
-    frame = avatar.render()
-    colors = pictures.color_depth(np.asarray(frame.depth), np.asarray(frame.alpha))
-    pictures.save_picture(folder / "depth.png", pictures.resize(colors, config.panel))
-    try:
-        mesh = avatar.mesh(config.mesh_resolution)
-    except ValueError as error:
-        print(f"no mesh.ply: {error}", flush=True)
-        return 0
-    write_ply(folder / "mesh.ply", mesh)
-    return len(mesh.vertices)
 
 
 def report(config: ReenactSettings, watch: Stopwatch, scores: dict, driving: Motion) -> dict:

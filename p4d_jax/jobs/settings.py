@@ -59,6 +59,7 @@ class ReenactSettings(JobSettings):
       coarse_samples: Evenly spaced samples a ray.
       fine_samples: Samples a ray placed where the coarse ones found something.
       panel: Height and width of one picture of the film, in pixels.
+      exports: What is made beside the film, with commas between: turntable, depth, mesh, avatar.
       turntable_frames: Frames of turntable.mp4.
       turntable_yaw: Degrees to either side that the turntable shows.
       mesh_resolution: Cells of marching cubes along a side of the box.
@@ -79,6 +80,7 @@ class ReenactSettings(JobSettings):
     coarse_samples: int = 16
     fine_samples: int = 16
     panel: int = 384
+    exports: str = "turntable,depth,mesh"
     turntable_frames: int = 48
     turntable_yaw: float = 35.0
     mesh_resolution: int = 128

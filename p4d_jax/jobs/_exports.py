@@ -1,0 +1,79 @@
+"""What `reenact` makes of an avatar beside its film: one function an export, registered by its name.
+
+An export is `f(avatar, folder, config, fps) -> scores`: it writes files into the folder and returns what the
+report shall say of them. Adding one is a function here and its name in `config.exports`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import jax
+import numpy as np
+from tqdm import tqdm
+
+from p4d_jax.avatar.avatar import Avatar
+from p4d_jax.errors import UserError, nearest
+from p4d_jax.geometry import orbit
+from p4d_jax.imaging import writing as pictures
+from p4d_jax.jobs.settings import ReenactSettings
+from p4d_jax.render.surface import write_ply
+
+Export = Callable[[Avatar, Path, ReenactSettings, float], dict]
+
+
+def turntable(avatar: Avatar, folder: Path, config: ReenactSettings, fps: float) -> dict:
+    """turntable.mp4: the photo's own expression from `turntable_yaw` left to right and back."""
+    count = config.turntable_frames
+    yaws = np.deg2rad(config.turntable_yaw) * np.sin(np.linspace(0, 2 * np.pi, count, endpoint=False))
+    turned = jax.jit(orbit)
+    with pictures.VideoWriter(folder / "turntable.mp4", fps) as film:
+        for yaw in tqdm(yaws, desc="turntable", unit="frame"):
+            view = avatar.render(camera=turned(avatar.params.camera, yaw))
+            film.add(pictures.resize(view.picture, config.panel))
+    return {}
+
+
+def depth(avatar: Avatar, folder: Path, config: ReenactSettings, fps: float) -> dict:
+    """depth.png: distance from the camera in the photo's view, near is yellow."""
+    frame = avatar.render()
+    colors = pictures.color_depth(np.asarray(frame.depth), np.asarray(frame.alpha))
+    pictures.save_picture(folder / "depth.png", pictures.resize(colors, config.panel))
+    return {}
+
+
+def mesh(avatar: Avatar, folder: Path, config: ReenactSettings, fps: float) -> dict:
+    """mesh.ply: coloured surface of the head at rest; of a network whose densities have none, no file."""
+    try:
+        surface = avatar.mesh(config.mesh_resolution)
+    except ValueError as error:
+        print(f"no mesh.ply: {error}", flush=True)
+        return {"mesh_vertices": 0}
+    write_ply(folder / "mesh.ply", surface)
+    return {"mesh_vertices": len(surface.vertices)}
+
+
+def avatar_file(avatar: Avatar, folder: Path, config: ReenactSettings, fps: float) -> dict:
+    """avatar.avatar: the avatar itself, for `p4d_jax.load_avatar`."""
+    avatar.save(folder / "avatar.avatar")
+    return {}
+
+
+EXPORTS: dict[str, Export] = {
+    "turntable": turntable,
+    "depth": depth,
+    "mesh": mesh,
+    "avatar": avatar_file,
+}
+
+
+def named_exports(names: str) -> dict[str, Export]:
+    """The exports that a config names, with commas between them; none for an empty text."""
+    chosen = [name.strip() for name in names.split(",") if name.strip()]
+    for name in chosen:
+        if name not in EXPORTS:
+            raise UserError(
+                f"config.exports: no export {name!r}; there are {', '.join(EXPORTS)}{nearest(name, EXPORTS)}"
+            )
+    return {name: EXPORTS[name] for name in chosen}
