@@ -40,6 +40,7 @@ TEST = [
     "pytest>=8.0",
     "pytest-xdist>=3.7",
     "hypothesis>=6.100",
+    "jaxtyping>=0.3",  # shapes that signatures say, checked while tests run
     # A numeric reference for the layers. Pinned, so that a package index with a CPU build of this one
     # version can serve it: the default Linux wheel of PyPI brings gigabytes of CUDA along (README).
     "torch==2.13.0",

@@ -15,6 +15,9 @@ os.environ["XLA_FLAGS"] = (
 import jax
 import numpy as np
 import pytest
+import shape_checks
+
+shape_checks.install()  # before the package is imported
 
 if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "p4d_jax" / "compiled"
@@ -24,9 +27,10 @@ if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The files that take longest come first, lest one of them keep a single core busy at the end."""
+    # Not test_genhead_synthesis, which runs what test_jobs_synthesize has compiled by then.
     slowest = (
         "test_reconstructor_step", "test_colabs", "test_genhead_step", "test_jobs_synthesize",
-        "test_genhead_synthesis", "test_openheads", "test_render_raster",
+        "test_openheads", "test_jobs_reenact",
     )  # fmt: skip
     place = {name: index for index, name in enumerate(slowest)}
     items.sort(key=lambda item: place.get(item.path.stem, len(slowest)))

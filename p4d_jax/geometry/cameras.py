@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import TYPE_CHECKING
 
 import jax.numpy as jnp
 
@@ -10,8 +11,11 @@ from p4d_jax.geometry.precision import exact_products
 from p4d_jax.geometry.rotations import axis_angle_to_matrix, unit
 from p4d_jax.types import FOV_DEGREES, Array, Camera
 
+if TYPE_CHECKING:
+    from jaxtyping import Float
 
-def intrinsics_from_fov(fov_degrees: Array | float = FOV_DEGREES) -> Array:
+
+def intrinsics_from_fov(fov_degrees: Array | float = FOV_DEGREES) -> Float[Array, "3 3"]:
     """Intrinsics (3, 3), normalised by image size, of a square image that spans `fov_degrees` edge to edge.
 
     EG3D's helper of the same purpose measures its angle along the image's diagonal: its focal length is the
@@ -65,12 +69,14 @@ def look_at_camera(
 
 
 @exact_products
-def world_to_camera(camera: Camera, points: Array) -> Array:
+def world_to_camera(camera: Camera, points: Float[Array, "*points 3"]) -> Float[Array, "*points 3"]:
     """World points (..., 3) in the space of one camera: (..., 3)."""
     return (points - camera.cam2world[:3, 3]) @ camera.cam2world[:3, :3]
 
 
-def project(camera: Camera, points: Array) -> tuple[Array, Array]:
+def project(
+    camera: Camera, points: Float[Array, "*points 3"]
+) -> tuple[Float[Array, "*points 2"], Float[Array, "*points"]]:
     """Image coordinates and distances of world points (..., 3) for one camera.
 
     Returns:
@@ -94,7 +100,7 @@ def orbit(camera: Camera, yaw: Array | float) -> Camera:
 
 
 @exact_products
-def camera_for_bent_neck(camera: Camera, neck_rotation: Array, neck_joint: Array) -> Camera:
+def camera_for_bent_neck(camera: Camera, neck_rotation: Array, neck_joint: Float[Array, " 3"]) -> Camera:
     """The camera that sees the head with its neck bent as `camera` sees it straight.
 
     A head without neck rotation under `camera` and the same head, turned by `neck_rotation` about

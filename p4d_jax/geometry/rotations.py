@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import jax
 import jax.numpy as jnp
 
 from p4d_jax.geometry.precision import exact_products
 from p4d_jax.types import Array
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
 
 
 def unit(vectors: Array) -> Array:
@@ -31,7 +36,7 @@ def _cross_matrix(vector: Array) -> Array:
 
 
 @exact_products
-def axis_angle_to_matrix(axis_angle: Array) -> Array:
+def axis_angle_to_matrix(axis_angle: Float[Array, "*batch 3"]) -> Float[Array, "*batch 3 3"]:
     """Rotation matrices (..., 3, 3) of axis-angle vectors (..., 3), radians (Rodrigues).
 
     Smooth at zero, derivatives included.
@@ -44,7 +49,7 @@ def axis_angle_to_matrix(axis_angle: Array) -> Array:
     return jnp.eye(3, dtype=axis_angle.dtype) + _sinc(squared) * cross + 0.5 * half**2 * (cross @ cross)
 
 
-def _matrix_to_quaternion(matrix: Array) -> Array:
+def _matrix_to_quaternion(matrix: Float[Array, "3 3"]) -> Float[Array, " 4"]:
     """Unit quaternion (w, x, y, z), w >= 0, of one rotation matrix (3, 3).
 
     Row k of the symmetric matrix 4 q q^T is read off the rotation for each k; the row of the largest
@@ -74,7 +79,7 @@ def _matrix_to_quaternion(matrix: Array) -> Array:
     return jnp.where(quaternion[0] < 0, -quaternion, quaternion)
 
 
-def matrix_to_axis_angle(matrix: Array) -> Array:
+def matrix_to_axis_angle(matrix: Float[Array, "*batch 3 3"]) -> Float[Array, "*batch 3"]:
     """Axis-angle vectors (..., 3), of angles in [0, pi], of rotation matrices (..., 3, 3)."""
     if matrix.shape[-2:] != (3, 3):
         raise ValueError(f"matrix: the last axes must be (3, 3), got shape {matrix.shape}")

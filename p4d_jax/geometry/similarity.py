@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import jax.numpy as jnp
 
 from p4d_jax.geometry.precision import exact_products
 from p4d_jax.types import Array
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
 
 # Where ArcFace's training crops (112 x 112) hold the left-in-image eye, the other eye, the tip of the nose
 # and the corners of the mouth; pixels, y down. Source: insightface, face_align.
@@ -23,7 +28,7 @@ MOTION_SIZE = 224
 
 
 @exact_products
-def fit_similarity(source: Array, target: Array) -> Array:
+def fit_similarity(source: Float[Array, "points 2"], target: Float[Array, "points 2"]) -> Float[Array, "2 3"]:
     """The scale, rotation and shift that bring `source` (N, 2) nearest to `target` (N, 2): (2, 3).
 
     Least squares without reflection (Umeyama 1991): in the plane it is linear in (scale cos, scale sin).
@@ -40,7 +45,7 @@ def fit_similarity(source: Array, target: Array) -> Array:
 
 
 @exact_products
-def invert_affine(matrix: Array) -> Array:
+def invert_affine(matrix: Float[Array, "2 3"]) -> Float[Array, "2 3"]:
     """The inverse (2, 3) of an affine map (2, 3) of the plane."""
     a, b, c, d = matrix[0, 0], matrix[0, 1], matrix[1, 0], matrix[1, 1]
     linear = jnp.stack([jnp.stack([d, -b]), jnp.stack([-c, a])]) / (a * d - b * c)

@@ -27,6 +27,7 @@ compute the same numbers: the same formula, the same order, every product rounde
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
@@ -36,6 +37,9 @@ from jax import lax
 
 from p4d_jax.geometry import divide_by_one, dot_in_order, round_product
 from p4d_jax.types import BOX_WARP, Array
+
+if TYPE_CHECKING:
+    from jaxtyping import Float, Int
 
 FINE, COARSE = 24, 8
 SMOOTHING_PASSES = 2
@@ -207,7 +211,11 @@ def _carry(points: Array, source: Array, target: Array) -> Array:
     return target[:, 0] + b1 * f1 + b2 * f2 + height * up
 
 
-def decimate(vertices: Array, triangles: Array, barycentric: Array) -> Array:
+def decimate(
+    vertices: Float[Array, "vertices 3"],
+    triangles: Int[Array, "decimated 3"],
+    barycentric: Float[Array, "decimated 3"],
+) -> Float[Array, "decimated 3"]:
     """Vertices (V, 3) of the full mesh -> those of the decimated mesh (v, 3).
 
     Args:
@@ -219,7 +227,12 @@ def decimate(vertices: Array, triangles: Array, barycentric: Array) -> Array:
     return dot_in_order([barycentric[:, k, None] for k in range(3)], [corners[:, k] for k in range(3)])
 
 
-def surface_field(points: Array, observed: Array, canonical: Array, faces: Array) -> SurfaceField:
+def surface_field(
+    points: Float[Array, "points 3"],
+    observed: Float[Array, "vertices 3"],
+    canonical: Float[Array, "vertices 3"],
+    faces: Int[Array, "faces 3"],
+) -> SurfaceField:
     """The surface field of one mesh pair at points.
 
     Args:
@@ -237,7 +250,7 @@ def surface_field(points: Array, observed: Array, canonical: Array, faces: Array
     return SurfaceField(carried - points, squared, triangle)
 
 
-def grid_points(size: int, box_warp: float | Array) -> Array:
+def grid_points(size: int, box_warp: float | Array) -> Float[Array, "voxels 3"]:
     """Voxel centres (size^3, 3) of the box, x slowest."""
     # In this order and in float32: which of two triangles is nearer depends on the last bit.
     first, step = np.float32(0.5 / size), np.float32(1 / size)
@@ -298,7 +311,7 @@ def build_neck_field(
     return NeckField(fine.reshape(FINE, FINE, FINE, 4), smooth, jnp.asarray(box_warp, jnp.float32))
 
 
-def apply_neck_field(field: NeckField, points: Array) -> Array:
+def apply_neck_field(field: NeckField, points: Float[Array, "points 3"]) -> Float[Array, "points 3"]:
     """Observed points (P, 3) -> points with the neck straight (P, 3)."""
     points, field = lax.stop_gradient((points, field))
     position = points * (2 / field.box_warp)

@@ -11,11 +11,16 @@ docs/concepts/head.md, Eq. 2.1 to 2.5.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import jax.numpy as jnp
 
 from p4d_jax.geometry import axis_angle_to_matrix, exact_products
 from p4d_jax.head.model import CANONICAL_JAW, PARENTS, WORLD_SCALE, HeadModel
 from p4d_jax.types import Array, FrameParams
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
 
 
 def _leading(name: str, coefficients: Array, size: int) -> Array:
@@ -34,7 +39,7 @@ def _check_rotations(name: str, value: Array, shape: tuple[int, ...]) -> None:
 
 
 @exact_products
-def shaped_vertices(model: HeadModel, shape: Array, expression: Array) -> Array:
+def shaped_vertices(model: HeadModel, shape: Array, expression: Array) -> Float[Array, "vertices 3"]:
     """Template with identity and expression, not yet posed.
 
     Args:
@@ -51,7 +56,9 @@ def shaped_vertices(model: HeadModel, shape: Array, expression: Array) -> Array:
 
 
 @exact_products
-def _joint_transforms(rotations: Array, joints: Array) -> tuple[Array, Array]:
+def _joint_transforms(
+    rotations: Float[Array, "joints 3 3"], joints: Float[Array, "joints 3"]
+) -> tuple[Float[Array, "joints 3 3"], Float[Array, "joints 3"]]:
     """World rotation (5, 3, 3) of each joint and its posed place (5, 3), down the kinematic tree."""
     turned, placed = [rotations[0]], [joints[0]]
     for joint, parent in enumerate(PARENTS[1:], start=1):
@@ -61,7 +68,9 @@ def _joint_transforms(rotations: Array, joints: Array) -> tuple[Array, Array]:
 
 
 @exact_products
-def skin(model: HeadModel, shape: Array, expression: Array, rotations: Array) -> tuple[Array, Array]:
+def skin(
+    model: HeadModel, shape: Array, expression: Array, rotations: Array
+) -> tuple[Float[Array, "vertices 3"], Float[Array, "5 3"]]:
     """Linear blend skinning in metres, FLAME's frame.
 
     Args:
@@ -86,19 +95,21 @@ def skin(model: HeadModel, shape: Array, expression: Array, rotations: Array) ->
     return vertices, placed
 
 
-def joint_rotations(pose: Array, eyes: Array) -> Array:
+def joint_rotations(pose: Array, eyes: Array) -> Float[Array, "5 3"]:
     """(5, 3) axis-angle of all joints, root at zero, from pose (6,) neck, jaw and eyes (6,) left, right."""
     _check_rotations("pose", pose, (6,))
     _check_rotations("eyes", eyes, (6,))
     return jnp.concatenate([jnp.zeros(3, pose.dtype), pose, eyes]).reshape(len(PARENTS), 3)
 
 
-def to_world(model: HeadModel, points: Array) -> Array:
+def to_world(model: HeadModel, points: Float[Array, "*points 3"]) -> Float[Array, "*points 3"]:
     """Metres in FLAME's frame -> world units: origin at the canonical neck joint, times `WORLD_SCALE`."""
     return (points - model.origin) * WORLD_SCALE
 
 
-def head_vertices(model: HeadModel, shape: Array, expression: Array, pose: Array, eyes: Array) -> Array:
+def head_vertices(
+    model: HeadModel, shape: Array, expression: Array, pose: Array, eyes: Array
+) -> Float[Array, "vertices 3"]:
     """The mesh m(shape, expression, pose, eyes): (V, 3) world units.
 
     Args:
@@ -111,18 +122,20 @@ def head_vertices(model: HeadModel, shape: Array, expression: Array, pose: Array
     return to_world(model, skin(model, shape, expression, joint_rotations(pose, eyes))[0])
 
 
-def posed_vertices(model: HeadModel, shape: Array, frame: FrameParams) -> Array:
+def posed_vertices(model: HeadModel, shape: Array, frame: FrameParams) -> Float[Array, "vertices 3"]:
     """(V, 3) world units: `head_vertices` of identity `shape` with the frame's expression, pose and gaze."""
     return head_vertices(model, shape, frame.expression, frame.pose, frame.eyes)
 
 
-def straightened_vertices(model: HeadModel, shape: Array, frame: FrameParams) -> Array:
+def straightened_vertices(model: HeadModel, shape: Array, frame: FrameParams) -> Float[Array, "vertices 3"]:
     """(V, 3) world units: `posed_vertices` with the neck's rotation at zero."""
     return posed_vertices(model, shape, frame.replace(pose=frame.pose.at[..., :3].set(0.0)))
 
 
 @exact_products
-def head_joints(model: HeadModel, shape: Array, expression: Array, pose: Array, eyes: Array) -> Array:
+def head_joints(
+    model: HeadModel, shape: Array, expression: Array, pose: Array, eyes: Array
+) -> Float[Array, "5 3"]:
     """Posed joints root, neck, jaw, left eye, right eye: (5, 3) world units. Arguments: `head_vertices`."""
     matrices = axis_angle_to_matrix(joint_rotations(pose, eyes))
     joints = model.joint_regressor @ shaped_vertices(model, shape, expression)
@@ -134,7 +147,7 @@ def canonical_pose(model: HeadModel) -> Array:
     return jnp.zeros(6, model.template.dtype).at[3].set(CANONICAL_JAW)
 
 
-def canonical_vertices(model: HeadModel) -> Array:
+def canonical_vertices(model: HeadModel) -> Float[Array, "vertices 3"]:
     """The canonical mesh m(0, 0, canonical pose): (V, 3) world units."""
     zeros = jnp.zeros(max(model.shape_basis.shape[-1], model.expression_basis.shape[-1]))
     return head_vertices(model, zeros, zeros, canonical_pose(model), jnp.zeros(6))

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import functools
+from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from p4d_jax.types import Array
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
 
 
 @functools.cache
@@ -43,12 +47,16 @@ def _resize(image: Array, size: int | tuple[int, int], antialias: bool) -> Array
     return image
 
 
-def resize_antialiased(image: Array, size: int | tuple[int, int]) -> Array:
+def resize_antialiased(
+    image: Float[Array, "*batch height width channels"], size: int | tuple[int, int]
+) -> Float[Array, "*batch rows columns channels"]:
     """`image` (..., H, W, C) resized bilinearly, low-pass filtered where it shrinks: (..., h, w, C)."""
     return _resize(image, size, antialias=True)
 
 
-def resize_bilinear(image: Array, size: int | tuple[int, int]) -> Array:
+def resize_bilinear(
+    image: Float[Array, "*batch height width channels"], size: int | tuple[int, int]
+) -> Float[Array, "*batch rows columns channels"]:
     """`image` (..., H, W, C) resized bilinearly between pixel centres, unfiltered: (..., h, w, C)."""
     return _resize(image, size, antialias=False)
 

@@ -6,12 +6,19 @@ The readers differ in what lies beyond the edge, and each keeps the order of its
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import jax.numpy as jnp
 
 from p4d_jax.types import Array
 
+if TYPE_CHECKING:
+    from jaxtyping import Float, Shaped
 
-def sample_image(image: Array, uv: Array) -> Array:
+
+def sample_image(
+    image: Float[Array, "height width channels"], uv: Float[Array, "*points 2"]
+) -> Float[Array, "*points channels"]:
     """Bilinear, edge pixels repeated: image (H, W, C) at uv (..., 2) in [0, 1], v down -> (..., C)."""
     height, width, _ = image.shape
     x = jnp.clip(uv[..., 0] * width - 0.5, 0.0, width - 1.0)
@@ -26,7 +33,11 @@ def sample_image(image: Array, uv: Array) -> Array:
     return top * (1 - fy) + bottom * fy
 
 
-def sample_or_zero(image: Array, column: Array, row: Array) -> Array:
+def sample_or_zero(
+    image: Float[Array, "height width channels"],
+    column: Float[Array, "*points"],
+    row: Float[Array, "*points"],
+) -> Float[Array, "*points channels"]:
     """Bilinear, zeros outside: image (H, W, C) at pixel coordinates (...) -> (..., C)."""
     height, width, channels = image.shape
     table = image.reshape(height * width, channels)
@@ -60,7 +71,9 @@ def four_pixels(place: Array, size: int) -> list[tuple[Array, Array]]:
     return around
 
 
-def nearest_pixel(image: Array, uv: Array) -> Array:
+def nearest_pixel(
+    image: Shaped[Array, "side side channels"], uv: Float[Array, "*points 2"]
+) -> Shaped[Array, "*points channels"]:
     """Pixels (..., C) of an image (s, s, C) at uv (..., 2), outside of [0, 1] those of the edge."""
     size = image.shape[0]
     column, row = jnp.moveaxis(jnp.clip((uv * size).astype(jnp.int32), 0, size - 1), -1, 0)

@@ -17,6 +17,8 @@ camera's axis, `Raster.depth` the distance along the ray, as the ray marcher cou
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import jax.numpy as jnp
 from flax import struct
 from jax import lax
@@ -24,6 +26,9 @@ from jax import lax
 from p4d_jax.geometry import exact_products, project
 from p4d_jax.render.rays import pixel_centres
 from p4d_jax.types import Array, Camera
+
+if TYPE_CHECKING:
+    from jaxtyping import Float, Int, Num
 
 NEAR = 1e-3  # world units; a triangle with a vertex nearer than this, or behind, is skipped
 WINDOW = (2, 2)  # rows, columns
@@ -77,7 +82,9 @@ def rasterize(
 
 
 @exact_products
-def interpolate(raster: Raster, attributes: Array) -> Array:
+def interpolate(
+    raster: Raster, attributes: Num[Array, "vertices attributes"]
+) -> Num[Array, "side side attributes"]:
     """Vertex attributes (V, A) interpolated at each pixel centre: (R, R, A), 0 where empty.
 
     Differentiable with respect to `attributes`.
@@ -104,7 +111,7 @@ class _FaceTable:
 
 
 @exact_products
-def _face_table(corners: Array, resolution: int, cull_back_faces: bool) -> _FaceTable:
+def _face_table(corners: Float[Array, "faces 3 3"], resolution: int, cull_back_faces: bool) -> _FaceTable:
     position, z = corners[..., :2], corners[..., 2]
     origin, (e1, e2) = position[:, 0], (position[:, 1] - position[:, 0], position[:, 2] - position[:, 0])
     doubled_area = e1[:, 0] * e2[:, 1] - e1[:, 1] * e2[:, 0]
@@ -129,7 +136,7 @@ def _face_table(corners: Array, resolution: int, cull_back_faces: bool) -> _Face
     return _FaceTable(values, low.astype(jnp.int32), columns, columns * rows)
 
 
-def _nearest_faces(table: _FaceTable, resolution: int) -> Array:
+def _nearest_faces(table: _FaceTable, resolution: int) -> Int[Array, " pixels"]:
     """(R * R,) index of the nearest face at each pixel centre; F where none."""
     faces = table.windows.shape[0]
     ends = jnp.cumsum(table.windows)

@@ -9,15 +9,24 @@ last. Reading is bilinear between pixel centres, with zeros outside.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import jax.numpy as jnp
 
 from p4d_jax.imaging.sampling import sample_or_zero
 from p4d_jax.types import BOX_WARP, Array
 
+if TYPE_CHECKING:
+    from jaxtyping import Float
+
 AXES = ((0, 1), (1, 2), (2, 0))  # xy, yz, zx
 
 
-def sample_planes(planes: Array, points: Array, box_warp: float = BOX_WARP) -> Array:
+def sample_planes(
+    planes: Float[Array, "3 height width channels"],
+    points: Float[Array, "points 3"],
+    box_warp: float = BOX_WARP,
+) -> Float[Array, "3 points channels"]:
     """`planes` (3, H, W, C) read at world `points` (P, 3): (3, P, C)."""
     if planes.ndim != 4 or planes.shape[0] != 3:
         raise ValueError(f"planes: expected shape (3, H, W, C), got {planes.shape}")

@@ -9,6 +9,7 @@ ascending. A field maps points (P, 3) to densities (P, 1), before their softplus
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +18,9 @@ from flax import struct
 from p4d_jax.geometry import exact_products, world_to_camera
 from p4d_jax.render.rays import generate_rays
 from p4d_jax.types import BOX_WARP, Array, Camera, RenderOutput
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
 
 Field = Callable[[Array], tuple[Array, Array]]
 
@@ -55,13 +59,15 @@ class Samples:
     depths: Array
 
 
-def interval_optical_depths(densities: Array, depths: Array) -> Array:
+def interval_optical_depths(
+    densities: Float[Array, " samples"], depths: Float[Array, " samples"]
+) -> Float[Array, " samples-1"]:
     """Optical depth (S - 1,) of each interval between samples with raw densities (S,) at depths (S,)."""
     middle = 0.5 * (densities[:-1] + densities[1:])
     return jax.nn.softplus(middle - 1) * jnp.diff(depths)
 
 
-def compute_alpha_weights(optical_depths: Array) -> Array:
+def compute_alpha_weights(optical_depths: Float[Array, " intervals"]) -> Float[Array, " intervals"]:
     """Probability (S,) that a ray ends in each interval of optical depth (S,): alpha times transmittance.
 
     The product of (1 - alpha) of the intervals in front is written as the exponential of a sum. With the
@@ -74,7 +80,7 @@ def compute_alpha_weights(optical_depths: Array) -> Array:
     return -jnp.expm1(-optical_depths) * jnp.exp(-in_front)
 
 
-def sample_weights(weights: Array) -> Array:
+def sample_weights(weights: Float[Array, " intervals"]) -> Float[Array, " intervals+1"]:
     """Weights (S,) of the samples from those of the intervals (S - 1,): half of each neighbour.
 
     An interval's colour is the mean of its ends', so that the expected colour is a sum over samples.
@@ -82,7 +88,9 @@ def sample_weights(weights: Array) -> Array:
     return 0.5 * (jnp.pad(weights, (0, 1)) + jnp.pad(weights, (1, 0)))
 
 
-def expected_depth(weights: Array, depths: Array) -> Array:
+def expected_depth(
+    weights: Float[Array, " intervals"], depths: Float[Array, " intervals+1"]
+) -> Float[Array, ""]:
     """Mean depth of the intervals' middles by weights (S - 1,), within the range of depths (S,).
 
     A ray that ends nowhere has the last depth. A ray that ends almost nowhere (weights of less than 1e-6) has
@@ -97,7 +105,11 @@ def expected_depth(weights: Array, depths: Array) -> Array:
 
 
 @exact_products
-def march_rays(densities: Array, features: Array, depths: Array) -> March:
+def march_rays(
+    densities: Float[Array, " samples"],
+    features: Float[Array, "samples channels"],
+    depths: Float[Array, " samples"],
+) -> March:
     """Integrates one ray: raw densities (S,), features (S, C), at ascending depths (S,)."""
     weights = compute_alpha_weights(interval_optical_depths(densities, depths))
     return March(
@@ -109,7 +121,7 @@ def march_rays(densities: Array, features: Array, depths: Array) -> March:
     )
 
 
-def distortion(march: March) -> Array:
+def distortion(march: March) -> Float[Array, ""]:
     """() how far apart along one ray its weights lie: mean distance of two ends drawn by them, world units.
 
     Mip-NeRF 360 (arXiv 2111.12077), equation 15, where it is a double sum over pairs of intervals; here it is
@@ -121,7 +133,7 @@ def distortion(march: March) -> Array:
     return between + jnp.sum(jnp.square(weights) * jnp.diff(march.depths)) / 3
 
 
-def stratified_depths(near: Array, far: Array, jitter: Array) -> Array:
+def stratified_depths(near: Array, far: Array, jitter: Float[Array, " samples"]) -> Float[Array, " samples"]:
     """One depth (S,) in each step of a ladder from `near` to `far`, at `jitter` (S,) in [0, 1] of the step.
 
     The steps are (far - near) / (S - 1) long and the last begins at `far`, as in EG3D.
@@ -130,14 +142,16 @@ def stratified_depths(near: Array, far: Array, jitter: Array) -> Array:
     return near + (far - near) / (samples - 1) * (jnp.arange(samples) + jitter)
 
 
-def smooth_weights(weights: Array) -> Array:
+def smooth_weights(weights: Float[Array, " intervals"]) -> Float[Array, " intervals"]:
     """Interval weights (S,) widened by a maximum and a mean over neighbours, plus 0.01: (S,)."""
     padded = jnp.pad(weights, 1)
     peaks = jnp.maximum(padded[:-1], padded[1:])
     return 0.5 * (peaks[:-1] + peaks[1:]) + 0.01
 
 
-def invert_cdf(u: Array, edges: Array, weights: Array) -> Array:
+def invert_cdf(
+    u: Float[Array, " values"], edges: Float[Array, " bins+1"], weights: Float[Array, " bins"]
+) -> Float[Array, " values"]:
     """Where the cumulative distribution of a histogram reaches `u`.
 
     The inverse is piecewise linear, hence a sum of clipped ramps, one a bin: no search and no gather.
@@ -157,7 +171,9 @@ def invert_cdf(u: Array, edges: Array, weights: Array) -> Array:
     return edges[0] + jnp.sum(ramps * jnp.diff(edges), axis=1)
 
 
-def importance_depths(depths: Array, weights: Array, u: Array) -> Array:
+def importance_depths(
+    depths: Float[Array, " samples"], weights: Float[Array, " samples-1"], u: Float[Array, " values"]
+) -> Float[Array, " values"]:
     """New depths (M,) where a ray's coarse pass ends: inverse CDF at `u` (M,). Carries no gradient.
 
     As in EG3D, the weight of an interval belongs to the bin that ends at its middle, and the first and last
@@ -202,7 +218,14 @@ def _merge_and_march(coarse: Samples, fine: Samples) -> March:
 
 
 def sample_rays(
-    field: Field, origins: Array, directions: Array, *, near: Array, far: Array, jitter: Array, u: Array
+    field: Field,
+    origins: Float[Array, "rays 3"],
+    directions: Float[Array, "rays 3"],
+    *,
+    near: Array,
+    far: Array,
+    jitter: Float[Array, "*rays_or_none samples"],
+    u: Float[Array, "*rays_or_none values"],
 ) -> tuple[Samples, ...]:
     """Samples of a field along N rays: a stratified pass, then importance samples where it ended.
 
@@ -241,7 +264,14 @@ def march_samples(passes: tuple[Samples, ...]) -> March:
 
 
 def render_rays_at(
-    field: Field, origins: Array, directions: Array, *, near: Array, far: Array, jitter: Array, u: Array
+    field: Field,
+    origins: Float[Array, "rays 3"],
+    directions: Float[Array, "rays 3"],
+    *,
+    near: Array,
+    far: Array,
+    jitter: Float[Array, "*rays_or_none samples"],
+    u: Float[Array, "*rays_or_none values"],
 ) -> RenderOutput:
     """Renders N rays with given samples.
 
@@ -272,8 +302,8 @@ def draw_samples(key: Array | None, rays: int, coarse: int, fine: int) -> tuple[
 
 def render_rays(
     field: Field,
-    origins: Array,
-    directions: Array,
+    origins: Float[Array, "rays 3"],
+    directions: Float[Array, "rays 3"],
     *,
     near: Array,
     far: Array,
