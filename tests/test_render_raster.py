@@ -209,15 +209,21 @@ def surely_covered(vertices: np.ndarray, faces: np.ndarray, camera: Camera, reso
     """(R, R) bool: pixel centres well inside some triangle that faces the camera, in float64."""
     uv, _ = project(camera, jnp.asarray(vertices))
     position, covered = np.asarray(uv, np.float64) * resolution, np.zeros((resolution, resolution), bool)
-    for corners in position[faces]:
-        low = np.clip(np.floor(corners.min(0)), 0, resolution).astype(int)
-        high = np.clip(np.ceil(corners.max(0)), 0, resolution).astype(int)
-        x, y = np.meshgrid(*(np.arange(a, b) + 0.5 for a, b in zip(low, high, strict=True)))
-        inside = np.full(x.shape, np.inf)
-        for s, t in zip(corners, np.roll(corners, -1, 0), strict=True):  # clockwise, v being down
-            edge = (t[0] - s[0]) * (y - s[1]) - (t[1] - s[1]) * (x - s[0])
-            inside = np.minimum(inside, -edge / max(np.linalg.norm(t - s), 1e-12))
-        covered[low[1] : high[1], low[0] : high[0]] |= inside > 2e-3
+    corners = position[faces]  # (F, 3, xy)
+    low = np.clip(np.floor(corners.min(1)), 0, resolution).astype(int)
+    high = np.clip(np.ceil(corners.max(1)), 0, resolution).astype(int)
+    # All triangles' boxes at once, in a window as large as the largest.
+    across = np.arange((high - low).max())
+    column, row = low[:, :1] + across, low[:, 1:] + across
+    x, y = column[:, None, :] + 0.5, row[:, :, None] + 0.5
+    inside = np.full((len(faces), len(across), len(across)), np.inf)
+    for s, t in zip(corners.swapaxes(0, 1), np.roll(corners, -1, 1).swapaxes(0, 1), strict=True):
+        (sx, sy), (dx, dy) = s.T[..., None, None], (t - s).T[..., None, None]  # clockwise, v being down
+        length = np.maximum(np.hypot(dx, dy), 1e-12)
+        inside = np.minimum(inside, -(dx * (y - sy) - dy * (x - sx)) / length)
+    in_box = (column < high[:, :1])[:, None, :] & (row < high[:, 1:])[:, :, None]
+    face, r, c = np.nonzero((inside > 2e-3) & in_box)
+    covered[row[face, r], column[face, c]] = True
     return covered
 
 
