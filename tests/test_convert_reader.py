@@ -541,7 +541,7 @@ def archive(**options) -> bytes:
         (archive(entries={"/etc/passwd": b""}), "passwd"),
         (archive(entries={"archive/../evil": b""}), "evil"),
         (archive(entries={"other/data.pkl": b"N."}), "several data.pkl"),
-        (archive(entries={"archive/given.pkl": b"N."}), "TorchScript"),
+        (archive(entries={"archive/constants.pkl": b"N."}), "TorchScript"),
         (archive(entries={"archive/data/0": bytes(10**6)}, compression=zipfile.ZIP_DEFLATED), "compressed"),
         (zip_by_hand({}, {"x": b""}).replace(b"archive/data.pkl", b"archive/data.pkk"), "no data.pkl"),
         (b"PK\x03\x04" + bytes(100), "broken"),
