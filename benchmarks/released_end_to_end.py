@@ -42,7 +42,8 @@ def main(argv: list[str] | None = None) -> int:
     if not (folder / "frames").is_dir():
         command("make", [sys.executable, "-m", "benchmarks.released_end_to_end", str(folder), "--make",
                          f"--frames={arguments.frames}"])  # fmt: skip
-    convert_files(folder)
+    if not (folder / "weights").is_dir():
+        convert_files(folder)
     good = True
     for name in arguments.heads.split(","):
         head = "openhead" if name == "openhead" else str(folder / "weights/flame/head.npz")
@@ -54,13 +55,12 @@ def main(argv: list[str] | None = None) -> int:
             head=head,
             driving=folder / "frames",
             personalise_steps=0,
-            turntable_frames=1,
-            mesh_resolution=32,
+            exports="",
             panel=512,
             stills=arguments.frames,
             max_frames=arguments.frames,
         )
-        good &= check_film(folder, name, head)
+        good &= check_film(folder, name, head, arguments.frames)
     return 0 if good else 1
 
 
@@ -105,7 +105,7 @@ def command(said: str, arguments: list[str]) -> None:
     print(f"{said:20} {time.perf_counter() - start:6.1f} s, largest so far {peak:.1f} GiB", flush=True)
 
 
-def check_film(folder: Path, name: str, head: str) -> bool:
+def check_film(folder: Path, name: str, head: str, frames: int) -> bool:
     """Whether every still of a film is the picture that `Avatar.render` makes of that frame."""
     import p4d_jax as p4d
     from p4d_jax.avatar.motion_source import motion_of_frame
@@ -113,7 +113,7 @@ def check_film(folder: Path, name: str, head: str) -> bool:
 
     model = p4d.AvatarModel.load(folder / "weights/portrait4d-v2", head)
     avatar = p4d.Avatar.from_photo("astronaut", weights=model, personalise=0, samples=(SAMPLES, SAMPLES))
-    motion = p4d.Motion.open(folder / "frames", model.head)
+    motion = p4d.Motion.open(folder / "frames", model.head, max_frames=frames)
     moved, worst = avatar.retarget(motion.params), 0
     for index, picture in enumerate(motion.pictures):
         vector = motion_of_frame(

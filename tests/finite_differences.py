@@ -30,17 +30,20 @@ def direction(tree, key):
     return jax.tree.unflatten(structure, [x / length for x in drawn])
 
 
-def compare(losses, params, key, epsilon: float = 1e-6) -> dict:
-    """Central difference and reverse-mode slope of each loss along one direction."""
-    along = direction(params, key)
+def compare(losses, params, key, epsilon: float = 1e-6, still=lambda name: ()) -> dict:
+    """Central difference and reverse-mode slope of each loss along one direction.
+
+    still: name of a loss -> names of parameters, at the top of the tree, that do not move for it.
+    """
     names = sorted(jax.eval_shape(losses, params))
+    whole = direction(params, key)
 
     def stacked(params):
         found = losses(params)  # once: it takes seconds to trace
         return jnp.stack([found[name] for name in names])
 
     @jax.jit
-    def evaluate(params):
+    def evaluate(params, along):
         """(n,) values and slopes: one program, with one forward pass and all backward passes side by side."""
         values, pull = jax.vjp(stacked, params)
         (gradients,) = jax.vmap(pull)(jnp.eye(len(names)))
@@ -49,12 +52,15 @@ def compare(losses, params, key, epsilon: float = 1e-6) -> dict:
         )
         return values, sum(jax.tree.leaves(products))
 
-    above, slopes, below = (
-        evaluate(jax.tree.map(lambda p, d, step=step: p + step * d, params, along))
-        for step in (epsilon, 0.0, -epsilon)
-    )
-    differences = (above[0] - below[0]) / (2 * epsilon)
-    return {
-        name: [float(difference), float(slope)]
-        for name, difference, slope in zip(names, differences, slopes[1], strict=True)
-    }
+    result = {}
+    for held in {still(name) for name in names}:
+        along = whole | {part: jax.tree.map(jnp.zeros_like, whole[part]) for part in held} if held else whole
+        above, slopes, below = (
+            evaluate(jax.tree.map(lambda p, d, step=step: p + step * d, params, along), along)
+            for step in (epsilon, 0.0, -epsilon)
+        )
+        differences = (above[0] - below[0]) / (2 * epsilon)
+        for name, difference, slope in zip(names, differences, slopes[1], strict=True):
+            if still(name) == held:
+                result[name] = [float(difference), float(slope)]
+    return result

@@ -71,21 +71,21 @@ def main() -> None:
     build = jax.jit(lambda constants, pairs: build_samples(training, RAYS, True, constants, pairs, crops))
     samples = double(build(constants, pairs))
 
-    of_photo = tuple(name for name in names if "photo_features" in LOSSES[name].reads)
-    others = tuple(name for name in names if name not in of_photo)
+    of_photo = {name for name in names if "photo_features" in LOSSES[name].reads}
 
     def active_losses(params):
-        found, _ = steps.reconstructor_losses(training, of_photo, False, constants, state, params, samples)
-        # The relief has no gradient from what is rendered: there it stands still.
-        still = {**params, "photo": state.params["photo"]}
-        found |= steps.reconstructor_losses(training, others, False, constants, state, still, samples)[0]
-        variables = {"params": still, "buffers": state.buffers}
-        found["density"] = LOSSES["density"].value(training, variables, samples, crops)
-        return found
+        found, _ = steps.reconstructor_losses(
+            training, tuple(names), False, constants, state, params, samples
+        )
+        variables = {"params": params, "buffers": state.buffers}
+        return found | {"density": LOSSES["density"].value(training, variables, samples, crops)}
 
-    key = jax.random.key(9)
+    def still(name: str) -> tuple[str, ...]:
+        """Depth and alpha of the photo have no gradient from what is rendered: there they stand still."""
+        return () if name in of_photo else ("photo",)
+
     # A short way: the many absolute values of L1 must not change their sign on it.
-    print(json.dumps(compare(active_losses, state.params, key, epsilon=1e-7)))
+    print(json.dumps(compare(active_losses, state.params, jax.random.key(9), epsilon=1e-7, still=still)))
 
 
 if __name__ == "__main__":
