@@ -285,5 +285,5 @@ def test_seeds_are_apart_and_the_guided_filter_keeps_constants():
     labels = seed_regions(disc)
     assert set(np.unique(labels)) == {0, 1, 2}
     assert not (labels[disc] == 1).any() and (labels[~disc & (rows < 80)] != 2).all()
-    texture = np.random.default_rng(1).uniform(size=(40, 40)).astype(np.float32)
-    np.testing.assert_allclose(guided_filter(texture, np.full((40, 40), 0.3), 3, 1e-3), 0.3, atol=1e-6)
+    guide = np.random.default_rng(1).uniform(size=(40, 40)).astype(np.float32)
+    np.testing.assert_allclose(guided_filter(guide, np.full((40, 40), 0.3), 3, 1e-3), 0.3, atol=1e-6)
