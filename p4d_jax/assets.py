@@ -56,8 +56,8 @@ def head_model(name_or_path: str = "openhead"):
     return load_head_model(find(name_or_path, "head model", HEADS))
 
 
-def landmark_model(name: str) -> Path:
-    """The file of a MediaPipe model: face_detection_short_range, face_landmark, iris_landmark, ..."""
+def mediapipe_model(name: str) -> Path:
+    """The file of a MediaPipe model: face_landmark, iris_landmark, selfie_segmentation, ..."""
     return embedded(f"mediapipe/{name}.tflite")
 
 

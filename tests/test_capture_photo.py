@@ -12,8 +12,8 @@ from skimage import data
 
 from p4d_jax import assets
 from p4d_jax.capture import Landmarker, capture_album, capture_photo
-from p4d_jax.capture.alpha import seed_regions
-from p4d_jax.capture.crop import crop_matrix, crop_photo, quarter_turn
+from p4d_jax.capture.alpha import SeenHead, combine_looks
+from p4d_jax.capture.crop import crop_matrix, crop_photo, known_pixels, quarter_turn
 from p4d_jax.capture.detect import ANCHORS, merge_detections
 from p4d_jax.capture.landmarks import (
     LANDMARKS,
@@ -22,8 +22,9 @@ from p4d_jax.capture.landmarks import (
     RIGHT_EYE_CONTOUR,
     RIGHT_EYE_CORNERS,
 )
+from p4d_jax.capture.outside import continue_alpha, continue_colours, spread_nearest
+from p4d_jax.capture.segmentation import Segmenter
 from p4d_jax.errors import UserError
-from p4d_jax.imaging.alpha import guided_filter
 from p4d_jax.imaging.reading import as_photo, read_photo
 from p4d_jax.imaging.video import open_video
 from p4d_jax.imaging.warping import PhotoPyramid, apply_matrix, compose_matrices, invert_matrix, square_matrix
@@ -245,7 +246,7 @@ def test_matrices_invert_and_compose():
     )
 
 
-def test_crop_keeps_the_photo_and_continues_it():
+def test_crop_keeps_the_photo_and_repeats_its_border():
     rows, columns = np.mgrid[:200, :200]
     photo = np.stack([columns, rows, 0 * rows + 77], axis=-1).astype(np.uint8)
     pyramid = PhotoPyramid(photo)
@@ -255,6 +256,8 @@ def test_crop_keeps_the_photo_and_continues_it():
     half = photo.reshape(100, 2, 100, 2, 3).mean(axis=(1, 3))
     assert np.abs(wider[52:148, 52:148].astype(float) - half[2:98, 2:98]).max() <= 2
     assert (wider[..., 2] == 77).all()  # no black comes in from outside
+    np.testing.assert_array_equal(wider[:, :50], np.repeat(wider[:, 50:51], 50, axis=1))
+    np.testing.assert_array_equal(wider[150:], np.repeat(wider[149:150], 50, axis=0))
 
 
 def test_capture_of_the_astronaut(capture, photo):
@@ -277,13 +280,118 @@ def test_alpha_of_the_astronaut(capture):
     assert alpha[inside[:, 1], inside[:, 0]].mean() > 0.99
     assert alpha[:120, :20].mean() < 0.05 and alpha[:120, -12:].mean() < 0.05  # the upper corners
     assert 0.25 < alpha.mean() < 0.75
+    assert capture.known.shape == (512, 512) and capture.known.dtype == np.float32
 
 
-def test_seeds_are_apart_and_the_guided_filter_keeps_constants():
+def test_people_who_are_far_or_not_attached_are_left_out():
     rows, columns = np.mgrid[:128, :128]
-    disc = (rows - 60) ** 2 + (columns - 64) ** 2 < 30**2
-    labels = seed_regions(disc)
-    assert set(np.unique(labels)) == {0, 1, 2}
-    assert not (labels[disc] == 1).any() and (labels[~disc & (rows < 80)] != 2).all()
-    guide = np.random.default_rng(1).uniform(size=(40, 40)).astype(np.float32)
-    np.testing.assert_allclose(guided_filter(guide, np.full((40, 40), 0.3), 3, 1e-3), 0.3, atol=1e-6)
+    disc = (rows - 60) ** 2 + (columns - 50) ** 2 < 30**2
+    seen = SeenHead(disc, np.zeros_like(disc), 90.0)
+    hair = (rows - 60) ** 2 + (columns - 50) ** 2 < 36**2
+    neighbour = columns > 115
+    shoulders = rows >= 90
+    looks = np.stack([hair | neighbour | shoulders, hair | shoulders, ~hair]).astype(np.float32)
+    opacity = combine_looks(looks, seen, np.ones((128, 128)))
+    assert opacity.dtype == np.float32 and opacity.min() >= 0 and opacity.max() <= 1
+    assert (opacity[hair] > 0.9).all() and (opacity[shoulders & ~hair] > 0.9).all()
+    assert (opacity[neighbour & (rows < 86)] < 0.05).all()
+    # A look that loses the head counts for little, one that sees nobody at all for nothing.
+    np.testing.assert_allclose(combine_looks(0 * looks, seen, np.ones((128, 128))), seen.inside, atol=1e-6)
+
+
+def test_segments_of_mirrored_squares_are_mirrored(photo):
+    segmenter = Segmenter()
+    square = np.asarray(Image.fromarray(photo).resize((256, 256)))
+    people = segmenter.segment(square)
+    np.testing.assert_allclose(segmenter.segment(square[:, ::-1])[:, ::-1], people, atol=1e-5)
+    looks = segmenter.looks(PhotoPyramid(photo), np.eye(2, 3), 512)
+    assert np.abs(looks[0] - people).mean() < 0.02  # resampled by another filter
+    assert looks[:, 40:60, 110:120].min() > 0.9 and looks.shape == (3, 256, 256)
+    with pytest.raises(ValueError, match="square"):
+        segmenter.segment(photo)
+
+
+# Outside of the photo -------------------------------------------------------------------------------------
+
+
+def head_of(size: int) -> SeenHead:
+    """A disc in the middle, whose scalp is its upper half."""
+    rows, columns = np.mgrid[:size, :size] + 0.5
+    disc = np.hypot(rows - 0.45 * size, columns - 0.5 * size) < 0.25 * size
+    return SeenHead(disc, disc & (rows < 0.45 * size), 0.7 * size)
+
+
+def test_known_pixels_are_those_of_the_photo():
+    pyramid = PhotoPyramid(np.zeros((60, 80, 3), np.uint8))
+    matrix = np.array([[1.0, 0, 20], [0, 1.0, 0]])
+    known = known_pixels(pyramid, matrix, 60)  # the photo begins at column 20 and fills the rest
+    assert known.shape == (60, 60) and known.dtype == np.float32
+    assert (known[:, :20] == 0).all() and (known[:, 24:] == 1).all()
+    assert (np.diff(known, axis=1) >= 0).all() and np.ptp(known, axis=0).max() == 0
+
+
+def test_what_is_known_stays_and_hair_is_as_thick_on_both_sides():
+    size = 128
+    seen = head_of(size)
+    thick = 0.1
+    whole = (seen.distance < thick).astype(np.float32)
+    known = np.zeros((size, size), np.float32)
+    known[:, : size // 2] = 1
+    alpha = continue_alpha(whole * known, known, seen)
+    np.testing.assert_array_equal(alpha[known == 1], whole[known == 1])
+    above = np.arange(size)[:, None] < 0.6 * size
+    assert np.abs(alpha - whole)[above & (known == 0)].mean() < 0.02
+    # Its middle stands out by as much as on the side that is known.
+    row = int(0.45 * size)
+    assert abs(alpha[row, size // 2 :].sum() - alpha[row, : size // 2].sum()) < 2
+
+
+def test_outside_of_a_border_without_person_there_is_none():
+    size = 128
+    seen = head_of(size)
+    known = np.zeros((size, size), np.float32)
+    known[40:] = 1  # the mesh rises above the photo, whose border shows background
+    alpha = np.zeros((size, size), np.float32)
+    alpha[60:, 40:90] = 1
+    assert continue_alpha(alpha, known, seen)[:38].max() == 0
+
+
+def test_each_material_is_continued_by_its_own_colour():
+    size = 128
+    seen = head_of(size)
+    rows, columns = np.mgrid[:size, :size]
+    known = (columns < size // 2).astype(np.float32)
+    alpha = (seen.silhouette | (rows >= seen.chin)).astype(np.float32)
+    colours = {
+        "hair": (90, 60, 30),
+        "skin": (220, 170, 150),
+        "body": (20, 40, 160),
+        "background": (0, 200, 0),
+    }
+    truth = np.zeros((size, size, 3), np.uint8)
+    truth[:] = colours["background"]
+    truth[seen.silhouette] = colours["skin"]
+    truth[seen.scalp] = colours["hair"]
+    truth[rows >= seen.chin] = colours["body"]
+    crop = np.where(known[..., None] > 0, truth, 255).astype(np.uint8)
+    filled = continue_colours(crop, alpha, known, seen)
+    np.testing.assert_array_equal(filled, truth)
+
+
+def test_nearest_colours_agree_with_a_search(rng):
+    image = rng.uniform(0, 255, (12, 12, 3)).astype(np.float32)
+    sure = rng.uniform(size=(12, 12)) < 0.3
+    spread = spread_nearest(np.float32(np.where(sure[..., None], 100, image)), sure)
+    np.testing.assert_allclose(spread, 100, atol=1e-3)  # nothing comes from what is not sure
+    np.testing.assert_allclose(spread_nearest(image, sure)[sure], image[sure])
+    nobody = spread_nearest(image, np.zeros((12, 12), bool))
+    np.testing.assert_allclose(nobody, np.broadcast_to(image.mean((0, 1)), image.shape), rtol=1e-5)
+
+
+def test_a_half_photo_has_no_second_eye(photo, landmarker):
+    capture = capture_photo(np.ascontiguousarray(photo[:300, :240]), assets.head_model(), landmarker)
+    assert 0.2 < capture.known.mean() < 0.9
+    unknown = capture.known == 0
+    assert 0.1 < capture.alpha[unknown].mean() < 0.9  # some head, some background
+    kept = crop_photo(PhotoPyramid(photo[:300, :240]), capture.crop_matrix)
+    np.testing.assert_array_equal(capture.crop[capture.known == 1], kept[capture.known == 1])

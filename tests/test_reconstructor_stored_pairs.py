@@ -8,7 +8,8 @@ from PIL import Image
 from psi_case import tiny_config
 
 from p4d_jax import assets
-from p4d_jax.capture import FilmCapture
+from p4d_jax.capture import FilmCapture, clip
+from p4d_jax.capture.outside import Cutout
 from p4d_jax.data.motion import save_motion
 from p4d_jax.data.photos import Photo, write_captures, write_photos
 from p4d_jax.data.samples import HeadPair
@@ -222,8 +223,9 @@ def test_films_that_were_captured_become_a_folder(tmp_path):
 
 
 def test_alphas_are_written_where_a_face_was_seen(tmp_path, monkeypatch):
-    half = lambda crop, head, params: np.full(crop.shape[:2], 0.5)
-    monkeypatch.setattr(capture_job, "estimate_alpha", half)
+    flat = np.full((512, 512), 0.5, np.float32)
+    half = lambda *_: Cutout(np.zeros((512, 512, 3), np.uint8), flat, 1 + 0 * flat)
+    monkeypatch.setattr(clip, "cut_out", half)
     film = FilmCapture(
         FrameParams.from_vector(jnp.asarray(random_frames(3))),
         25.0,
@@ -231,7 +233,7 @@ def test_alphas_are_written_where_a_face_was_seen(tmp_path, monkeypatch):
         np.eye(2, 3),
         [np.zeros((64, 64, 3), np.uint8)] * 3,
     )
-    capture_job.write_alphas(film, assets.head_model(), tmp_path / "alphas")
+    capture_job.write_cutouts(film, assets.head_model(), None, tmp_path / "alphas")
     written = {path.name: np.asarray(Image.open(path)) for path in (tmp_path / "alphas").iterdir()}
     assert sorted(written) == ["00000.png", "00002.png"]
     assert all(mask.shape == (512, 512) and (mask == 127).all() for mask in written.values())

@@ -19,12 +19,14 @@ from scipy import ndimage
 from p4d_jax.capture.crop import camera_in_square, crop_matrix, crop_photo, quarter_turn
 from p4d_jax.capture.fit import Fit, bake_shape, fit_photo, landmark_head
 from p4d_jax.capture.landmarks import LandmarkDetector, Landmarker, Landmarks
+from p4d_jax.capture.outside import Cutout, cut_out
 from p4d_jax.capture.photo import check_face, face_roll, frame_params, turned_targets
+from p4d_jax.capture.segmentation import Segmenter
 from p4d_jax.errors import UserError
 from p4d_jax.head.model import HeadModel
 from p4d_jax.imaging.video import open_video
 from p4d_jax.imaging.warping import PhotoPyramid, compose_matrices
-from p4d_jax.types import FrameParams
+from p4d_jax.types import FrameParams, take
 
 SHAPE_FRAMES = 8
 Progress = Callable[[int, int | None], None]
@@ -57,9 +59,26 @@ class FilmCapture:
 
     @property
     def crops(self) -> Iterator[np.ndarray]:
-        """(512, 512, 3) uint8 of each frame, in order; reads the film again, so that no film fills memory."""
+        """(512, 512, 3) uint8 of each frame, in order; reads the film again, so that no film fills memory.
+
+        Beyond the film's frames they repeat the border; `cutouts` does better, and takes longer.
+        """
         for frame in open_video(self.source, max_frames=len(self)):
             yield crop_photo(PhotoPyramid(frame), self.crop_matrix)
+
+    def cutouts(self, head: HeadModel) -> Iterator[Cutout | None]:
+        """Crop and alpha of each frame, in order; None where no face was found.
+
+        Args:
+          head: The head model that was fitted.
+        """
+        segmenter = Segmenter()
+        for index, frame in enumerate(open_video(self.source, max_frames=len(self))):
+            if np.isfinite(self.errors[index]):
+                params = take(self.params, index)
+                yield cut_out(PhotoPyramid(frame), self.crop_matrix, head, params, segmenter)
+            else:
+                yield None
 
 
 def capture_film(

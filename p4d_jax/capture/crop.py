@@ -2,23 +2,23 @@
 
 The fit says where in the photo the camera's square lies (centre and side); the crop is that square at 512 x
 512. It stays upright as the photo is, the head's roll is the camera's; only a photo lying on its side is
-turned by quarter turns. A crop that reaches beyond the photo continues it by reflection, blurred the more the
-further outside, as FFHQ's alignment does. Matrices (2, 3) map photo pixels to crop pixels: with their inverse
-a result is pasted back. Pixel coordinates: see `sampling`.
+turned by quarter turns. A crop that reaches beyond the photo repeats the photo's border, and `known_pixels`
+says where it does: what belongs there is `outside`'s matter. Matrices (2, 3) map photo pixels to crop pixels:
+with their inverse a result is pasted back. Pixel coordinates: see `sampling`.
 """
 
 from __future__ import annotations
 
 import jax.numpy as jnp
 import numpy as np
-from PIL import Image, ImageFilter
 
 from p4d_jax.capture.fit import Fit
 from p4d_jax.geometry import axis_angle_to_matrix, exact_products, intrinsics_from_fov
-from p4d_jax.imaging.warping import PhotoPyramid, apply_matrix, invert_matrix, output_step
+from p4d_jax.imaging.warping import PhotoPyramid, apply_matrix, invert_matrix
 from p4d_jax.types import CAMERA_RADIUS, Array, Camera
 
 CROP_SIZE = 512
+SOFT_BORDER = 4.0  # crop pixels, see `known_pixels`
 
 
 def quarter_turn(roll: float) -> np.ndarray:
@@ -39,32 +39,39 @@ def crop_matrix(centre: np.ndarray, side: float, size: int = CROP_SIZE) -> np.nd
 
 
 def crop_photo(pyramid: PhotoPyramid, matrix: np.ndarray, size: int = CROP_SIZE) -> np.ndarray:
-    """(size, size, 3) uint8. matrix: (2, 3) photo -> crop."""
-    to_photo = invert_matrix(matrix)
-    corners = apply_matrix(to_photo, np.array([[0, 0], [size, 0], [0, size], [size, size]], np.float64))
-    beyond = max(0.0, -corners.min(), (corners - [pyramid.width, pyramid.height]).max())
-    if beyond == 0:
-        return pyramid.sample(to_photo, (size, size))
-    step = output_step(to_photo)
-    level, scale = pyramid.level(step)
-    margin = int(np.ceil(beyond / scale)) + 2
-    padded = np.pad(np.asarray(level), ((margin, margin), (margin, margin), (0, 0)), mode="symmetric")
-    coefficients = to_photo / scale + np.array([[0, 0, margin], [0, 0, margin]])
-    crop = Image.fromarray(padded).transform(
-        (size, size), Image.Transform.AFFINE, tuple(coefficients.ravel()), Image.Resampling.BILINEAR
+    """(size, size, 3) uint8; beyond the photo, the colours of its border.
+
+    matrix: (2, 3) photo -> crop, upright but for quarter turns.
+    """
+    sampled = pyramid.sample(invert_matrix(matrix), (size, size))
+    low, high = photo_box(pyramid, matrix)
+    first, last = np.ceil(low - 0.5 + 1e-6).astype(int), np.ceil(high - 0.5 - 1e-6).astype(int) - 1
+    columns, rows = (
+        np.clip(np.arange(size), *np.clip((first[axis], last[axis]), 0, size - 1)) for axis in (0, 1)
     )
-    blurred = np.asarray(crop.filter(ImageFilter.GaussianBlur(size / 40)), np.float32)
-    outside = _distance_outside(to_photo, pyramid, size) / step
-    blend = np.clip(outside / (size / 16), 0, 1)[..., None]
-    return (np.asarray(crop) * (1 - blend) + blurred * blend + 0.5).astype(np.uint8)
+    return np.ascontiguousarray(sampled[rows][:, columns])
 
 
-def _distance_outside(to_photo: np.ndarray, pyramid: PhotoPyramid, size: int) -> np.ndarray:
-    """(size, size) how far each crop pixel lies outside the photo, photo pixels; 0 inside."""
-    ticks = np.arange(size) + 0.5
-    points = apply_matrix(to_photo, np.stack(np.meshgrid(ticks, ticks), axis=-1))
-    past = points - [pyramid.width, pyramid.height]
-    return np.maximum(np.maximum(-points, past).max(axis=-1), 0)
+def known_pixels(pyramid: PhotoPyramid, matrix: np.ndarray, size: int = CROP_SIZE) -> np.ndarray:
+    """(size, size) float32 in [0, 1]: where `crop_photo` shows the photo; it rises to 1 within 4 pixels."""
+    low, high = photo_box(pyramid, matrix)
+    known = np.ones((size, size), np.float32)
+    ticks = np.arange(size, dtype=np.float32) + 0.5
+    for line, along in ((ticks[None], 0), (ticks[:, None], 1)):
+        for inside, cut in (
+            (line - low[along], low[along] > 0.5),
+            (high[along] - line, high[along] < size - 0.5),
+        ):
+            if cut:  # the photo's border lies in the crop
+                known = np.minimum(known, np.clip(inside / SOFT_BORDER, 0, 1))
+    return known.astype(np.float32)
+
+
+def photo_box(pyramid: PhotoPyramid, matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The photo's upper left and lower right corners in the crop, (2,) each, x then y, crop pixels."""
+    corners = np.array([[0, 0], [pyramid.width, pyramid.height]], np.float64)
+    there = apply_matrix(matrix, corners)
+    return there.min(axis=0), there.max(axis=0)
 
 
 @exact_products

@@ -13,8 +13,8 @@ from typing import Protocol
 import numpy as np
 from flax import struct
 
-from p4d_jax import assets
 from p4d_jax.capture.detect import ANCHORS, Face, search_faces
+from p4d_jax.capture.networks import load_network
 from p4d_jax.imaging.warping import PhotoPyramid, apply_matrix, square_matrix
 
 LANDMARKS = 468
@@ -94,7 +94,7 @@ class Landmarker:
     def __init__(self, threads: int = 2):
         """threads: CPU threads a network."""
         names = [*ANCHORS, "face_landmark", "iris_landmark"]
-        self._networks = {name: _load_network(name, threads) for name in names}
+        self._networks = {name: load_network(name, threads) for name in names}
 
     def detect(
         self, image: np.ndarray, previous: Landmarks | None = None, looks: int = 1
@@ -169,23 +169,6 @@ class Landmarker:
 def detect_landmarks(image: np.ndarray, landmarker: Landmarker | None = None) -> Landmarks | None:
     """Landmarks of the largest face of image (H, W, 3) uint8, or None."""
     return (landmarker or Landmarker()).detect(image)
-
-
-def _load_network(name: str, threads: int):
-    """A LiteRT model as a function: (H, W, 3) float32 -> its outputs."""
-    from ai_edge_litert.interpreter import Interpreter  # heavy: only when a photo is captured
-
-    interpreter = Interpreter(model_path=str(assets.landmark_model(name)), num_threads=threads)
-    interpreter.allocate_tensors()
-    source = interpreter.get_input_details()[0]["index"]
-    sinks = [detail["index"] for detail in interpreter.get_output_details()]
-
-    def run(pixels: np.ndarray) -> tuple[np.ndarray, ...]:
-        interpreter.set_tensor(source, pixels[None])
-        interpreter.invoke()
-        return tuple(interpreter.get_tensor(sink) for sink in sinks)
-
-    return run
 
 
 def _square_from_face(face: Face) -> tuple[np.ndarray, float, float]:

@@ -10,10 +10,11 @@ from flax import struct
 from PIL import Image, ImageDraw
 
 from p4d_jax import assets
-from p4d_jax.capture.alpha import estimate_alpha
-from p4d_jax.capture.crop import crop_matrix, crop_photo, quarter_turn
+from p4d_jax.capture.crop import crop_matrix, quarter_turn
 from p4d_jax.capture.fit import Fit, fit_photo, head_camera, landmark_head
 from p4d_jax.capture.landmarks import LandmarkDetector, Landmarker, Landmarks
+from p4d_jax.capture.outside import cut_out
+from p4d_jax.capture.segmentation import Segmenter
 from p4d_jax.errors import UserError
 from p4d_jax.head.model import HeadModel
 from p4d_jax.imaging.reading import as_photo
@@ -28,9 +29,12 @@ class Capture:
     """The parameters of a photo's head, and what was computed on the way.
 
     Attributes:
-      crop: (512, 512, 3) uint8 square of the photo that the default camera sees.
+      crop: (512, 512, 3) uint8 square of the photo that the default camera sees, continued where the photo
+        ends.
       params: Parameters of the head; the camera is that of the crop.
       alpha: (512, 512) float32 in [0, 1], opacity of the person against the background.
+      known: (512, 512) float32 in [0, 1], where the crop shows the photo; it is 0 beyond the photo, and rises
+        to 1 within 4 pixels of its border.
       landmarks: The landmarks that were detected, in photo pixels.
       model_points: (M, 2) landmarks of the fitted head, in photo pixels.
       crop_matrix: (2, 3) affine map from photo pixels to crop pixels; its inverse pastes back.
@@ -41,6 +45,7 @@ class Capture:
     crop: np.ndarray
     params: FrameParams
     alpha: np.ndarray
+    known: np.ndarray
     landmarks: Landmarks
     model_points: np.ndarray
     crop_matrix: np.ndarray
@@ -105,14 +110,14 @@ def finish_capture(
     photo: np.ndarray, head: HeadModel, landmarks: Landmarks, turn: np.ndarray, fit: Fit
 ) -> Capture:
     """Crop, alpha and parameters of a fitted photo."""
-    pyramid = PhotoPyramid(photo)
     matrix = compose_matrices(crop_matrix(np.asarray(fit.centre), float(fit.side)), turn)
-    crop = crop_photo(pyramid, matrix)
     params = frame_params(fit)
+    cutout = cut_out(PhotoPyramid(photo), matrix, head, params, Segmenter())
     return Capture(
-        crop=crop,
+        crop=cutout.crop,
         params=params,
-        alpha=estimate_alpha(crop, head, params),
+        alpha=cutout.alpha,
+        known=cutout.known,
         landmarks=landmarks,
         model_points=apply_matrix(invert_matrix(turn), np.asarray(fit.points)),
         crop_matrix=matrix,

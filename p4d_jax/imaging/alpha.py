@@ -6,13 +6,10 @@ No gradient.
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-import numpy as np
-from scipy import ndimage
 
 from p4d_jax.imaging.resizing import resize_antialiased, resize_bilinear
 from p4d_jax.types import Array
@@ -24,7 +21,6 @@ RELUCTANCE, LEAK, PULL = 1500.0, 1e-4, 0.03
 # to the start. Then by how much opacities are pushed from one half.
 SOLVER_STEPS, SMALLEST = 60, 0.001
 SHARPNESS = 2.0
-BACKGROUND_SEED, PERSON_SEED = 1, 2  # labels that a walk from seeds starts from
 NEIGHBOURS = ((0, 1), (1, 0), (1, 1), (1, -1))  # down and right; each edge once
 
 
@@ -116,36 +112,3 @@ def grow(opacity: Array) -> Array:
     """The largest of each pixel and its neighbours: (..., s, s, 1) -> (..., s, s, 1)."""
     window = (*(1,) * (opacity.ndim - 3), 3, 3, 1)
     return jax.lax.reduce_window(opacity, -jnp.inf, jax.lax.max, window, (1,) * opacity.ndim, "SAME")
-
-
-# On the host, for one photo -----------------------------------------------------------------------------
-
-
-def walk_from_seeds(image: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """(N, N) probability that a random walk from each pixel of image (N, N, 3) meets a person seed first.
-
-    labels: (N, N) int, `BACKGROUND_SEED`, `PERSON_SEED` or 0. On the host. Source: Grady, "Random Walks for
-    Image Segmentation", PAMI 2006.
-    """
-    from skimage.segmentation import random_walker  # a second to import
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the solver says which of its back ends it would prefer
-        probabilities = random_walker(
-            image, labels, beta=RELUCTANCE, mode="cg_j", tol=1e-2, channel_axis=-1, return_full_prob=True
-        )
-    return np.asarray(probabilities[1], np.float32)
-
-
-def guided_filter(guide: np.ndarray, values: np.ndarray, radius: int, epsilon: float) -> np.ndarray:
-    """`values` (H, W), locally a linear function of `guide` (H, W), over boxes of 2 radius + 1 pixels.
-
-    On the host. Source: He et al., "Guided Image Filtering", ECCV 2010.
-    """
-
-    def mean(x):
-        return ndimage.uniform_filter(x, 2 * radius + 1, mode="nearest")
-
-    guide_mean, value_mean = mean(guide), mean(values)
-    slope = (mean(guide * values) - guide_mean * value_mean) / (mean(guide**2) - guide_mean**2 + epsilon)
-    return mean(slope) * guide + mean(value_mean - slope * guide_mean)

@@ -19,13 +19,11 @@ from tqdm import tqdm
 
 from p4d_jax import assets
 from p4d_jax.capture import FilmCapture, Landmarker, capture_film, capture_photo
-from p4d_jax.capture.alpha import estimate_alpha
 from p4d_jax.data.motion import save_motion
 from p4d_jax.head.model import HeadModel
 from p4d_jax.imaging.video import is_video
 from p4d_jax.jobs.settings import CaptureSettings
 from p4d_jax.settings import from_config
-from p4d_jax.types import take
 
 
 def run(config: ConfigDict, workdir: str | Path) -> dict:
@@ -72,7 +70,7 @@ def run_film(config: CaptureSettings, source: Path, head: HeadModel, workdir: Pa
     if config.write_crops:
         write_crops(capture, workdir / "crops")
     if config.write_alphas:
-        write_alphas(capture, head, workdir / "alphas")
+        write_cutouts(capture, head, workdir / "crops" if config.write_crops else None, workdir / "alphas")
     return {
         "frames": len(capture),
         "fps": capture.fps,
@@ -95,11 +93,13 @@ def write_crops(capture: FilmCapture, folder: Path) -> None:
         Image.fromarray(crop).save(folder / f"{index:05d}.png")
 
 
-def write_alphas(capture: FilmCapture, head: HeadModel, folder: Path) -> None:
-    """One PNG a frame in which a face was seen."""
-    folder.mkdir(exist_ok=True)
-    for index, crop in enumerate(tqdm(capture.crops, desc="alphas", total=len(capture), unit="frame")):
-        if np.isfinite(capture.errors[index]):
-            params = take(capture.params, index)
-            alpha = estimate_alpha(crop, head, params)
-            Image.fromarray((alpha * 255).astype(np.uint8)).save(folder / f"{index:05d}.png")
+def write_cutouts(capture: FilmCapture, head: HeadModel, crops: Path | None, alphas: Path) -> None:
+    """One PNG of alpha a frame in which a face was seen, and, if asked, the crop that it belongs to."""
+    alphas.mkdir(exist_ok=True)
+    cutouts = tqdm(capture.cutouts(head), desc="alphas", total=len(capture), unit="frame")
+    for index, cutout in enumerate(cutouts):
+        if cutout is None:
+            continue
+        Image.fromarray((cutout.alpha * 255).astype(np.uint8)).save(alphas / f"{index:05d}.png")
+        if crops is not None and cutout.known.min() < 1:
+            Image.fromarray(cutout.crop).save(crops / f"{index:05d}.png")
