@@ -57,7 +57,7 @@ def head_model(name_or_path: str = "openhead"):
 
 
 def mediapipe_model(name: str) -> Path:
-    """The file of a MediaPipe model: face_landmark, iris_landmark, selfie_segmentation, ..."""
+    """The file of a MediaPipe model: face_landmarks_detector, selfie_segmentation, ..."""
     return embedded(f"mediapipe/{name}.tflite")
 
 

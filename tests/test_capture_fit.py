@@ -31,6 +31,7 @@ from p4d_jax.capture.fit import (
 from p4d_jax.capture.photo import frame_params
 from p4d_jax.errors import UserError
 from p4d_jax.geometry import project
+from p4d_jax.head.actions import ARKIT
 from p4d_jax.head.landmarks import mediapipe_landmarks
 from p4d_jax.head.skinning import head_joints, head_vertices
 
@@ -160,6 +161,19 @@ def test_a_blink_is_seen(small):
     assert abs(closed.expression[other] - opened.expression[other]) < 0.2
 
 
+def test_scores_decide_where_points_do_not_and_yield_to_them(small, faces):
+    """Of a smile on a face that does not smile: a score draws the fit that way, a small way."""
+    names, face = small.expression_names, faces[1][0]
+    smiles = [names.index(f"mouthSmile{side}") for side in ("Left", "Right")]
+    wanted = np.full(52, np.nan, np.float32)
+    wanted[[ARKIT.index("mouthSmileLeft"), ARKIT.index("mouthSmileRight")]] = 1.0
+    plain, none, pulled = (fit_photo(small, *face, scores) for scores in (None, wanted * np.nan, wanted))
+    np.testing.assert_array_equal(none.expression, plain.expression)
+    moved = pulled.expression[jnp.array(smiles)] - plain.expression[jnp.array(smiles)]
+    assert moved.min() > 0.02
+    assert pulled.error < plain.error + 0.01
+
+
 def test_vmapped_equals_single(small, faces, fits):
     points, iris = (jnp.stack(column) for column in zip(*faces[1], strict=True))
     batch = fit_photos(small, points, iris)
@@ -173,7 +187,7 @@ def test_a_warm_start_needs_few_steps(small, faces, fits):
     person = bake_shape(small, fit.shape)
     start = fit.unknowns
     moved = truth.replace(rotation=truth.rotation + 0.05, jaw=truth.jaw + jnp.array([0.08, 0, 0]))
-    next_fit = fit_photo(person, *place(small, moved), start)
+    next_fit = fit_photo(person, *place(small, moved), start=start)
     assert next_fit.error < 0.015
     assert next_fit.jaw[0] > fit.jaw[0] + 0.03
 

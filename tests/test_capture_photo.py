@@ -15,16 +15,11 @@ from p4d_jax.capture import Landmarker, capture_album, capture_photo
 from p4d_jax.capture.alpha import SeenHead, combine_looks
 from p4d_jax.capture.crop import crop_matrix, crop_photo, known_pixels, quarter_turn
 from p4d_jax.capture.detect import ANCHORS, merge_detections
-from p4d_jax.capture.landmarks import (
-    LANDMARKS,
-    LEFT_EYE_CONTOUR,
-    LEFT_EYE_CORNERS,
-    RIGHT_EYE_CONTOUR,
-    RIGHT_EYE_CORNERS,
-)
+from p4d_jax.capture.landmarks import LEFT_EYE_CORNERS, RIGHT_EYE_CORNERS
 from p4d_jax.capture.outside import continue_alpha, continue_colours, spread_nearest
 from p4d_jax.capture.segmentation import Segmenter
 from p4d_jax.errors import UserError
+from p4d_jax.head.actions import ARKIT
 from p4d_jax.imaging.reading import as_photo, read_photo
 from p4d_jax.imaging.video import open_video
 from p4d_jax.imaging.warping import PhotoPyramid, apply_matrix, compose_matrices, invert_matrix, square_matrix
@@ -150,6 +145,28 @@ def test_landmarks_lie_on_the_astronaut(landmarks):
         assert np.linalg.norm(eye[0] - middle) < 0.1 * landmarks.eye_distance
 
 
+def test_the_astronaut_s_scores_are_of_a_smile_with_open_eyes(landmarks):
+    score = dict(zip(ARKIT, landmarks.actions, strict=True))
+    assert np.isnan(score.pop("tongueOut")) and all(0 <= value <= 1 for value in score.values())
+    assert min(score["mouthSmileLeft"], score["mouthSmileRight"]) > 0.7
+    assert max(score["eyeBlinkLeft"], score["eyeBlinkRight"], score["jawOpen"]) < 0.3
+
+
+def test_a_detector_without_scores_and_with_bad_ones(photo, landmarks, capture):
+    class Told:
+        def __init__(self, actions):
+            self.actions = actions
+
+        def detect(self, image, previous=None):
+            return landmarks.replace(actions=self.actions)
+
+    without = capture_photo(photo, assets.head_model(), Told(None))
+    assert np.abs(np.asarray(without.params.expression - capture.params.expression)).max() > 0.01
+    assert abs(without.error - capture.error) < 0.005
+    with pytest.raises(ValueError, match="52 actions"):
+        capture_photo(photo, assets.head_model(), Told(np.zeros(51)))
+
+
 @pytest.mark.parametrize("turns", [1, 2, 3])
 def test_a_photo_on_its_side_gives_the_same_landmarks(photo, landmarker, landmarks, turns):
     turned = landmarker.detect(np.rot90(photo, turns).copy())
@@ -180,8 +197,7 @@ def test_several_looks_scatter_less_than_one_and_agree_with_it(photo, landmarker
 
 
 def test_landmarks_of_mirrored_faces_are_mirrored(landmarker):
-    """No shift to one side, which half a pixel of the mesh network would be: 0.01 eye distances."""
-    skin = np.setdiff1d(np.arange(LANDMARKS), LEFT_EYE_CONTOUR + RIGHT_EYE_CONTOUR)
+    """No shift to one side, which half a pixel of the network would be: 0.009 eye distances."""
     scene = prepare_scene(assets.head_model())
     shown = portraits_in_scene(scene, jax.random.split(jax.random.key(0), 32), 128, OpenHeadsSettings())
     shifts = []
@@ -189,7 +205,7 @@ def test_landmarks_of_mirrored_faces_are_mirrored(landmarker):
         picture = np.kron(np.uint8(image * 127.5 + 127.5), np.ones((3, 3, 1), np.uint8))
         faces = [landmarker.detect(np.ascontiguousarray(x), looks=5) for x in (picture, picture[:, ::-1])]
         if None not in faces:
-            left, right = (face.points[skin, 0].mean() for face in faces)
+            left, right = (face.points[:, 0].mean() for face in faces)
             shifts.append(0.5 * (left + right - picture.shape[1]) / faces[0].eye_distance)
     assert len(shifts) >= 28
     assert abs(np.mean(shifts)) < 0.004

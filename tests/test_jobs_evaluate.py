@@ -190,8 +190,8 @@ def without_mistakes(monkeypatch):
         shown = [made.clip.image[1:], made.truth.image[DRIVEN:UNCHANGED]]
         return np.concatenate(shown + ([] if made.film is None else [made.film.image]))
 
-    def fit(small, points, iris):
-        fits = [fit_photo(small, *face) for face in zip(points, iris, strict=True)]
+    def fit(small, points, iris, actions):
+        fits = [fit_photo(small, *face) for face in zip(points, iris, actions, strict=True)]
         return jax.tree.map(lambda *x: jnp.stack(x), *fits)
 
     monkeypatch.setattr(fits, "fit_photos", fit)  # the program that other tests have compiled

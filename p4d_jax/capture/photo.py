@@ -11,7 +11,7 @@ from PIL import Image, ImageDraw
 
 from p4d_jax import assets
 from p4d_jax.capture.crop import crop_matrix, quarter_turn
-from p4d_jax.capture.fit import Fit, fit_photo, head_camera, landmark_head
+from p4d_jax.capture.fit import Fit, action_scores, fit_photo, head_camera, landmark_head
 from p4d_jax.capture.landmarks import LandmarkDetector, Landmarker, Landmarks
 from p4d_jax.capture.outside import cut_out
 from p4d_jax.capture.segmentation import Segmenter
@@ -152,10 +152,10 @@ def face_roll(points: np.ndarray) -> float:
 
 
 def turned_targets(landmarks: Landmarks, turn: np.ndarray):
-    """Landmarks (468, 2) and iris centres (2, 2) of the photo after its quarter turn, for the fit."""
+    """What is fitted: landmarks (468, 2), irises (2, 2) after the photo's quarter turn, and scores (52,)."""
     points = apply_matrix(turn, landmarks.points)
     iris = apply_matrix(turn, landmarks.iris[:, 0])
-    return jnp.asarray(points, jnp.float32), jnp.asarray(iris, jnp.float32)
+    return tuple(jnp.asarray(value, jnp.float32) for value in (points, iris, action_scores(landmarks)))
 
 
 def frame_params(fit: Fit, camera=None) -> FrameParams:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import jax.numpy as jnp
 import numpy as np
 
-from p4d_jax.capture.fit import fit_photos, landmark_head
+from p4d_jax.capture.fit import action_scores, fit_photos, landmark_head
 from p4d_jax.evaluation.case import Looks, PersonFaces, Row
 from p4d_jax.evaluation.facts import rotation_angle
 from p4d_jax.evaluation.looks import Look
@@ -49,7 +49,8 @@ def fit_looks(head: HeadModel, looks: Sequence[Look | None]) -> list[HeadFit | N
         filled = chosen + chosen[:1] * (FIT_BATCH - len(chosen))
         points = np.stack([looks[i].landmarks.points for i in filled]).astype(np.float32)
         iris = np.stack([looks[i].landmarks.iris[:, 0] for i in filled]).astype(np.float32)
-        fit = fit_photos(small, jnp.asarray(points), jnp.asarray(iris))
+        scores = np.stack([action_scores(looks[i].landmarks) for i in filled])
+        fit = fit_photos(small, jnp.asarray(points), jnp.asarray(iris), jnp.asarray(scores))
         rotation, expression = np.asarray(fit.rotation), np.asarray(fit.expression)
         rotation = np.asarray(axis_angle_to_matrix(jnp.asarray(rotation)))
         for place, index in enumerate(chosen):
