@@ -31,6 +31,9 @@ COMPONENTS, SAMPLES = 120, 1500
 PAINTED_PEOPLE = 4  # heads beside the mean one that the landmark network is asked about first
 PORTRAYED_PEOPLE = 32  # of OpenHeads, that it is asked about then
 CUT_HEIGHT = 5.45  # decimetres: the bust ends here
+# Metres by which the upper teeth end lower, the lower ones and the tongue move; the tongue's share of height.
+UPPER_REACH, TONGUE_HEIGHT = 0.005, 0.4
+LOWER_SHIFT, TONGUE_SHIFT = np.array([0.0, -0.001, -0.0025]), np.array([0.0, -0.003, -0.004])
 # Standard deviation of the local changes, 1 being the most that MakeHuman's sliders allow.
 SPREAD = {"head": 0.13, "forehead": 0.18, "ear": 0.15, "eye": 0.22, "nose": 0.27, "mouth": 0.24, "chin": 0.24}
 OPPOSITES = {"decr": "incr", "down": "up", "in": "out", "backward": "forward", "concave": "convex"}
@@ -223,6 +226,25 @@ def name_regions(source: MakeHuman, chosen: np.ndarray, jaw: np.ndarray) -> dict
     }
 
 
+def place_mouth(template: np.ndarray, teeth: np.ndarray, tongue: np.ndarray, jaw: np.ndarray) -> np.ndarray:
+    """The template (V, 3), metres, with teeth and tongue where a mouth that opens shows them.
+
+    MakeHuman's upper teeth end where the lips meet, so that no opening shows more than their edge, and its
+    tongue fills the space between the rows. Here the upper row reaches `UPPER_REACH` further down (at rest
+    incisors show 2 to 4 mm below the upper lip), the lower row stands behind it, and the tongue lies low.
+    teeth, tongue: indices of their vertices; jaw: (V,) share of the jaw's rotation.
+    """
+    place = template.copy()
+    upper, lower = teeth[jaw[teeth] < 0.5], teeth[jaw[teeth] >= 0.5]
+    gum, edge = template[upper, 1].max(), template[upper, 1].min()
+    place[upper, 1] = gum + (template[upper, 1] - gum) * (1 + UPPER_REACH / (gum - edge))
+    place[lower] += LOWER_SHIFT
+    floor = template[tongue, 1].min()
+    place[tongue, 1] = floor + (template[tongue, 1] - floor) * TONGUE_HEIGHT
+    place[tongue] += TONGUE_SHIFT
+    return place
+
+
 def bake(source: MakeHuman, seed: int = 0) -> HeadModel:
     """The head model: see the module's docstring."""
     base, chosen = source.base.vertices, select_vertices(source)
@@ -261,6 +283,7 @@ def bake(source: MakeHuman, seed: int = 0) -> HeadModel:
     for joint, region in ((3, "left_eyeball"), (4, "right_eyeball")):
         skinning[regions[region]] = np.eye(5)[joint]
     template = (mean - regressor[NECK] @ mean) * METRE
+    template = place_mouth(template, regions["teeth"], regions["tongue"], jaw)
     others = (people[:PAINTED_PEOPLE] - regressor[NECK] @ mean) * METRE
     hinge_point = regressor[JAW] @ template
     opened_head = template + jaw[:, None] * (turn_about_x(template, hinge_point, CANONICAL_JAW) - template)

@@ -10,6 +10,7 @@ from flax import struct
 from p4d_jax.geometry import vertex_normals
 from p4d_jax.head.landmarks import landmarks70
 from p4d_jax.head.model import HeadModel
+from p4d_jax.head.mouth import tooth_coordinates
 from p4d_jax.head.skinning import head_vertices
 from p4d_jax.openheads import bust, hair
 from p4d_jax.openheads.appearance import (
@@ -164,8 +165,11 @@ def _head_faces(head: HeadModel) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _coordinates(head: HeadModel, rest: np.ndarray) -> np.ndarray:
-    """Rest positions, but on eyeballs the unit vector from the ball's centre."""
+    """Rest positions, but on eyeballs the unit vector from the ball's centre, on teeth `Mouth.tooth`."""
     coordinates = rest.copy()
+    if "teeth" in head.regions:
+        teeth = np.asarray(head.regions["teeth"])
+        coordinates[teeth] = tooth_coordinates(head)[teeth]
     for region in ("left_eyeball", "right_eyeball"):
         ball = np.asarray(head.regions[region])
         away = rest[ball] - 0.5 * (rest[ball].min(0) + rest[ball].max(0))

@@ -8,6 +8,7 @@ from flax import struct
 
 from p4d_jax.geometry import axis_angle_to_matrix, exact_products, vertex_normals
 from p4d_jax.head.actions import Motion
+from p4d_jax.head.mouth import tooth_pattern
 from p4d_jax.head.skinning import head_joints, head_vertices
 from p4d_jax.openheads import bust, hair
 from p4d_jax.openheads.appearance import (
@@ -175,8 +176,10 @@ def _materials(scene: OpenHeadsScene, look: Appearance, material, coordinates, e
     eye, _ = eye_albedo(look, local, noise[1])
     strand = hair_albedo(look, coordinates[..., 2], noise)
     gum = skin_tone(jnp.float32(0.3), jnp.float32(1.2), jnp.float32(0.2)) * 0.55
+    crown, shade = tooth_pattern(coordinates)
+    teeth = gum + (look.teeth * shade[..., None] - gum) * crown[..., None]
     albedo = skin
-    for kind, color in ((EYE, eye), (TEETH, look.teeth), (MOUTH, gum), (HAIR, strand), (CLOTH, cloth)):
+    for kind, color in ((EYE, eye), (TEETH, teeth), (MOUTH, gum), (HAIR, strand), (CLOTH, cloth)):
         albedo = jnp.where((material == kind)[..., None], color, albedo)
     wet = jnp.exp(-(((paint[..., 0] - 0.012) / 0.012) ** 2))
     oily = look.oil * (0.010 + 0.006 * paint[..., 4] + 0.010 * wet) * (1.0 + 0.25 * noise[1][..., 3])
