@@ -151,7 +151,7 @@ def test_a_network_that_sees_pictures_is_measured_on_held_out_people(people, mod
         avatar.render_many(person.asked)
 
     networks = PictureNetworks()
-    subjects = draw_subjects(people, networks)
+    subjects = draw_subjects(people, networks, model.head)
     rows = measure(model, subjects, find_evaluators(["pictures", "views"]), networks, RAYS)
     assert len(rows) == 2 and all(np.isfinite(list(row.values())).all() for row in rows)
     assert {"self/psnr", "cross/psnr", "novel/drop_+30"} <= set(rows[0])

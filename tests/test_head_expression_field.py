@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+from scipy import ndimage
 
 from p4d_jax import assets
 from p4d_jax.geometry import axis_angle_to_matrix, look_at_camera, project
@@ -11,6 +12,7 @@ from p4d_jax.head.expression_field import (
     apply_expression_field,
     build_canonical_frame,
     build_expression_field,
+    inside_head,
     surface_seen,
 )
 from p4d_jax.head.model import NECK
@@ -108,3 +110,26 @@ def test_a_view_tells_eyes_with_their_gaze_and_the_mouths_inside():
         np.testing.assert_array_equal(parts[tuple(np.floor(place("scalp").mean(0)).astype(int)[::-1])], 0)
     assert np.abs(pupils[0.0]).max() < 1.5  # pixels
     assert 1.5 < pupils[0.3][0] - pupils[0.0][0] < 8
+
+
+def test_points_well_behind_the_mesh_are_in_the_head_and_those_before_or_beside_it_are_not():
+    head = assets.head_model("openhead")
+    frame = build_canonical_frame(head, 64)
+    camera = look_at_camera(0.3, 0.1, 4.0)
+    field = jax.jit(build_expression_field, static_argnums=4)(
+        frame, frame.vertices, jnp.zeros(3), camera, 128
+    )
+    depth = np.asarray(field.raster.depth)
+    row, column = np.nonzero(ndimage.binary_erosion(depth > 0, iterations=3))
+    steep = ndimage.maximum_filter(depth, 3) - ndimage.minimum_filter(depth, 3)
+    flat = steep[row, column] < 0.02
+    origins, directions = (np.asarray(x).reshape(128, 128, 3) for x in generate_rays(camera, 128))
+    at = lambda row, column, distance: jnp.asarray(
+        origins[row, column] + distance[:, None] * directions[row, column]
+    )
+    inside = jax.jit(inside_head)
+    surface = depth[row, column]
+    np.testing.assert_allclose(inside(field, at(row, column, surface + 0.1))[flat], 1.0, atol=1e-5)
+    np.testing.assert_array_equal(inside(field, at(row, column, surface - 0.005)), 0.0)
+    row, column = np.nonzero(~ndimage.binary_dilation(depth > 0, iterations=2))
+    np.testing.assert_array_equal(inside(field, at(row, column, np.full(len(row), 4.2))), 0.0)

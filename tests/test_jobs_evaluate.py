@@ -185,7 +185,7 @@ def without_mistakes(monkeypatch):
             known[made.clip.image[0].tobytes()] = made
             yield made
 
-    def reenact(model, source, params, frames, motions, rays):
+    def reenact(model, source, params, frames, motions, rays, alpha):
         made = known[source.tobytes()]
         shown = [made.clip.image[1:], made.truth.image[DRIVEN:UNCHANGED]]
         return np.concatenate(shown + ([] if made.film is None else [made.film.image]))
@@ -259,7 +259,7 @@ def test_the_configs_name_evaluators_that_exist_and_evaluate_names_all():
 
 
 def test_a_photo_is_captured_and_compared_in_its_alpha(monkeypatch, model):
-    def darker(model, image, params, frames, motions, rays):
+    def darker(model, image, params, frames, motions, rays, alpha):
         return np.stack([image - 0.02] * len(frames.pose))
 
     monkeypatch.setattr(photos, "reenact", darker)

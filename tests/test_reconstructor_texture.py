@@ -1,5 +1,6 @@
 """The photo as a texture of the canonical head, and the refinement that mixes it in."""
 
+from types import SimpleNamespace
 from typing import NamedTuple
 
 import jax
@@ -25,14 +26,22 @@ from p4d_jax.reconstructor.texture import (
     GRAZING,
     SQUARE,
     SourceTexture,
+    beyond_hair,
+    bound_chroma,
     build_source_texture,
+    chroma_of,
+    detail_of_photo,
     facing,
+    fill_by_mirror,
+    inner_edges,
     look_up_features,
     look_up_nearby,
     look_up_source,
     mesh_depth_and_alpha,
+    reach_of_hair,
     seen_by,
 )
+from p4d_jax.render.raster import rasterize
 from p4d_jax.render.rays import rays_through
 
 SIZE = 64
@@ -62,7 +71,7 @@ def looked_up():
     head = assets.head_model("openhead")
     frame = build_canonical_frame(head, 256)
     expression = jnp.zeros(100).at[head.expression_names.index("mouthSmileLeft")].set(0.8)
-    pose = jnp.zeros(6).at[3].set(0.3)
+    pose = jnp.zeros(6).at[3].set(0.5)  # wide open: teeth and tongue have few vertices
     posed = jax.jit(head_vertices)(head, jnp.zeros(300), expression, pose, jnp.zeros(6))
     camera = look_at_camera(0.4, 0.0, 4.0)
     centres = (np.arange(SIZE) + 0.5) / SIZE
@@ -108,7 +117,8 @@ def test_what_a_view_sees_of_the_mesh_is_found_in_the_photo_mouth_and_eyes_too(l
     shown = looked_up.on_mesh > 0.99
     for region in ("front", "inner_mouth", "left_eyeball", "lips", "ears"):
         chosen = np.asarray(looked_up.head.regions[region])
-        chosen = chosen[shown[chosen] & (looked_up.found[chosen, 7] > 0.5)]
+        surely = 0.05 if region == "inner_mouth" else 0.5  # few of its vertices face the photo
+        chosen = chosen[shown[chosen] & (looked_up.found[chosen, 7] > surely)]
         assert len(chosen) > 5, region
         error = np.abs(looked_up.found[chosen, 4:6] - looked_up.uv[chosen]).max(1)
         assert np.quantile(error, 0.9) < 0.01, region
@@ -237,3 +247,87 @@ def test_refinement_keeps_what_the_photo_does_not_show_and_mixes_only_what_it_do
 def test_refinement_says_what_it_needs():
     with pytest.raises(ValueError, match="source_lifting"):
         ReconstructorConfig(refinement_features=(8,))
+
+
+def test_a_photos_own_alpha_is_the_opacity_of_its_features_and_parts_its_colours(looked_up):
+    texture = looked_up.texture
+    alpha = (np.arange(SIZE)[None, :, None] < SIZE // 2) * np.ones((SIZE, 1, 1), np.float32)
+    image = jnp.where(alpha > 0.5, 0.5, -0.5) * jnp.ones(3)
+    given = texture.replace(image=image, alpha=jnp.asarray(alpha))
+    pixels = jax.random.uniform(jax.random.key(0), (SIZE // 2, SIZE // 2, 5))
+    made = jax.jit(lambda texture: texture.with_features(pixels))(given)
+    away = np.abs(np.arange(SIZE // 2) - SIZE // 4 + 0.5) > 2  # from where the alpha steps
+    np.testing.assert_allclose(made.depth_and_alpha[:, away, 1:], alpha[::2, ::2][:, away], atol=1e-5)
+    np.testing.assert_array_equal(made.features[..., :-1], pixels[..., :-1])
+    np.testing.assert_allclose(made.person, 0.5, atol=0.02)  # spread over the other half
+    np.testing.assert_allclose(np.asarray(made.background)[:, SIZE // 2 + 4 :], -0.5, atol=0.02)
+
+
+def test_detail_is_what_a_picture_lacks_parted_by_alpha_and_not_at_the_edges_of_the_mesh():
+    depth = np.zeros((32, 32), np.float32)
+    depth[4:28, 4:28], depth[16:28, 4:28] = 4.0, 4.3  # one edge inside, and an outline
+    lacks = np.random.default_rng(0).uniform(-2, 2, (64, 64, 3)).astype(np.float32)
+    alpha = np.random.default_rng(1).uniform(0, 1, (64, 64, 1)).astype(np.float32)
+    edges = np.asarray(inner_edges(jnp.asarray(depth)))
+    rows = np.flatnonzero(edges.max(1) > 0)
+    assert rows.min() >= 12 and rows.max() <= 19 and edges[15:17, 8:24].min() > 0.9
+    detail = np.asarray(detail_of_photo(*map(jnp.asarray, (depth, lacks, alpha))))
+    np.testing.assert_array_equal(detail[..., 3:], 0.0)  # there is some of the person everywhere
+    half = jnp.asarray(np.arange(64)[None, :, None] < 32) * jnp.ones((64, 1, 1))
+    still = np.asarray(detail_of_photo(jnp.asarray(depth), jnp.asarray(lacks), half))[..., 3:]
+    np.testing.assert_allclose(still[:, 35:], lacks[:, 35:], atol=1e-6)
+    np.testing.assert_array_equal(still[:, :35], 0.0)
+    np.testing.assert_allclose(detail[:20, :, :3], (alpha * lacks)[:20], atol=1e-6)
+    assert np.abs(detail[31:33, 20:44, :3]).max() < 0.1 * np.abs(lacks).max()
+
+
+def test_no_colour_is_stronger_than_the_photos_strongest():
+    image = jax.random.uniform(jax.random.key(0), (16, 16, 3), minval=-1.0)
+    largest = float(np.median(chroma_of(image)))
+    bounded = np.asarray(bound_chroma(image, jnp.asarray(largest)))
+    assert np.asarray(chroma_of(bounded)).max() <= largest + 1e-5
+    np.testing.assert_allclose(bounded.mean(-1), np.asarray(image).mean(-1), atol=1e-6)
+    weak = np.asarray(chroma_of(image)) < 0.99 * largest
+    np.testing.assert_allclose(bounded[weak], np.asarray(image)[weak], atol=1e-6)
+    grey = np.asarray(bound_chroma(image, jnp.zeros(())))
+    np.testing.assert_allclose(grey, grey[..., :1] * np.ones(3), atol=1e-6)
+
+
+def test_hair_reaches_as_far_as_the_photo_shows_and_what_is_farther_out_is_empty():
+    camera = look_at_camera(0.0, 0.0, 4.0)
+    focal = float(camera.intrinsics[0, 0])
+    centre = (np.arange(SIZE) + 0.5) / SIZE - 0.5
+    radius = np.hypot(*np.meshgrid(centre, centre)) * 4.0 / focal  # world units, at the middle
+    depth, alpha = jnp.asarray(4.0 * (radius < 0.25), jnp.float32), jnp.asarray(radius < 0.4, jnp.float32)
+    reach = jax.jit(reach_of_hair)
+    pixel = 4.0 / focal / SIZE
+    found = float(reach(alpha[..., None], None, depth, camera))
+    assert abs(found - 0.15) < 2.5 * pixel
+    known = jnp.asarray(np.abs(centre)[None, :, None] < 0.1) * jnp.ones((SIZE, 1, 1))
+    below = jnp.asarray(centre)[:, None, None] > 0.02  # rows under the middle: hair there does not count
+    assert float(reach(alpha[..., None] * below, known, depth, camera)) < found - 2 * pixel
+    anchors = jnp.zeros((1, 3))
+    texture = SimpleNamespace(anchors=anchors, hair_reach=jnp.asarray(0.15))
+    heights = jnp.array([[0.0, 0.1, 0.0], [0.0, 0.24, 0.0], [0.0, 0.5, 0.0], [0.0, -0.5, 0.0]])
+    np.testing.assert_allclose(beyond_hair(texture, heights)[:, 0], [0, 0, 1, 0], atol=1e-5)
+
+
+def test_a_face_that_the_border_cuts_gets_its_other_side():
+    head = assets.head_model("openhead")
+    frame = build_canonical_frame(head, 64)
+    camera = look_at_camera(0.0, 0.0, 4.0)
+    centre = (np.arange(SIZE) + 0.5) / SIZE - 0.5
+    x, y = np.meshgrid(centre, centre)
+    image = jnp.asarray(np.stack([np.abs(x), y, 0.5 + 0 * x], -1), jnp.float32)  # as heads are: symmetric
+    known = jnp.asarray((x < 0.02)[..., None], jnp.float32)
+    raster = rasterize(frame.vertices, frame.faces, camera, SIZE, False)
+    surface = jnp.concatenate([frame.vertices, facing(frame.vertices, frame.faces, camera)[:, None]], axis=-1)
+    cut = image * known
+    filled, shown = jax.jit(fill_by_mirror)(cut, known, raster, surface[frame.mirror], camera)
+    mine = np.asarray(shown[..., 0]) > 0.9
+    assert mine[:, SIZE // 2 + 2 :].sum() > 0.04 * SIZE**2
+    assert np.quantile(np.abs(filled - image).max(-1)[mine], 0.95) < 0.03
+    np.testing.assert_array_equal(filled[:, : SIZE // 2], cut[:, : SIZE // 2])
+    empty = ~np.asarray(raster.mask) & (x > 0.02)
+    np.testing.assert_allclose(np.asarray(filled)[empty][:, 2], 0.0, atol=0.6)
+    assert np.asarray(shown[..., 0])[empty].mean() < 0.05

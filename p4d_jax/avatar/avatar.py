@@ -26,14 +26,17 @@ from p4d_jax.avatar.motion import Motion
 from p4d_jax.avatar.motion_source import motion_of_frame
 from p4d_jax.avatar.personalise import personalise
 from p4d_jax.capture.album import capture_album
+from p4d_jax.capture.crop import CROP_SIZE
 from p4d_jax.capture.photo import Capture
 from p4d_jax.errors import UserError, nearest
 from p4d_jax.head.actions import ARKIT, action_columns, compose_motion
 from p4d_jax.head.model import HeadModel
 from p4d_jax.head.retarget import transfer_motion
-from p4d_jax.imaging.writing import resize_alpha, to_image
+from p4d_jax.imaging.writing import to_alpha, to_image
 from p4d_jax.reconstructor.deformation import build_field
 from p4d_jax.reconstructor.field import Frame, HeadField, driven_meshes, render_view
+from p4d_jax.reconstructor.several_photos import SourceTextures
+from p4d_jax.reconstructor.texture import detail_of_photo
 from p4d_jax.render.surface import Mesh, extract_mesh
 from p4d_jax.types import Array, Camera, FrameParams, on_host, stack, take
 
@@ -76,7 +79,8 @@ class Avatar:
         *,
         weights: str | Path | AvatarModel = "reenact_demo",
         head: str | Path | HeadModel = "openhead",
-        personalise: int = 100,
+        personalise: int = 25,
+        size: int | None = None,
         samples: tuple[int, int] = (16, 16),
         seed: int = 0,
     ) -> Avatar:
@@ -89,6 +93,8 @@ class Avatar:
             which is read once and makes many avatars.
           head: The head model that is fitted; an `AvatarModel` has its own.
           personalise: Steps of optimisation for this one photo; 0 leaves what the network makes of it.
+          size: Pixels a side of its pictures: None is what the network was trained with, on an accelerator
+            512 for a network that refines its picture.
           samples: Coarse and fine samples a ray.
           seed: Of the samples of personalisation.
 
@@ -97,19 +103,35 @@ class Avatar:
         """
         model = weights if isinstance(weights, AvatarModel) else AvatarModel.load(weights, head)
         photos = [photo] if isinstance(photo, PHOTOS) else list(photo)
-        avatar = cls.from_captures(capture_photos(photos, model.head), model, samples=samples)
+        avatar = cls.from_captures(capture_photos(photos, model.head), model, size=size, samples=samples)
         return avatar.personalised(personalise, key=jax.random.key(seed))
 
     @classmethod
     def from_captures(
-        cls, captures: Sequence[Capture], model: AvatarModel, *, samples: tuple[int, int] = (16, 16)
+        cls,
+        captures: Sequence[Capture],
+        model: AvatarModel,
+        *,
+        size: int | None = None,
+        samples: tuple[int, int] = (16, 16),
     ) -> Avatar:
-        """Makes the avatar of captured photos of one person, not personalised."""
-        size = model.config.picture_size
+        """Makes the avatar of captured photos of one person, not personalised; size: see `from_photo`."""
+        size = size or usual_size(model)
         images = jnp.stack([to_image(one.crop, size) for one in captures])
+        alphas = jnp.stack([to_alpha(one.alpha, size) for one in captures])
+        known = jnp.stack([to_alpha(one.known, size) for one in captures])
         params = stack([one.params for one in captures])
         first = captures[0]
-        return cls.encode(model, images, params, photo=first.crop, alpha=first.alpha, samples=samples)
+        return cls.encode(
+            model,
+            images,
+            params,
+            alphas=alphas,
+            known=known,
+            photo=first.crop,
+            alpha=first.alpha,
+            samples=samples,
+        )
 
     @classmethod
     def encode(
@@ -119,6 +141,8 @@ class Avatar:
         params: FrameParams,
         *,
         motions: Array | None = None,
+        alphas: Array | None = None,
+        known: Array | None = None,
         photo: np.ndarray | None = None,
         alpha: np.ndarray | None = None,
         resolution: int | None = None,
@@ -128,7 +152,10 @@ class Avatar:
 
         Args:
           motions: (K, M) motion vectors; None lets the model's motion source make them.
-          photo, alpha: Crop and alpha of the first picture; None: the picture itself, opaque everywhere.
+          alphas: (K, S, S, 1) in [0, 1], the person in each; None leaves it to the network.
+          known: (K, S, S, 1) in [0, 1], where each is the photo, not its continuation; None is everywhere.
+          photo, alpha: Crop and alpha of the first picture; None: the picture itself, and the first of
+            `alphas` or opaque everywhere.
           resolution: R; None is what the network was made for.
         """
         each = [take(params, k) for k in range(len(images))]
@@ -138,10 +165,11 @@ class Avatar:
         if photo is None:
             photo = np.asarray(jnp.round(images[0] * 127.5 + 127.5)).astype(np.uint8)
         if alpha is None:
-            alpha = np.ones(photo.shape[:2], np.float32)
-        source = encode_photos(model, images, params, motions)
+            alpha = jnp.ones(photo.shape[:2]) if alphas is None else alphas[0, ..., 0]
+        source = encode_photos(model, images, params, motions, alphas, known)
         rays = resolution or model.resolution
-        return cls(model, source, each[0], motions[0], photo, alpha, None, rays, samples)
+        avatar = cls(model, source, each[0], motions[0], photo, alpha, None, rays, samples)
+        return avatar if alphas is None else _with_detail(avatar, alphas, each, motions)
 
     def personalised(
         self, steps: int, *, key: Array | None = None, on_step: Callable[[int, float], None] | None = None
@@ -155,7 +183,10 @@ class Avatar:
         """
         if steps == 0:
             return self
-        return personalise(self, steps, key=jax.random.key(0) if key is None else key, on_step=on_step)
+        tuned = personalise(self, steps, key=jax.random.key(0) if key is None else key, on_step=on_step)
+        if self.source.texture.detail is None:
+            return tuned
+        return _with_detail(tuned, self.image_alpha()[None], [self.params], self.motion[None])
 
     # Seen -----------------------------------------------------------------------------------------------
 
@@ -323,13 +354,18 @@ class Avatar:
         planes = _animate(self.model, self.source, motion)
         return planes if self.plane_offset is None else planes + self.plane_offset
 
+    @property
+    def size(self) -> int:
+        """S, pixels a side of the photo as the network is given it, and of its pictures."""
+        return self.source.texture.image.shape[-2]
+
     def image(self) -> Array:
-        """(S, S, 3) the photo at the network's size."""
-        return to_image(np.asarray(self.photo), self.model.config.picture_size)
+        """(S, S, 3) the first photo as the network is given it, in [-1, 1]."""
+        return self.source.texture.image
 
     def image_alpha(self) -> Array:
         """(S, S, 1) the person in it."""
-        return jnp.asarray(resize_alpha(np.asarray(self.alpha), self.model.config.picture_size))[..., None]
+        return to_alpha(self.alpha, self.size)
 
     def _render(self, frame: FrameParams, motion: Array, background: bool = True) -> Frame:
         behind = self.source.background if background else jnp.zeros_like(self.source.background)
@@ -346,6 +382,13 @@ class Avatar:
         from p4d_jax.avatar.file import save_avatar
 
         save_avatar(path, self)
+
+
+def usual_size(model: AvatarModel) -> int:
+    """Pixels a side of the pictures of an avatar for which none is asked."""
+    size = model.config.picture_size
+    can_be_larger = model.config.refinement_features and jax.default_backend() != "cpu"
+    return max(size, CROP_SIZE // size * size) if can_be_larger else size
 
 
 def capture_photos(photos: Sequence, head: HeadModel) -> list[Capture]:
@@ -377,6 +420,31 @@ def _render_posed(model, planes, texture, background, meshes, neck, camera, *, r
     deformation = build_field(model.config, model.frame, *meshes, neck, camera)
     field = HeadField(model.network, model.variables, planes, texture, deformation)
     return render_view(field, background, camera, resolution=resolution, samples=samples)
+
+
+def _with_detail(avatar: Avatar, alphas: Array, params: Sequence[FrameParams], motions: Array) -> Avatar:
+    """The avatar with what its pictures of its photos lack of them, for other views to show too.
+
+    Of several photos those after the first may be left out; their detail then stays. A network that does not
+    refine its picture does not look into the photo, and stays as it is.
+
+    Args:
+      alphas: (K, S, S, 1). params: K frames. motions: (K, M).
+    """
+    if not avatar.model.config.refinement_features:
+        return avatar
+    made = [avatar._render(*one).image for one in zip(params, motions, strict=True)]
+    texture = avatar.source.texture
+    several = isinstance(texture, SourceTextures)
+    textures = texture.textures if several else jax.tree.map(lambda x: x[None], texture)
+    before = textures.detail
+    if before is None:
+        before = jnp.zeros((*textures.image.shape[:-1], 6))
+    lacks = textures.image[: len(made)] - jnp.stack(made)
+    more = jax.vmap(detail_of_photo)(textures.depth[: len(made)], lacks, alphas)
+    textures = textures.replace(detail=before.at[: len(made)].add(more))
+    texture = SourceTextures(textures, texture.trust) if several else take(textures, 0)
+    return avatar.replace(source=avatar.source.replace(texture=texture))
 
 
 @functools.partial(jax.jit, static_argnames="together")

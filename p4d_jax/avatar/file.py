@@ -26,6 +26,7 @@ from p4d_jax.avatar.motion_source import EncoderMotion, ParameterMotion
 from p4d_jax.errors import UserError
 from p4d_jax.head.expression_field import CanonicalFrame
 from p4d_jax.head.model import HeadModel
+from p4d_jax.head.mouth import Mouth
 from p4d_jax.networks.motion_encoder import MotionEncoder
 from p4d_jax.reconstructor.config import ReconstructorConfig
 from p4d_jax.reconstructor.encoders import SourceFeatures
@@ -34,7 +35,7 @@ from p4d_jax.reconstructor.several_photos import SourceTextures
 from p4d_jax.reconstructor.texture import SourceTexture
 from p4d_jax.types import Camera, FrameParams
 
-FORMAT = "p4d_jax.avatar.1"
+FORMAT = "p4d_jax.avatar.2"
 TYPES = {
     kind.__name__: kind
     for kind in (
@@ -47,6 +48,7 @@ TYPES = {
         FrameParams,
         HeadModel,
         MotionEncoder,
+        Mouth,
         ParameterMotion,
         Reconstructor,
         ReconstructorConfig,

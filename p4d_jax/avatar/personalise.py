@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from p4d_jax.avatar.avatar import Avatar
 
 GRAZING = 0.35  # cosine between surface normal and the photo's viewing direction under which texture smears
+THIN = 2  # every so many rows and columns of rays, of nearby views
 TUNED = ("decoder", "superresolution")  # networks that may move with the offset
 
 
@@ -49,14 +50,16 @@ class PersonaliseRates:
       background: of the background features in [0, 1].
       nearby: weight of the textured mesh in nearby views.
       opacity: weight of the photo's alpha.
+      kept: weight, in nearby views, of what the network made there, where the photo does not show the mesh.
       decay: weight of mean squared offset and of mean squared change of the networks.
     """
 
-    offset: float = 0.03
-    networks: float = 0.002
-    background: float = 0.01
+    offset: float = 0.06
+    networks: float = 0.004
+    background: float = 0.03
     nearby: float = 0.4
     opacity: float = 0.3
+    kept: float = 0.5
     decay: float = 0.02
 
 
@@ -163,14 +166,41 @@ def _build_views(
     )
 
 
-def _render(field: HeadField, background: Array, view: View, samples, key) -> tuple[Array, Array]:
+def _every(image: Array, first: Array, step: int) -> Array:
+    """Every `step`-th row and column of an image (R, R, C), from (row, column) `first` < step on."""
+    side, channels = image.shape[0] // step, image.shape[-1]
+    blocks = image.reshape(side, step, side, step, channels)
+    return blocks[:, first[0], :, first[1]]
+
+
+def _render(
+    field: HeadField, background: Array, view: View, samples, key=None, first=None, step: int = 1
+) -> tuple[Array, Array]:
+    """Features and transmittance (R / step, R / step, .) of a view, of every `step`-th ray (`_every`)."""
     resolution = view.target.shape[-2]
-    rays = generate_rays(view.camera, resolution)
+    first = jnp.zeros(2, jnp.int32) if first is None else first
+    thin = lambda x: _every(x.reshape(resolution, resolution, -1), first, step)
+    rays = (thin(x).reshape(-1, 3) for x in generate_rays(view.camera, resolution))
     marched = march_rays(field.replace(deformation=view.field), *rays, view.camera, samples, key)
-    square = lambda x: x.reshape(resolution, resolution, -1)
+    square = lambda x: x.reshape(resolution // step, resolution // step, -1)
     transmittance = square(marched.transmittance)
-    behind = resize_background(background, resolution)
+    behind = thin(resize_background(background, resolution))
     return compose(square(marched.features), transmittance, behind), transmittance
+
+
+@functools.partial(jax.jit, static_argnames="samples")
+def _keep_hidden(fixed: _Fixed, background: Array, kept: Array, samples) -> View:
+    """The views, whose targets where the photo does not show the mesh are what the network makes there."""
+    views = fixed.views
+
+    def one(view: View) -> View:
+        made = _render(fixed.field, background, view, samples)[0][..., :3]
+        shown = view.weight > 0
+        return view.replace(
+            target=jnp.where(shown, view.target, made), weight=jnp.where(shown, view.weight, kept)
+        )
+
+    return jax.lax.map(one, views)
 
 
 def _objective(trained: _Trained, fixed: _Fixed, samples, rates: PersonaliseRates, index, key):
@@ -178,17 +208,19 @@ def _objective(trained: _Trained, fixed: _Fixed, samples, rates: PersonaliseRate
     tuned = {**variables, "params": {**variables["params"], **trained.networks}}
     field = fixed.field.replace(variables=tuned, planes=fixed.field.planes + trained.offset)
     photo, nearby = (take(fixed.views, i) for i in (0, index))
-    keys = jax.random.split(key)
+    keys = jax.random.split(key, 3)
+    first = jax.random.randint(keys[2], (2,), 0, THIN)
     features, transmittance = _render(field, trained.background, photo, samples, keys[0])
     result = field.network.apply(tuned, features[None], method="upscale")[0]
     own = losses.reconstruction(result, fixed.image, fixed.weights)
     own += 0.5 * losses.l1(features[..., :3], photo.target)
     # What the network gets from the background of the photo says nothing about a nearby view's.
     still = jax.lax.stop_gradient(trained.background)
-    other, clear = _render(field, still, nearby, samples, keys[1])
-    around = losses.l1(other[..., :3], nearby.target, nearby.weight)
+    other, clear = _render(field, still, nearby, samples, keys[1], first, THIN)
+    thin = lambda x: _every(x, first, THIN)
+    around = losses.l1(other[..., :3], thin(nearby.target), thin(nearby.weight))
     opacity = losses.l1(1 - transmittance, photo.covered) + losses.l1(
-        1 - clear, nearby.covered, nearby.covered_weight
+        1 - clear, thin(nearby.covered), thin(nearby.covered_weight)
     )
     change = jax.tree.map(
         lambda a, b: jnp.mean((a - b) ** 2),
@@ -222,7 +254,7 @@ def personalise(
     *,
     key: Array,
     resolution: int = 64,
-    yaws: tuple[float, ...] = (-0.4, -0.2, 0.2, 0.4),
+    yaws: tuple[float, ...] = (-0.6, -0.3, 0.3, 0.6),
     rates: PersonaliseRates | None = None,
     on_step: Callable[[int, float], None] | None = None,
 ) -> Avatar:
@@ -262,6 +294,7 @@ def personalise(
         (resize_antialiased(alpha, trained.background.shape[0]) < 0.05).astype(jnp.float32),
         views,
     )
+    fixed = fixed.replace(views=_keep_hidden(fixed, trained.background, rates.kept, avatar.samples))
     moments = optax.scale_by_adam().init(trained)
     for step in range(steps):
         trained, moments, loss = _step(

@@ -14,9 +14,10 @@ from scipy import ndimage
 
 from p4d_jax.capture.alpha import ATTACHED, SeenHead, attached, estimate_alpha, view_head
 from p4d_jax.capture.crop import CROP_SIZE, crop_photo, known_pixels
-from p4d_jax.capture.segmentation import Segmenter
+from p4d_jax.capture.segmentation import NETWORK_SIZE, Segmenter
 from p4d_jax.head.model import HeadModel
 from p4d_jax.imaging.warping import PhotoPyramid
+from p4d_jax.imaging.writing import resize, to_alpha
 from p4d_jax.types import FrameParams
 
 DIRECTIONS = 24  # in which the thickness of hair is measured, from above the head to below it, either side
@@ -62,6 +63,25 @@ def cut_out(
         alpha = continue_alpha(alpha, known, seen)
         crop = continue_colours(crop, alpha, known, seen)
     return Cutout(crop, alpha, known)
+
+
+def alpha_of_picture(
+    picture: np.ndarray, head: HeadModel, params: FrameParams, segmenter: Segmenter
+) -> np.ndarray:
+    """The person in a picture that is the whole photo: (S, S) float32 in [0, 1].
+
+    Args:
+      picture: (S, S, 3) uint8; of a size that the networks do not take it is looked at larger.
+      head: The head model.
+      params: Parameters of the head in it; the camera is that of the picture.
+      segmenter: A segmentation network to use again.
+    """
+    size = picture.shape[0]
+    looked_at = -(-size // NETWORK_SIZE) * NETWORK_SIZE
+    large = resize(picture, looked_at)
+    looks = segmenter.looks(PhotoPyramid(large), np.eye(2, 3), looked_at)
+    alpha = estimate_alpha(large, looks, view_head(head, params), np.ones(large.shape[:2], np.float32))
+    return alpha if looked_at == size else np.asarray(to_alpha(alpha, size))[..., 0]
 
 
 def continue_alpha(alpha: np.ndarray, known: np.ndarray, seen: SeenHead) -> np.ndarray:

@@ -11,6 +11,7 @@ import numpy as np
 
 from p4d_jax.avatar.avatar import Avatar
 from p4d_jax.avatar.model import AvatarModel
+from p4d_jax.capture.outside import alpha_of_picture
 from p4d_jax.evaluation.case import Case, Looks, PersonFaces, Row
 from p4d_jax.evaluation.evaluators import Evaluator, find_evaluators
 from p4d_jax.evaluation.facts import about_person
@@ -19,6 +20,8 @@ from p4d_jax.evaluation.looks import PictureNetworks, made_faces, true_faces
 from p4d_jax.evaluation.motions import asked_motions
 from p4d_jax.evaluation.people import Person, draw_people, film_motion
 from p4d_jax.evaluation.summary import summarise
+from p4d_jax.head.model import HeadModel
+from p4d_jax.imaging.writing import to_picture
 from p4d_jax.train.devices import local
 from p4d_jax.train.state import TrainState
 from p4d_jax.types import Array, FrameParams
@@ -47,11 +50,13 @@ class Subject:
       person: Who it is.
       driver: Who drives it.
       true: Looks at the true pictures, by the names of `looks.true_faces`.
+      alpha: (S, S, 1) in [0, 1], the person in the source picture as capture finds it.
     """
 
     person: Person
     driver: Person
     true: Looks
+    alpha: np.ndarray
 
 
 def pair_with_drivers(people: Iterable[Person]) -> Iterator[tuple[Person, Person]]:
@@ -64,10 +69,12 @@ def pair_with_drivers(people: Iterable[Person]) -> Iterator[tuple[Person, Person
     yield previous, first
 
 
-def draw_subjects(people: Iterable[Person], networks: PictureNetworks) -> Iterator[Subject]:
-    """Subjects one after another."""
+def draw_subjects(people: Iterable[Person], networks: PictureNetworks, head: HeadModel) -> Iterator[Subject]:
+    """Subjects one after another. head: the head model of their parameters."""
     for person, driver in pair_with_drivers(people):
-        yield Subject(person, driver, true_faces(networks, person))
+        picture = to_picture(person.clip.image[0])
+        alpha = alpha_of_picture(picture, head, person.source, networks.segmenter)
+        yield Subject(person, driver, true_faces(networks, person), alpha[..., None])
 
 
 def reenact(
@@ -77,15 +84,20 @@ def reenact(
     frames: FrameParams,
     motions: Array | None = None,
     rays: Rays = Rays(),
+    alpha: np.ndarray | None = None,
 ) -> np.ndarray:
     """Pictures (F, S, S, 3) of a source image (S, S, 3) with its parameters.
 
     Args:
       frames: What is asked for, leading axis F.
       motions: (F, M) its motion vectors; None lets the parameters tell them.
+      alpha: (S, S, 1) in [0, 1], the person in the source; None leaves it to the network.
     """
     images, each = jax.tree.map(lambda x: jnp.asarray(x)[None], (source, params))
-    avatar = Avatar.encode(model, images, each, resolution=rays.resolution, samples=rays.samples)
+    alphas = None if alpha is None else jnp.asarray(alpha)[None]
+    avatar = Avatar.encode(
+        model, images, each, alphas=alphas, resolution=rays.resolution, samples=rays.samples
+    )
     return np.asarray(avatar.render_many(frames, motions))
 
 
@@ -109,7 +121,7 @@ def measure(
     for subject in subjects:
         person = subject.person
         motions = asked_motions(model, person, subject.driver)
-        made = reenact(model, person.clip.image[0], person.source, person.asked, motions, rays)
+        made = reenact(model, person.clip.image[0], person.source, person.asked, motions, rays, subject.alpha)
         case = Case(person, made, subject.true, made_faces(networks, made), networks)
         row = about_person(person, model.head.expression_names)
         for evaluator in evaluators:
@@ -154,7 +166,7 @@ def build_evaluator(
     frames = MIN_FRAMES if "flicker" in names else 0
     size, motion = model.config.picture_size, film_motion(model.head)
     drawn = draw_people(model.head, size, set_name, seed, people, motion, frames)
-    subjects = list(draw_subjects(drawn, networks))
+    subjects = list(draw_subjects(drawn, networks, model.head))
 
     def evaluate(state: TrainState) -> dict[str, float]:
         variables = local({"params": state.average, "buffers": state.buffers})

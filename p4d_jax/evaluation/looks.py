@@ -11,6 +11,7 @@ import numpy as np
 from PIL import Image
 
 from p4d_jax.capture.landmarks import Landmarker, Landmarks
+from p4d_jax.capture.segmentation import Segmenter
 from p4d_jax.errors import UserError
 from p4d_jax.evaluation.descriptions import arcface_points, crop_for_arcface, face_colors
 from p4d_jax.evaluation.people import DRIVEN, DRIVEN_NEUTRAL, OWN_NEUTRAL, TARGET, UNCHANGED, Person
@@ -30,11 +31,13 @@ class PictureNetworks:
 
     Attributes:
       landmarker: Finds faces.
+      segmenter: Tells people from the background.
       lpips: (image, target) -> distance; None where there are no weights.
       embed: (image, landmarks (468, 2)) -> embedding; None where there are no weights.
     """
 
     landmarker: Landmarker = field(default_factory=Landmarker)
+    segmenter: Segmenter = field(default_factory=Segmenter)
     lpips: Callable[[Array, Array], Array] | None = None
     embed: Callable[[np.ndarray, np.ndarray], np.ndarray] | None = None
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import jax.numpy as jnp
 import numpy as np
 
 from p4d_jax.avatar.model import AvatarModel
@@ -13,7 +12,7 @@ from p4d_jax.evaluation.held_out import Rays, reenact
 from p4d_jax.evaluation.motions import own_motions
 from p4d_jax.evaluation.people import VIEW_YAWS, novel_views
 from p4d_jax.evaluation.pictures import image_measures
-from p4d_jax.imaging.writing import resize_alpha, to_image
+from p4d_jax.imaging.writing import to_alpha, to_image
 from p4d_jax.types import on_host, stack
 
 
@@ -34,9 +33,9 @@ def measure_photo(model: AvatarModel, captured: Capture, rays: Rays) -> PhotoRes
     """Self-reconstruction of a captured photo."""
     size, params = model.config.picture_size, on_host(captured.params)
     image = np.asarray(to_image(captured.crop, size))
-    alpha = jnp.asarray(resize_alpha(captured.alpha, size))[..., None]
+    alpha = to_alpha(captured.alpha, size)
     frames = stack([params, *novel_views(params)])
     motions = own_motions(model, image, params, 1 + len(VIEW_YAWS))
-    made = reenact(model, image, params, frames, motions, rays)
+    made = reenact(model, image, params, frames, motions, rays, alpha)
     values = image_measures(made[0], image, alpha, alpha)
     return PhotoResult({key: round(float(values[key]), 3) for key in ("psnr", "ssim")}, [image, *made])

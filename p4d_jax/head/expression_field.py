@@ -24,6 +24,7 @@ from flax import struct
 
 from p4d_jax.geometry import axis_angle_to_matrix, exact_products, project
 from p4d_jax.head.model import HeadModel
+from p4d_jax.head.mouth import Mouth, MouthView, build_mouth, see_mouth
 from p4d_jax.head.skinning import canonical_vertices
 from p4d_jax.imaging.sampling import four_pixels
 from p4d_jax.render.raster import Raster, interpolate, rasterize
@@ -33,6 +34,7 @@ FAR_CAMERA = 60.0  # so far away that its rays are parallel to within half a per
 SURFACE_REACH = 0.04  # world units around a visible surface where its own offset holds
 BLEND_WIDTH = 0.03  # world units: Gaussian width of the candidates' average
 BLEND_SHARE = 0.5  # of the distance to the nearest candidate: by which it grows
+SKIN_DEPTH = 0.015  # world units: so deep in the mesh the head is surely solid, twice as deep fully
 MIRROR = np.array([-1.0, 1.0, 1.0], np.float32)
 PROXY_DEPTH = 0.0  # z of the texels that the mesh does not cover: the head's middle
 
@@ -52,6 +54,7 @@ class CanonicalFrame:
       neck_weight: (V,) in [0, 1], fraction of the neck's rotation that each vertex follows.
       mirror: (V,) int32 index of the vertex nearest to each one's mirror image.
       parts: (V, 4) labels of eyes and mouth, see `part_labels`.
+      mouth: What is behind the lips, or None.
       decimated_faces: (f, 3) triangles of the decimated mesh.
       decimated_triangles, decimated_barycentric: (v, 3) each decimated vertex on the full mesh.
     """
@@ -66,6 +69,7 @@ class CanonicalFrame:
     neck_weight: Array
     mirror: Array
     parts: Array
+    mouth: Mouth | None
     decimated_faces: Array
     decimated_triangles: Array
     decimated_barycentric: Array
@@ -83,6 +87,7 @@ class ExpressionField:
       candidates: (n, 4) rows of `rigid_motions` of the candidates.
       neck_rotation: (3, 3) inverse of the neck's rotation.
       parts: (R, R, 4) `CanonicalFrame.parts` of the surface at each pixel.
+      mouth: The mouth in a window of the picture, or None.
     """
 
     camera: Camera
@@ -92,6 +97,7 @@ class ExpressionField:
     candidates: Array
     neck_rotation: Array
     parts: Array
+    mouth: MouthView | None = None
 
 
 def part_labels(head: HeadModel, vertices: Array) -> Array:
@@ -141,7 +147,7 @@ def build_canonical_frame(
     """Rasterises the canonical mesh from the front, once per head model."""
     frame = _rasterize_canonical(head, lifted_size, box_warp)
     chosen = spread_candidates(head, np.asarray(frame.vertices), candidates)
-    return frame.replace(candidates=jnp.asarray(chosen))
+    return frame.replace(candidates=jnp.asarray(chosen), mouth=build_mouth(head))
 
 
 @functools.partial(jax.jit, static_argnames=("lifted_size", "box_warp"))
@@ -169,6 +175,7 @@ def _rasterize_canonical(head: HeadModel, lifted_size: int, box_warp: float) -> 
         1.0 - head.skinning_weights[:, 0],
         jnp.argmin(squared, axis=-1).astype(jnp.int32),
         part_labels(head, vertices),
+        None,
         head.decimated_faces,
         head.decimated_triangles,
         head.decimated_barycentric,
@@ -211,6 +218,7 @@ def build_expression_field(
         motions[frame.candidates],
         back,
         interpolate(raster, frame.parts),
+        None if frame.mouth is None else see_mouth(frame.mouth, posed, camera),
     )
 
 
@@ -261,6 +269,22 @@ def apply_expression_field(field: ExpressionField, points: Array) -> Array:
     average = nearest_average(field.observed, field.candidates, points)
     motions = near[:, None] * surface + (1 - near[:, None]) * average
     return jax.lax.stop_gradient(move(points, motions, field.neck_rotation))
+
+
+def inside_head(field: ExpressionField, points: Array) -> Array:
+    """How surely points (P, 3) on the view's rays lie in the posed mesh: (P,), 1 well behind its front.
+
+    Behind the farthest of the four pixels around, so that what lies at an outline, where the fit errs, is not
+    in the mesh; `SKIN_DEPTH` below that.
+    """
+    depth = field.raster.depth
+    size = depth.shape[0]
+    place = project(field.camera, points)[0] * size - 0.5
+    inside = jnp.all((place >= 0) & (place <= size - 1), axis=-1)
+    distance = jnp.linalg.norm(points - field.camera.cam2world[:3, 3], axis=-1)
+    fronts = [depth.reshape(-1)[pixel] for pixel, _ in four_pixels(jnp.clip(place, 0.0, size - 1.0), size)]
+    front = functools.reduce(jnp.maximum, [jnp.where(one > 0, one, jnp.inf) for one in fronts])
+    return inside * jnp.clip((distance - front) / SKIN_DEPTH - 1.0, 0.0, 1.0)
 
 
 def snap_to_surface(field: ExpressionField, points: Array, directions: Array) -> Array:

@@ -29,9 +29,10 @@ def to_image(picture: np.ndarray, size: int) -> Array:
     return jnp.asarray(np.float32(resize(picture, size)) / 127.5 - 1.0)
 
 
-def resize_alpha(alpha: np.ndarray, size: int) -> np.ndarray:
-    """Alpha (H, W) in [0, 1] as (size, size), each pixel the mean of those that it covers."""
-    return np.asarray(Image.fromarray(alpha).resize((size, size), Image.Resampling.BOX))
+def to_alpha(alpha: np.ndarray, size: int) -> Array:
+    """Alpha (H, W) in [0, 1] as (size, size, 1), each pixel the mean of those that it covers."""
+    picture = Image.fromarray(np.asarray(alpha, np.float32))
+    return jnp.asarray(picture.resize((size, size), Image.Resampling.BOX))[..., None]
 
 
 def resize(picture: np.ndarray, size: int) -> np.ndarray:

@@ -139,7 +139,7 @@ def measure_set(config: EvaluateSettings, inputs: Inputs, name: str) -> tuple[di
         if len(shown) < SHOWN:
             shown.append(Shown(subject.person, subject.driver, made))
 
-    subjects = tqdm(draw_subjects(people, inputs.networks), desc=name, unit="person", total=count)
+    subjects = tqdm(draw_subjects(people, inputs.networks, head), desc=name, unit="person", total=count)
     rows = measure(inputs.model, subjects, inputs.evaluators, inputs.networks, inputs.rays, keep)
     return {**summarise(rows, inputs.evaluators), "bins": sort_into_bins(rows)}, shown
 

@@ -33,6 +33,7 @@ from tqdm import tqdm
 import p4d_jax
 from p4d_jax import assets
 from p4d_jax.avatar.avatar import Avatar
+from p4d_jax.avatar.encode import check_picture_size
 from p4d_jax.avatar.model import AvatarModel
 from p4d_jax.avatar.motion import Motion, find_motion
 from p4d_jax.capture.album import capture_album
@@ -88,7 +89,8 @@ def run(config: ConfigDict, workdir: Path) -> Avatar:
     with watch.stage("driving", "reading the driving motion"):
         driving = read_driving(inputs, config)
     with watch.stage("encode", "encoding the avatar"):
-        avatar = Avatar.from_captures(captures, inputs.model, samples=samples_of(config))
+        size = config.picture_size or None
+        avatar = Avatar.from_captures(captures, inputs.model, size=size, samples=samples_of(config))
         scores["psnr_head_encoded"] = score_source(avatar)
     with watch.stage("personalise", f"personalising it in {config.personalise_steps} steps"):
         avatar = personalise(avatar, config, scores)
@@ -131,6 +133,8 @@ def read_inputs(config: ReenactSettings, workdir: Path) -> Inputs:
         driving = Motion.load(path).for_head(head) if path.suffix == ".npz" else path
     with user_input("weights"):
         model = AvatarModel.load(config.weights, head, config.motion_encoder or None)
+    with user_input("picture_size"):
+        check_picture_size(model.config, config.picture_size or model.config.picture_size)
     return Inputs(photos, driving, model)
 
 
@@ -141,6 +145,7 @@ def check_numbers(config: ReenactSettings) -> None:
         "fps": (0, 240),
         "personalise_steps": (0, 100_000),
         "neck_share": (0, 1),
+        "picture_size": (0, 2048),
         "reference_frame": (0, config.max_frames - 1),
         "coarse_samples": (2, 512),
         "fine_samples": (2, 512),

@@ -56,6 +56,8 @@ class ReenactSettings(JobSettings):
       personalise_steps: Steps of optimising the tri-planes for this one photo; 0 turns it off.
       neck_share: Fraction of the head rotation applied at the neck joint (1: the shoulders stay still; 0: the
         whole bust rotates).
+      picture_size: Pixels a side of the head's pictures, a multiple of what the network was trained with; 0:
+        as many as that, on an accelerator 512.
       coarse_samples: Evenly spaced samples a ray.
       fine_samples: Samples a ray placed where the coarse ones found something.
       panel: Height and width of one picture of the film, in pixels.
@@ -75,8 +77,9 @@ class ReenactSettings(JobSettings):
     relative_motion: bool = True
     weights: str = "reenact_demo"
     motion_encoder: str = ""
-    personalise_steps: int = 100
+    personalise_steps: int = 25
     neck_share: float = 1.0
+    picture_size: int = 0
     coarse_samples: int = 16
     fine_samples: int = 16
     panel: int = 384

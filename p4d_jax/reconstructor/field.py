@@ -17,6 +17,7 @@ from flax import struct
 
 from p4d_jax.geometry import project
 from p4d_jax.head.expression_field import (
+    inside_head,
     snap_to_surface,
     surface_seen,
 )
@@ -25,26 +26,36 @@ from p4d_jax.head.skinning import posed_vertices, straightened_vertices
 from p4d_jax.imaging.resizing import resize_antialiased, resize_bilinear
 from p4d_jax.imaging.sampling import sample_image
 from p4d_jax.imaging.writing import to_picture
+from p4d_jax.nn.field_decoder import SHOWN_DENSITY
 from p4d_jax.reconstructor.deformation import DEPTH_EXTENT, Deformation, apply_field
 from p4d_jax.reconstructor.model import Reconstructor
+from p4d_jax.reconstructor.mouth import put_mouth
 from p4d_jax.reconstructor.several_photos import (
     SourceTextures,
     look_up_features_of_sources,
     look_up_nearby_of_sources,
     look_up_sources,
+    see_mouth_of_sources,
 )
 from p4d_jax.reconstructor.texture import (
     SourceTexture,
+    beyond_hair,
+    bound_chroma,
     lift_image,
     look_up_features,
     look_up_nearby,
     look_up_source,
     mesh_depth_and_alpha,
+    see_mouth_of,
 )
 from p4d_jax.render.rays import generate_rays
 from p4d_jax.render.triplane import sample_planes
 from p4d_jax.render.volume import depth_range, render_rays
 from p4d_jax.types import Array, Camera, FrameParams
+
+# Share of a nearby colour in a pixel that the photo hides, and 1 / the visibility from which it shows one.
+GUESSED, VISIBLE = 0.7, 12.0
+EMPTY_DENSITY = 100.0  # taken from the density where the photo shows the background
 
 
 @struct.dataclass
@@ -76,7 +87,31 @@ class HeadField:
             look_up = look_up_features_of_sources if self.several_photos else look_up_features
             shown = look_up(self.texture, canonical)
         at_planes = sample_planes(self.planes, canonical / self.box_scale)
-        return self.network.apply(self.variables, at_planes, shown, method="decode")
+        density, features = self.network.apply(self.variables, at_planes, shown, method="decode")
+        return (density if shown is None else self.carve(density, points, canonical, shown)), features
+
+    def carve(self, density: Array, points: Array, canonical: Array, shown: Array) -> Array:
+        """Densities (P, 1) of observed points (P, 3), empty and solid where that is sure.
+
+        Where the alpha of the photo is given: what it shows as background is empty all along its rays, and
+        what is farther from the head than its hair there; what lies in the fitted mesh is solid.
+
+        Args:
+          canonical: (P, 3) the points in the canonical frame. shown: (P, k + 9) of `look_up_features`.
+        """
+        textures = self.texture.textures if self.several_photos else self.texture
+        if textures.alpha is None:
+            return density
+        k = self.network.config.photo_features
+        opacity, in_photo = shown[:, k : k + 1], shown[:, k + 4 : k + 5]
+        person = opacity + 1.0 - in_photo
+        empty = jnp.maximum(jnp.clip(1.0 - 2.0 * person, 0.0, 1.0), beyond_hair(self.texture, canonical))
+        density = density - EMPTY_DENSITY * empty
+        if self.deformation is None:
+            return density
+        inside = inside_head(self.deformation, points)[:, None]
+        solid = inside * jnp.clip(2.0 * person - 1.0, 0.0, 1.0)
+        return jnp.where(solid > 0, jnp.maximum(density, SHOWN_DENSITY * solid), density)
 
     @property
     def several_photos(self) -> bool:
@@ -190,18 +225,29 @@ def resize_background(background: Array, resolution: int) -> Array:
     return jax.image.resize(background, shape, "bilinear", antialias=False)
 
 
+def refined_size(field: HeadField, size: int) -> int:
+    """Pixels a side of a picture, or of a crop of one, that has `size` after super-resolution.
+
+    A network that refines makes pictures as large as its photo, which may be larger than it was trained with.
+    """
+    config = field.network.config
+    if not config.refinement_features:
+        return size
+    return size * field.texture.image.shape[-2] // config.image_size
+
+
 def refine_image(field: HeadField, image: Array, marched: MarchedRays, rays: tuple[Array, Array]) -> Array:
     """The picture mixed with the photo seen at its surface; as it is for a network that does not refine.
 
     Args:
-      image: (s, s, 3) after super-resolution; S is s times `refinement_scale`.
+      image: (s, s, 3) after super-resolution; S is that of `refined_size`.
       marched: The r x r rays that it was made of.
       rays: Origins and directions (S * S, 3) of the picture's pixels.
     """
     network, texture, deformation = field.network, field.texture, field.deformation
     if not network.config.refinement_features:
         return image
-    size, coarse = image.shape[0] * network.config.refinement_scale, math.isqrt(len(marched.depth))
+    size, coarse = refined_size(field, image.shape[0]), math.isqrt(len(marched.depth))
     fill = lambda x: resize_bilinear(x.reshape(coarse, coarse, -1), size)
     origins, directions = rays
     # A pixel at an outline has the depth of the rays that hit, not a mean with those that miss.
@@ -215,7 +261,7 @@ def refine_image(field: HeadField, image: Array, marched: MarchedRays, rays: tup
     _, near, parts = surface_seen(deformation, snapped, deformation.parts)
     parts = jax.lax.stop_gradient(near[:, None] * parts).reshape(1, size, size, -1)
     look_up = look_up_sources if field.several_photos else look_up_source
-    shown = look_up(texture, deformation, snapped, canonical)
+    shown, detail = jnp.split(look_up(texture, deformation, snapped, canonical), (12,), axis=-1)
     seen = jnp.concatenate([shown, sample_image(texture.background, pixels)], axis=-1)
     nearby = ()
     if texture.depth_and_alpha is not None:
@@ -229,7 +275,18 @@ def refine_image(field: HeadField, image: Array, marched: MarchedRays, rays: tup
         nearby = (guessed[None],)
     alpha = 1.0 - fill(marched.transmittance)[None]
     image, seen = resize_bilinear(image, size)[None], seen.reshape(1, size, size, -1)
-    return network.apply(field.variables, image, seen, alpha, parts, *nearby, method="refine")[0]
+    refined = network.apply(field.variables, image, seen, alpha, parts, *nearby, method="refine")[0]
+    if texture.detail is not None:
+        still = sample_image(texture.detail[..., 3:], pixels).reshape(size, size, 3)
+        refined += alpha[0] * detail.reshape(size, size, 3) + (1.0 - alpha[0]) * still
+    if nearby:
+        visible = jnp.max(shown.reshape(size, size, 3, 4)[..., 3], axis=-1, keepdims=True)
+        hidden = GUESSED * alpha[0] * jnp.clip(1.0 - VISIBLE * visible, 0.0, 1.0)
+        refined += hidden * (nearby[0][0, ..., :3] - refined)
+    if deformation.mouth is not None:
+        see = see_mouth_of_sources if field.several_photos else see_mouth_of
+        refined = put_mouth(refined, deformation.mouth, see(texture, deformation.mouth))
+    return bound_chroma(refined, texture.chroma)
 
 
 @functools.partial(jax.jit, static_argnames=("resolution", "samples"))
@@ -238,8 +295,8 @@ def render_view(
 ) -> Frame:
     """One view of a head before background features (b, b, F); zeros are black.
 
-    The picture has 2 R pixels a side for each synthesis block of the super-resolution, times
-    `refinement_scale`.
+    The picture has 2 R pixels a side for each synthesis block of the super-resolution, and is refined to the
+    photo's size.
     """
     network = field.network
     origins, directions = generate_rays(camera, resolution)
@@ -248,7 +305,7 @@ def render_view(
     behind = resize_background(background, resolution)
     features = compose(square(marched.features), square(marched.transmittance), behind)
     image = network.apply(field.variables, features[None], method="upscale")[0]
-    rays = generate_rays(camera, network.config.picture_size)
+    rays = generate_rays(camera, refined_size(field, image.shape[0]))
     image = refine_image(field, image, marched, rays)
     alpha = 1.0 - square(marched.transmittance)[..., 0]
     return Frame(image, features[..., :3], square(marched.depth)[..., 0], alpha)

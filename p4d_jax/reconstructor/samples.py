@@ -160,7 +160,7 @@ def build_sample(
 
     motions = motions_of_pair(training, constants, pair)
     texture = build_source_texture(
-        pair.source, frame, source, pair.source_params.neck, pair.source_params.camera
+        pair.source, frame, source, pair.source_params.neck, pair.source_params.camera, pair.source_mask
     )
     if pair.photos is not None:
         texture, motions = add_photos(training, constants, pair, source, motions)

@@ -13,14 +13,17 @@ from flax import struct
 
 from p4d_jax.geometry import exact_products
 from p4d_jax.head.expression_field import MIRROR, CanonicalFrame, ExpressionField
+from p4d_jax.head.mouth import MouthView
 from p4d_jax.imaging.sampling import nearest_pixel, sample_image
 from p4d_jax.nn.photo_attention import mix_photos, trust_logits
+from p4d_jax.reconstructor.mouth import draw_mouth
 from p4d_jax.reconstructor.texture import (
     SourceTexture,
     build_source_texture,
     look_up_features,
     look_up_nearby,
     look_up_source,
+    photo_of_mouth,
     unit,
 )
 from p4d_jax.render.raster import rasterize
@@ -57,6 +60,17 @@ class SourceTextures:
         return self.textures.background[..., 0, :, :, :]
 
     @property
+    def chroma(self) -> Array:
+        """(...) the largest chroma of all photos."""
+        return self.textures.chroma.max(axis=-1)
+
+    @property
+    def detail(self) -> Array | None:
+        """(..., S, S, 6) `SourceTexture.detail` of the first photo."""
+        detail = self.textures.detail
+        return None if detail is None else detail[..., 0, :, :, :]
+
+    @property
     def depth_and_alpha(self) -> Array | None:
         """(..., s, s, 2) `SourceTexture.depth_and_alpha` of the first photo."""
         depth_and_alpha = self.textures.depth_and_alpha
@@ -68,18 +82,25 @@ class SourceTextures:
 
 
 def build_source_textures(
-    images: Array, frame: CanonicalFrame, posed: Array, necks: Array, cameras: Camera
+    images: Array,
+    frame: CanonicalFrame,
+    posed: Array,
+    necks: Array,
+    cameras: Camera,
+    alphas: Array | None = None,
+    known: Array | None = None,
 ) -> SourceTextures:
     """Guides of K photos (K, S, S, 3) whose fitted meshes are `posed` (K, V, 3), seen by cameras (K,).
 
-    necks: (K, 3) rotations of the necks in these meshes.
+    necks: (K, 3) rotations of the necks in these meshes. alphas: (K, S, S, 1) of the person, or
+    None. known: (K, S, S, 1) where they are photos, or None.
     """
 
-    def one(image: Array, mesh: Array, neck: Array, camera: Camera) -> tuple[SourceTexture, Array]:
-        texture = build_source_texture(image, frame, mesh, neck, camera)
+    def one(image: Array, mesh: Array, neck: Array, camera: Camera, alpha: Array | None, known: Array | None):
+        texture = build_source_texture(image, frame, mesh, neck, camera, alpha, known)
         return texture, trust_photo(frame, texture, mesh)
 
-    return SourceTextures(*jax.vmap(one)(images, posed, necks, cameras))
+    return SourceTextures(*jax.vmap(one)(images, posed, necks, cameras, alphas, known))
 
 
 @exact_products
@@ -122,7 +143,7 @@ def look_up_depth(depth: Array, uv: Array) -> Array:
 def look_up_sources(
     sources: SourceTextures, field: ExpressionField, points: Array, canonical: Array
 ) -> Array:
-    """What K photos show of observed points (P, 3) of a view: (P, 12), as `look_up_source` of one photo.
+    """What K photos show of observed points (P, 3) of a view: (P, 15), as `look_up_source` of one photo.
 
     Colours found by the canonical mesh, and by the mirror image, are taken from the photo that shows the
     surface most frontally; those found by the point itself from the photo taken from where the camera is.
@@ -135,11 +156,21 @@ def look_up_sources(
     towards = jax.vmap(lambda place: unit(place - canonical))(sources.textures.camera.cam2world[:, :3, 3])
     wanted = unit(field.camera.cam2world[:3, 3] - canonical)
     nearness = jnp.exp(ANGLE_SHARPNESS * (jnp.sum(towards * wanted, axis=-1) - 1.0))
-    parts = jnp.split(found, 3, axis=-1)
-    said = [trust, nearness, trust_other]
-    return jnp.concatenate(
-        [mix_seen(part, weight) for part, weight in zip(parts, said, strict=True)], axis=-1
-    )
+    by_mesh, by_point, other, detail = jnp.split(found, (4, 8, 12), axis=-1)
+    # A place's detail belongs to its colour: both are of the same photos.
+    by_point = jnp.concatenate([by_point, detail], axis=-1)
+    parts = (by_mesh, by_point, other)
+    mixed = [mix_seen(*both) for both in zip(parts, (trust, nearness, trust_other), strict=True)]
+    return jnp.concatenate([mixed[0], mixed[1][:, :4], mixed[2], mixed[1][:, 4:]], axis=-1)
+
+
+def see_mouth_of_sources(sources: SourceTextures, view: MouthView) -> Array:
+    """`see_mouth_of` of K photos as one (w, w, 4): of the photos that show it, in the first one's light."""
+    look = lambda one: photo_of_mouth(one, view)
+    photos, seen = jax.vmap(look)(sources.textures)
+    photo = mix_photos(photos, trust_logits(seen + HIDDEN_SHARE)[..., None])
+    first = jax.tree.map(lambda x: x[0], (sources.textures.mouth, sources.textures.lip_extent))
+    return draw_mouth(view, *first, photo, seen.max(axis=0))
 
 
 def look_up_features_of_sources(sources: SourceTextures, points: Array) -> Array:
@@ -156,7 +187,7 @@ def look_up_nearby_of_sources(sources: SourceTextures, points: Array, on_mesh: A
 
 
 def mix_seen(found: Array, weight: Array) -> Array:
-    """Colours and visibilities (K, P, 4) of a point as one (P, 4); who does not see it has little say."""
+    """Colours, visibilities, more (K, P, c) of a point as one (P, c); who does not see it has little say."""
     seen = jnp.maximum(found[..., 3], 0.0) + HIDDEN_SHARE
     return mix_photos(found, trust_logits(seen * weight)[..., None])
 

@@ -11,6 +11,8 @@ All without gradient but the features. World units and axes of docs/concepts/con
 
 from __future__ import annotations
 
+import functools
+
 import jax
 import jax.numpy as jnp
 from flax import struct
@@ -26,16 +28,21 @@ from p4d_jax.head.expression_field import (
     rigid_motions,
     surface_seen,
 )
-from p4d_jax.imaging.alpha import refine_alpha, split_colours
-from p4d_jax.imaging.resizing import resize_antialiased
+from p4d_jax.head.mouth import MouthView, lip_extent
+from p4d_jax.imaging.alpha import grow, refine_alpha, split_colours
+from p4d_jax.imaging.resizing import resize_antialiased, resize_bilinear
 from p4d_jax.imaging.sampling import four_pixels, nearest_pixel, sample_image
-from p4d_jax.render.raster import interpolate, rasterize
+from p4d_jax.reconstructor.mouth import draw_mouth, mouth_colours
+from p4d_jax.render.raster import Raster, interpolate, rasterize
 from p4d_jax.render.rays import pixel_centres, rays_through
 from p4d_jax.types import BOX_WARP, Array, Camera
 
 # World units of depth that count as the same surface: of points off the mesh, and of the mesh's own, of which
 # lips and teeth, lids and eyes lie close behind each other.
 VISIBLE_MARGIN, SURFACE_MARGIN = 0.02, 0.008
+# Around the person, pixels in which the background has no detail, and the alpha that counts as the person.
+OUTLINE_PIXELS, OUTLINE_ALPHA = 3, 0.1
+EDGE_DEPTH = 0.06  # world units by which the mesh's depth jumps at an edge inside it
 # Cosine between a surface and the photo's line of sight from which, and from which fully, the photo shows it:
 # at its outline a pixel stands for much of the head, and the fit's error puts background there.
 GRAZING, SQUARE = 0.1, 0.4
@@ -50,6 +57,11 @@ HIDDEN_MARGIN, HIDDEN_WIDTH = 0.04, 0.04
 # width of the average, and by what share of the distance to the nearest it grows; where it is no longer near,
 # and how far off (squared) a pixel is that shows no person.
 NEARBY_SIDE = 32
+# Of hair: pixels a side in which its reach is measured; height in the canonical frame above which it counts;
+# what it may reach farther than seen, anchors being sparse, and where it ends.
+REACH_SIZE, MOUTH_HEIGHT = 48, -0.1
+CHROMA_SIZE = 64  # pixels a side of the photo in which its strongest colour is looked for
+REACH_MARGIN, REACH_WIDTH = 0.1, 0.05
 OFF_MESH, OTHER_SIDE = 0.1, 0.05
 NEARBY_WIDTH, NEARBY_SHARE = 0.03, 0.5
 NEARBY_REACH, EMPTY = 0.1, 10.0
@@ -69,10 +81,19 @@ class SourceTexture:
       anchors: (n, 3) candidates on the canonical mesh.
       anchor_motions: (n, 4) rows of `rigid_motions` to the photo's posed mesh.
       neck_rotation: (3, 3) the rotation of the photo's neck.
+      detail: (S, S, 6) what the network's own picture of the photo lacks of it, of the person and of the
+        background, in [-2, 2]; or None.
       features: (s, s, k + 2) of the photo's pixels, which a reconstructor with `photo_features` has made:
         the last two are depth and alpha of the whole person (`mesh_depth_and_alpha`), with the photo's edges.
       person, background: (S, S, 3) the photo with the colours of the one spread over the other, as far as the
-        depth and alpha tell them apart; without features both are the photo.
+        alpha tells them apart; without one both are the photo.
+      mouth, lip_extent: (5, 3) of `reconstructor.mouth.mouth_colours`, and (2,) of the photo's mesh; None for
+        a head without teeth.
+      hair_reach: () world units by which the person stands off the mesh above the mouth; None without alpha.
+      chroma: () largest `chroma_of` the photo, which no picture of it exceeds.
+      known: (S, S, 1) in [0, 1], where the image is the photo and not its continuation; None is everywhere.
+      alpha: (S, S, 1) in [0, 1], the person in the photo, as a segmentation has it; None leaves it to the
+        features.
     """
 
     image: Array
@@ -85,7 +106,14 @@ class SourceTexture:
     neck_rotation: Array
     person: Array
     background: Array
+    mouth: Array | None = None
+    lip_extent: Array | None = None
+    detail: Array | None = None
     features: Array | None = None
+    alpha: Array | None = None
+    known: Array | None = None
+    hair_reach: Array | None = None
+    chroma: Array | None = None
 
     @property
     def depth_and_alpha(self) -> Array | None:
@@ -93,18 +121,27 @@ class SourceTexture:
         return None if self.features is None else jax.lax.stop_gradient(self.features[..., -2:])
 
     def with_features(self, features: Array | None) -> SourceTexture:
-        """The texture with features (..., s, s, k + 2) of its photo's pixels, their alpha refined."""
+        """The texture with features (..., s, s, k + 2) of its photo's pixels.
+
+        Their alpha is the photo's own; where that is not known, theirs with the photo's edges.
+        """
         if features is None:
             return self
-        small = resize_antialiased(self.image, features.shape[-2])
-        opacity = refine_alpha(small, features[..., -1:])
-        person, background = split_colours(self.image, opacity)
+        size = features.shape[-2]
+        if self.alpha is None:
+            opacity = refine_alpha(resize_antialiased(self.image, size), features[..., -1:])
+            person, background = split_colours(self.image, opacity)
+        else:
+            opacity = jax.lax.stop_gradient(resize_antialiased(self.alpha, size))
+            person, background = split_colours(self.image, self.alpha)
         features = jnp.concatenate([features[..., :-1], opacity], axis=-1)
         return self.replace(features=features, person=person, background=background)
 
 
 @exact_products
-def lift_places(frame: CanonicalFrame, surface: Array, camera: Camera, visible_depth: Array) -> Array:
+def lift_places(
+    frame: CanonicalFrame, surface: Array, camera: Camera, visible_depth: Array, known: Array | None = None
+) -> Array:
     """Where the texels of the xy-plane are in a photo: (L, L, 4), uv in [0, 1], visibility and canonical z.
 
     Args:
@@ -112,13 +149,14 @@ def lift_places(frame: CanonicalFrame, surface: Array, camera: Camera, visible_d
       surface: (V, 4) the source's mesh with its identity, expression and pose, world, and `facing`.
       camera: of the source.
       visible_depth: (r, r) rasterised distance of the posed mesh in the source view, 0 where empty.
+      known: (S, S, 1) `SourceTexture.known`.
 
     Visibility is in [0, 1], how frontally the source camera sees the surface point, 0 where it is hidden or
     outside the image, and -1 where the mesh does not reach (hair, background on the proxy plane).
     """
     on_mesh = jnp.einsum("hwk,hwkc->hwc", frame.barycentric, surface[frame.triangles])
     points = jnp.where(frame.covered[..., None], on_mesh[..., :3], frame.points)
-    uv, seen = seen_by(camera, points, visible_depth, SURFACE_MARGIN)
+    uv, seen = seen_by(camera, points, visible_depth, SURFACE_MARGIN, known)
     visibility = jnp.where(frame.covered, seen * on_mesh[..., 3], -1.0)
     return jnp.concatenate([uv, visibility[..., None], frame.points[..., 2:]], axis=-1)
 
@@ -134,8 +172,12 @@ def lift_image(image: Array, places: Array) -> Array:
     return jnp.concatenate([sample_image(image, uv) * shown, visibility], axis=-1)
 
 
-def seen_by(camera: Camera, points: Array, depth: Array, margin: Array | float) -> tuple[Array, Array]:
+def seen_by(
+    camera: Camera, points: Array, depth: Array, margin: Array | float, known: Array | None = None
+) -> tuple[Array, Array]:
     """Where a camera has points (..., 3), and how much of them it sees past a depth buffer (r, r).
+
+    known: (S, S, 1) in [0, 1], where its picture shows anything; None is everywhere.
 
     Returns:
       uv (..., 2) in [0, 1] inside the picture; seen (...) in [0, 1], between the four pixels around, of which
@@ -143,6 +185,8 @@ def seen_by(camera: Camera, points: Array, depth: Array, margin: Array | float) 
     """
     uv, _ = project(camera, points)
     inside = jnp.all((uv > 0) & (uv < 1), axis=-1)
+    if known is not None:
+        inside *= sample_image(known, uv)[..., 0]
     distance = jnp.linalg.norm(points - camera.cam2world[:3, 3], axis=-1)
     size = depth.shape[0]
 
@@ -162,35 +206,167 @@ def facing(posed: Array, faces: Array, camera: Camera) -> Array:
 
 
 def build_source_texture(
-    image: Array, frame: CanonicalFrame, posed: Array, neck: Array, camera: Camera, visible_size: int = 256
+    image: Array,
+    frame: CanonicalFrame,
+    posed: Array,
+    neck: Array,
+    camera: Camera,
+    alpha: Array | None = None,
+    known: Array | None = None,
+    visible_size: int = 256,
 ) -> SourceTexture:
-    """The texture of one photo (S, S, 3) with fitted mesh `posed` (V, 3) and neck rotation `neck` (3,)."""
-    depth = rasterize(posed, frame.faces, camera, visible_size, False).depth
+    """The texture of one photo (S, S, 3) with fitted mesh `posed` (V, 3) and neck rotation `neck` (3,).
+
+    alpha: (S, S, 1) of the person in it, or None. known: (S, S, 1) where it is the photo, or None.
+    """
+    raster = rasterize(posed, frame.faces, camera, visible_size, False)
+    depth = raster.depth
     neck_rotation, chosen = axis_angle_to_matrix(neck), frame.candidates
     anchors = frame.vertices[chosen]
     surface = jnp.concatenate([posed, facing(posed, frame.faces, camera)[:, None]], axis=-1)
+    if known is not None:
+        image, known = fill_by_mirror(image, known, raster, surface[frame.mirror], camera)
+    mouth = extent = None
+    if frame.mouth is not None:
+        uv, seen = seen_by(camera, posed, depth, SURFACE_MARGIN, known)
+        mouth = mouth_colours(frame.mouth, 0.5 * sample_image(image, uv) + 0.5, seen * surface[:, 3])
+        extent = lip_extent(frame.mouth, posed)
     return SourceTexture(
         image,
         camera,
         depth,
-        lift_places(frame, surface, camera, depth),
+        lift_places(frame, surface, camera, depth, known),
         jnp.concatenate([surface, surface[frame.mirror]], axis=-1),
         anchors,
         rigid_motions(anchors, posed[chosen], frame.neck_weight[chosen], neck_rotation),
         neck_rotation,
         person=image,
         background=image,
+        mouth=mouth,
+        lip_extent=extent,
+        alpha=alpha,
+        known=known,
+        hair_reach=None if alpha is None else reach_of_hair(alpha, known, depth, camera),
+        chroma=jnp.max(chroma_of(resize_antialiased(image, min(CHROMA_SIZE, image.shape[0])))),
     )
 
 
+def inner_edges(depth: Array) -> Array:
+    """Where a depth buffer (r, r) jumps inside the mesh, chin over neck or nose over cheek: (r, r) in [0, 1].
+
+    Near there a pixel's surface is uncertain. Grown by two pixels and softened; 0 where nothing is.
+    """
+    reduce = functools.partial(jax.lax.reduce_window, window_strides=(1, 1), padding="SAME")
+    far = reduce(depth, 0.0, jax.lax.max, (5, 5))
+    near = reduce(jnp.where(depth > 0, depth, jnp.inf), jnp.inf, jax.lax.min, (5, 5))
+    jump = ((depth > 0) & (far - near > EDGE_DEPTH)).astype(jnp.float32)
+    return reduce(jump, 0.0, jax.lax.add, (3, 3)) / 9.0
+
+
+def detail_of_photo(depth: Array, lacks: Array, alpha: Array) -> Array:
+    """`SourceTexture.detail` (S, S, 6) of what a picture of the photo lacks of it (S, S, 3), in [-2, 2].
+
+    depth: (r, r) of the photo's mesh; near its inner edges there is no detail. alpha: (S, S, 1); the
+    background has none near the person, whose outline would stand still in it.
+    """
+    sure = 1.0 - resize_bilinear(inner_edges(depth)[..., None], lacks.shape[0])
+    near = alpha
+    for _ in range(OUTLINE_PIXELS):
+        near = grow(near)
+    away = jnp.clip(1.0 - near / OUTLINE_ALPHA, 0.0, 1.0)
+    return jnp.concatenate([alpha * sure * lacks, away * lacks], axis=-1)
+
+
+def see_mouth_of(texture: SourceTexture, view: MouthView) -> Array:
+    """The mouth of a view in its window, with what the photo shows of it: (w, w, 4), see `draw_mouth`."""
+    return draw_mouth(view, texture.mouth, texture.lip_extent, *photo_of_mouth(texture, view))
+
+
+def photo_of_mouth(texture: SourceTexture, view: MouthView) -> tuple[Array, Array]:
+    """The photo at the surface of a mouth: (w, w, 3) in [0, 1], and how surely it is seen there, (w, w)."""
+    places = interpolate(view.raster, texture.surface[:, :3])
+    uv, seen = seen_by(texture.camera, places, texture.depth, SURFACE_MARGIN, texture.known)
+    return 0.5 * sample_image(texture.image, uv) + 0.5, seen * view.raster.mask
+
+
+def chroma_of(image: Array) -> Array:
+    """How colourful an image (..., 3) is: distance of its colours from grey, (...)."""
+    return jnp.linalg.norm(image - image.mean(axis=-1, keepdims=True), axis=-1)
+
+
+def bound_chroma(image: Array, largest: Array) -> Array:
+    """An image (..., 3) without colours stronger than `largest` (): a grey photo's picture is grey."""
+    grey = image.mean(axis=-1, keepdims=True)
+    squared = jnp.sum((image - grey) ** 2, axis=-1, keepdims=True)
+    # No gradient where the colours stay: that of a length is not defined at grey.
+    scale = largest * jax.lax.rsqrt(jnp.maximum(squared, jnp.maximum(largest, 1e-6) ** 2))
+    return grey + (image - grey) * scale
+
+
+def reach_of_hair(alpha: Array, known: Array | None, depth: Array, camera: Camera) -> Array:
+    """() how far hair stands off the head in a photo: world units at the head's distance, above the mouth.
+
+    Args:
+      alpha, known: (S, S, 1) of the photo.
+      depth: (r, r) of the mesh in it, 0 where empty.
+    """
+    pixels = pixel_centres(REACH_SIZE)
+    person = alpha if known is None else alpha * known
+    is_person = resize_antialiased(person, REACH_SIZE).reshape(-1) > 0.5
+    on_mesh = nearest_pixel(depth[..., None], pixels)[:, 0] > 0
+    origins, directions = rays_through(camera, pixels)
+    along = jnp.sum(origins * directions, axis=-1, keepdims=True)
+    places = origins - along * directions  # of each ray what is nearest to the head's middle
+    squared = jnp.sum((places[:, None] - places[None]) ** 2, axis=-1)
+    off = jnp.sqrt(jnp.min(jnp.where(on_mesh[None], squared, jnp.inf), axis=-1))
+    counts = is_person & (places[:, 1] > MOUTH_HEIGHT)
+    return jnp.max(jnp.where(counts & jnp.isfinite(off), off, 0.0))
+
+
+def beyond_hair(texture, canonical: Array) -> Array:
+    """How surely canonical points (P, 3) lie above the mouth and farther out than hair: (P, 1) in [0, 1].
+
+    texture: a `SourceTexture`, or `SourceTextures` of the same head.
+    """
+    textures = getattr(texture, "textures", texture)
+    anchors = textures.anchors.reshape(-1, *textures.anchors.shape[-2:])[0]
+    reach = jnp.max(textures.hair_reach)
+    squared = jnp.sum(canonical**2, -1, keepdims=True) - 2 * canonical @ anchors.T + jnp.sum(anchors**2, -1)
+    off = jnp.sqrt(jnp.maximum(squared.min(axis=-1, keepdims=True), 0.0))
+    above = jnp.clip((canonical[:, 1:2] - MOUTH_HEIGHT) / REACH_WIDTH, 0.0, 1.0)
+    return above * jnp.clip((off - reach - REACH_MARGIN) / REACH_WIDTH, 0.0, 1.0)
+
+
+def fill_by_mirror(
+    image: Array, known: Array, raster: Raster, mirrored: Array, camera: Camera
+) -> tuple[Array, Array]:
+    """A photo (S, S, 3), with what it shows of the other side of the head where it is not known (S, S, 1).
+
+    A face that the photo's border cuts gets its other half: where the photo shows a surface's mirror image,
+    its colours are taken, and count as known.
+
+    Args:
+      raster: (r, r) of the posed mesh in the photo's view.
+      mirrored: (V, 4) of each vertex the place of its mirror image and how frontally the photo sees that.
+    """
+    seen = interpolate(raster, mirrored)
+    uv, visible = seen_by(camera, seen[..., :3], raster.depth, SURFACE_MARGIN, known)
+    weight = (visible * seen[..., 3] * raster.mask)[..., None]
+    both = jnp.concatenate([weight * sample_image(image, uv), weight], axis=-1)
+    both = resize_bilinear(both, image.shape[0])
+    colours, weight = both[..., :3] / (both[..., 3:] + 1e-6), (1.0 - known) * both[..., 3:]
+    return image + weight * (colours - image), jnp.maximum(known, weight)
+
+
 def look_up_source(texture: SourceTexture, field: ExpressionField, points: Array, canonical: Array) -> Array:
-    """What the photo shows of observed points (P, 3): (P, 12), three times a colour and its visibility.
+    """What the photo shows of observed points (P, 3): (P, 15), thrice colour and visibility, then detail.
 
     By the front of the canonical mesh; by the point itself, of which the photo's mesh says where it was if it
     lies on the mesh, and the anchors' motions if it is hair or clothes, which have a depth of their own; and
     by its mirror image, since what one side hides the other often shows. Visibility is in [0, 1], or -1 off
     the front. With depth and alpha, a point is seen as far as its pixel shows the person, and not far behind
-    the surface, and colours are the person's.
+    the surface, and colours are the person's. The detail (zeros without one) is that of the point itself,
+    times its visibility.
 
     Args:
       field: of the view that shows the points. canonical: (P, 3) they in the canonical frame.
@@ -209,19 +385,20 @@ def look_up_source(texture: SourceTexture, field: ExpressionField, points: Array
     def by_point(place: Array, canonical: Array) -> Array:
         moved = near * place[:, :3] + (1.0 - near) * in_the_photo(texture, canonical)
         margin = near[:, 0] * SURFACE_MARGIN + (1.0 - near[:, 0]) * VISIBLE_MARGIN
-        uv, seen = seen_by(texture.camera, moved, texture.depth, margin)
+        uv, seen = seen_by(texture.camera, moved, texture.depth, margin, texture.known)
         seen = seen[:, None] * (near * place[:, 3:] + 1.0 - near)
         if texture.depth_and_alpha is not None:
             depth_and_alpha = sample_image(texture.depth_and_alpha, uv)
             hidden = jnp.maximum(gap_to_surface(texture.camera, moved, depth_and_alpha) - HIDDEN_MARGIN, 0.0)
             seen *= depth_and_alpha[:, 1:] * jnp.exp(-((hidden / HIDDEN_WIDTH) ** 2))
-        return jnp.concatenate([sample_image(texture.person, uv), seen], axis=-1)
+        detail = 0.0 if texture.detail is None else seen * sample_image(texture.detail[..., :3], uv)
+        return jnp.concatenate([sample_image(texture.person, uv), seen, detail + 0.0 * moved], axis=-1)
 
     in_photo = interpolate(field.raster, texture.surface)
     _, near, place = surface_seen(field, points, in_photo)
     near = near[:, None]
     own, other = by_point(place[:, :4], canonical), by_point(place[:, 4:], canonical * MIRROR)
-    return jnp.concatenate([by_mesh(), own, other], axis=-1)
+    return jnp.concatenate([by_mesh(), own[:, :4], other[:, :4], own[:, 4:]], axis=-1)
 
 
 @exact_products
@@ -277,6 +454,8 @@ def look_up_features(texture: SourceTexture, points: Array) -> Array:
     moved = in_the_photo(texture, points)
     uv, _ = project(texture.camera, moved)
     inside = jnp.all((uv > 0) & (uv < 1), axis=-1, keepdims=True).astype(jnp.float32)
+    if texture.known is not None:
+        inside *= sample_image(texture.known, uv)
     at_pixel = sample_image(texture.features[..., :-2], uv)
     depth_and_alpha = sample_image(texture.depth_and_alpha, uv)
     opacity, gap = depth_and_alpha[:, 1:], gap_to_surface(texture.camera, moved, depth_and_alpha)
