@@ -139,7 +139,8 @@ def main(_: list[str]) -> None:
             ]
     for name in (
         "turned, PSNR",
-        "turned, see-through %",
+        "see-through person %",
+        "see-through head %",
         *(f"mouth of {k}, {m}" for k in ("shut", "teeth") for m in ("PSNR", "SSIM")),
     ):
         values = np.array([row[name] for row in rows if name in row])
