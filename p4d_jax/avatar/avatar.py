@@ -433,18 +433,22 @@ def _with_detail(avatar: Avatar, alphas: Array, params: Sequence[FrameParams], m
     """
     if not avatar.model.config.refinement_features:
         return avatar
-    made = [avatar._render(*one).image for one in zip(params, motions, strict=True)]
     texture = avatar.source.texture
     several = isinstance(texture, SourceTextures)
     textures = texture.textures if several else jax.tree.map(lambda x: x[None], texture)
-    before = textures.detail
-    if before is None:
-        before = jnp.zeros((*textures.image.shape[:-1], 6))
+
+    def detailed(detail: Array) -> Avatar:
+        new = textures.replace(detail=detail)
+        new = SourceTextures(new, texture.trust) if several else take(new, 0)
+        return avatar.replace(source=avatar.source.replace(texture=new))
+
+    if textures.detail is None:  # zeros, so that one program renders these pictures and all that follow
+        textures = textures.replace(detail=jnp.zeros((*textures.image.shape[:-1], 6)))
+    seen = detailed(textures.detail)
+    made = [seen._render(*one).image for one in zip(params, motions, strict=True)]
     lacks = textures.image[: len(made)] - jnp.stack(made)
-    more = jax.vmap(detail_of_photo)(textures.depth[: len(made)], lacks, alphas)
-    textures = textures.replace(detail=before.at[: len(made)].add(more))
-    texture = SourceTextures(textures, texture.trust) if several else take(textures, 0)
-    return avatar.replace(source=avatar.source.replace(texture=texture))
+    more = jax.jit(jax.vmap(detail_of_photo))(textures.depth[: len(made)], lacks, alphas)
+    return detailed(textures.detail.at[: len(made)].add(more))
 
 
 @functools.partial(jax.jit, static_argnames="together")
