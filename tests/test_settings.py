@@ -249,7 +249,7 @@ def test_help_lists_every_field_with_its_value_and_comment():
 def test_help_shows_what_the_command_line_changes(capsys):
     assert main.main(["p4d", "quickstart", "--stills=9", "--help"]) == 0
     shown = capsys.readouterr().out
-    assert "  --config.stills=9\n" in shown and "  --config.personalise_steps=15\n" in shown
+    assert "  --config.stills=9\n" in shown and "  --config.personalise_steps=0\n" in shown
 
 
 def test_help_alone_names_configs_and_jobs_and_imports_no_jax():
