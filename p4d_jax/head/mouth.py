@@ -20,10 +20,8 @@ from p4d_jax.types import Array, Camera
 # Physiology and Occlusion", tables of average dimensions.
 UPPER_WIDTHS, LOWER_WIDTHS = (8.5, 6.5, 7.5, 7.0, 7.0, 10.0, 9.0), (5.0, 5.5, 7.0, 7.0, 7.0, 11.0, 10.5)
 UPPER_CROWN, LOWER_CROWN = 0.47, 0.5  # of a strip's height
-WINDOW_SIZE, WINDOW_MARGIN = (
-    128,
-    1.15,
-)  # pixels a side of the window on a mouth, and its side in the lips' extent
+WINDOW_SIZE = 128  # pixels a side of the window on a mouth
+WINDOW_MARGIN = 1.15  # its side, in the lips' extent
 AROUND = 1.6  # of the lips' width: so far from their middle are triangles that can hide the mouth
 
 
