@@ -81,9 +81,8 @@ def test_the_turned_head_shows_at_its_surface_what_the_straight_head_shows_there
     @jax.jit
     def features(points, observed):
         deformation = build_field(TINY, model.frame, observed, straight, params.neck, params.camera)
-        return HeadField(model.network, model.variables, planes, avatar.source.texture, deformation)(points)[
-            1
-        ]
+        field = HeadField(model.network, model.variables, planes, avatar.source.texture, deformation)
+        return field(points[:, None])[1]
 
     wanted = features(straight, straight)
     moved, unmoved = features(posed, posed), features(posed, straight)

@@ -12,14 +12,18 @@ from p4d_jax.head.expression_field import (
     apply_expression_field,
     build_canonical_frame,
     build_expression_field,
-    inside_head,
-    surface_seen,
+    surface_on_rays,
 )
 from p4d_jax.head.model import NECK
 from p4d_jax.head.skinning import head_joints, head_vertices
 from p4d_jax.reconstructor.texture import build_source_texture, in_the_photo
 from p4d_jax.render.raster import Raster
 from p4d_jax.render.rays import generate_rays, rays_through
+
+
+def seen_at(field: ExpressionField, points: jax.Array) -> list[jax.Array]:
+    """`RaySurface.at` points (P, 3), each on a ray of its own."""
+    return [x[:, 0] for x in surface_on_rays(field, points).at(points[:, None])]
 
 
 def test_the_surface_is_seen_between_its_own_pixels(rng):
@@ -34,7 +38,7 @@ def test_the_surface_is_seen_between_its_own_pixels(rng):
     place = rng.uniform(1 / size, 1 - 1 / size, (50, 2)).astype(np.float32)
     origins, directions = rays_through(camera, jnp.asarray(place))
     points = origins - 4.0 / directions[:, 2:] * directions
-    gap, near, seen = surface_seen(whole, points)
+    gap, near, seen = seen_at(whole, points)
     np.testing.assert_allclose(seen[:, :2], place, atol=2e-3)  # varies linearly, so exact between pixels
     np.testing.assert_allclose(gap, 0.0, atol=1e-3)
     assert np.all(near > 0.99)
@@ -47,7 +51,7 @@ def test_the_surface_is_seen_between_its_own_pixels(rng):
             jnp.where(missing[..., None], 9.0, motion),
             *nothing,
         )
-        gap, near, seen = surface_seen(half, points)
+        gap, near, seen = seen_at(half, points)
         own, lost = place[:, 0] > 0.5 - 0.4 / size, place[:, 0] < 0.5 - 0.6 / size
         assert np.all(near[own] > 0.99) and np.all(np.asarray(near)[lost] < 1e-3)
         assert np.all(np.asarray(seen)[own, 0] < 1.0)
@@ -66,7 +70,7 @@ def test_what_stands_off_the_mesh_turns_with_the_neck():
         posed = head_vertices(head, *still, pose, jnp.zeros(6))
         field = build_expression_field(frame, posed, pose[:3], camera, 64)
         texture = build_source_texture(jnp.zeros((8, 8, 3)), frame, posed, pose[:3], camera)
-        canonical = apply_expression_field(field, points)
+        canonical = apply_expression_field(field, points[:, None])[:, 0]
         return canonical, in_the_photo(texture, canonical)
 
     # A shell of hair, 0.1 outside the back and the sides of the head.
@@ -127,7 +131,7 @@ def test_points_well_behind_the_mesh_are_in_the_head_and_those_before_or_beside_
     at = lambda row, column, distance: jnp.asarray(
         origins[row, column] + distance[:, None] * directions[row, column]
     )
-    inside = jax.jit(inside_head)
+    inside = jax.jit(lambda field, points: surface_on_rays(field, points).inside(points[:, None])[:, 0])
     surface = depth[row, column]
     np.testing.assert_allclose(inside(field, at(row, column, surface + 0.1))[flat], 1.0, atol=1e-5)
     np.testing.assert_array_equal(inside(field, at(row, column, surface - 0.005)), 0.0)

@@ -111,7 +111,7 @@ def test_field_takes_the_surface_motion_at_the_surface_and_the_nearest_candidate
         jnp.pad(jnp.stack([near, jnp.zeros(3)]), ((0, 0), (0, 1))), jnp.eye(3), jnp.zeros((16, 16, 4)),
     )  # fmt: skip
     points = jnp.array([[0.0, 0.0, 0.0], [0.0, 0.0, -0.55]])
-    moved = apply_expression_field(field, points) - points
+    moved = apply_expression_field(field, points[:, None])[:, 0] - points
     np.testing.assert_allclose(moved[0], surface, atol=1e-3)
     np.testing.assert_allclose(moved[1], near, atol=1e-3)
 

@@ -15,7 +15,7 @@ from p4d_jax.head.expression_field import (
     CanonicalFrame,
     build_canonical_frame,
     build_expression_field,
-    surface_seen,
+    surface_on_rays,
 )
 from p4d_jax.head.model import HeadModel
 from p4d_jax.head.skinning import head_vertices
@@ -84,8 +84,9 @@ def looked_up():
     driving = jax.jit(head_vertices)(head, jnp.zeros(300), 0 * expression, 0.9 * pose, jnp.zeros(6))
     view = look_at_camera(-0.1, 0.0, 4.0)
     field = build_expression_field(frame, driving, pose[:3], view, 128)
-    on_mesh = np.asarray(surface_seen(field, driving)[1])
-    found = np.asarray(jax.jit(look_up_source)(texture, field, driving, frame.vertices))
+    on_mesh = np.asarray(surface_on_rays(field, driving).at(driving[:, None])[1])[:, 0]
+    shown = jax.jit(look_up_source)(texture, field, driving, frame.vertices)
+    found = np.concatenate([shown.by_mesh, shown.by_point, shown.by_mirror], axis=-1)
     pixels = jnp.concatenate([image[::2, ::2], mesh_depth_and_alpha(texture, SIZE // 2)], axis=-1)
     points = frame.vertices[front]
     features = jax.jit(look_up_features)(texture.with_features(pixels), points)

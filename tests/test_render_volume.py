@@ -189,6 +189,19 @@ def _ball(points):
     return GROWTH * (RADIUS - distance), points + 0.5
 
 
+def short_list(length):
+    return st.lists(st.integers(0, 9), min_size=length, max_size=length)
+
+
+@settings(deadline=None)
+@given(short_list(5), short_list(4))
+def test_two_ascending_lists_are_merged_as_a_stable_sort_would(first, second):
+    first, second = (np.sort(np.asarray(x, np.float32)) for x in (first, second))
+    order, rank = volume.merge_ascending(first, second)
+    np.testing.assert_array_equal(order, np.argsort(np.concatenate([first, second]), kind="stable"))
+    np.testing.assert_array_equal(np.asarray(order)[np.asarray(rank)], np.arange(9))
+
+
 def test_normals_of_a_balls_depth_point_away_from_its_centre():
     camera = look_at_camera(0.4, 0.2, 4.0)
     origins, directions = (np.asarray(x, np.float64) for x in generate_rays(camera, 64))

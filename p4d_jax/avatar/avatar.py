@@ -38,6 +38,7 @@ from p4d_jax.reconstructor.field import Frame, HeadField, driven_meshes, render_
 from p4d_jax.reconstructor.several_photos import SourceTextures
 from p4d_jax.reconstructor.texture import detail_of_photo
 from p4d_jax.render.surface import Mesh, extract_mesh
+from p4d_jax.train.devices import fast_jit
 from p4d_jax.types import Array, Camera, FrameParams, on_host, stack, take
 
 FRAMES_AT_ONCE = 8  # side by side on an accelerator
@@ -407,14 +408,14 @@ def capture_photos(photos: Sequence, head: HeadModel) -> list[Capture]:
     return capture_album(photos, head)
 
 
-@jax.jit
+@fast_jit
 def _animate(model: AvatarModel, source: EncodedSource, motion: Array) -> Array:
     return model.network.apply(model.variables, source.features, motion[None], jnp.ones(1), method="animate")[
         0
     ]
 
 
-@functools.partial(jax.jit, static_argnames=("resolution", "samples"))
+@functools.partial(fast_jit, static_argnames=("resolution", "samples"))
 def _render_posed(model, planes, texture, background, meshes, neck, camera, *, resolution, samples) -> Frame:
     """A view of a tri-plane whose observed mesh, and the one without the neck's rotation, are `meshes`."""
     deformation = build_field(model.config, model.frame, *meshes, neck, camera)
@@ -451,7 +452,7 @@ def _with_detail(avatar: Avatar, alphas: Array, params: Sequence[FrameParams], m
     return detailed(textures.detail.at[: len(made)].add(more))
 
 
-@functools.partial(jax.jit, static_argnames="together")
+@functools.partial(fast_jit, static_argnames="together")
 def _render_many(avatar: Avatar, frames: FrameParams, motions: Array | None, together: int | None) -> Array:
     def one(seen: tuple[FrameParams, Array | None]) -> Array:
         frame, motion = seen

@@ -18,6 +18,7 @@ from p4d_jax.reconstructor.encoders import SourceFeatures
 from p4d_jax.reconstructor.field import network_inputs
 from p4d_jax.reconstructor.several_photos import SourceTextures, trust_photo
 from p4d_jax.reconstructor.texture import SourceTexture, build_source_texture
+from p4d_jax.train.devices import fast_jit
 from p4d_jax.types import Array, FrameParams, concatenate, stack, take
 
 
@@ -47,7 +48,7 @@ def check_picture_size(config: ReconstructorConfig, size: int) -> None:
         raise ValueError(f"this network takes photos of {least} pixels a side{more}, got {size}")
 
 
-@jax.jit
+@fast_jit
 def encode_photo(
     model: AvatarModel,
     image: Array,
@@ -101,7 +102,7 @@ def encode_photos(
     return sources[0] if count == 1 else _fuse(model, sources, params)
 
 
-@jax.jit
+@fast_jit
 def _fuse(model: AvatarModel, sources: list[EncodedSource], params: FrameParams) -> EncodedSource:
     """Several sources of one person as one."""
     posed = jax.vmap(lambda one: posed_vertices(model.head, one.shape, one))(params)

@@ -135,7 +135,7 @@ def part_wise_field(
 
     Args:
       planes: (2, 3, P, P, C).
-      masks: (N,) each, of the N rays. The field takes the points of whole rays, one ray after the other.
+      masks: (N,) each, of the N rays.
       fuse: `fuse_by_masks` or `fuse_by_density`.
     """
 
@@ -143,14 +143,16 @@ def part_wise_field(
         return genhead.apply(variables, sample_planes(planes[branch], points), method="decode")
 
     def field(points: Array) -> tuple[Array, Array]:
-        canonical = canonical_points(head, parts, posed, points)
-        per_point = lambda mask: jnp.repeat(mask, points.shape[0] // mask.shape[0])[:, None]
+        rays, samples, _ = points.shape
+        canonical = canonical_points(head, parts, posed, points.reshape(-1, 3))
+        per_point = lambda mask: jnp.repeat(mask, samples)[:, None]
         in_eye_box = canonical.in_eye_box[:, None].astype(points.dtype)
         at = PointMasks(per_point(masks.eye), per_point(masks.mouth), in_eye_box)
         density, features = decode(PARTS, jnp.where(at.mouth > 0, canonical.mouth, canonical.eyes))
         rest = decode(HEAD, canonical.head)
         fused, mixed = fuse((gate_part_density(density, at), features), rest, at)
-        return fused, jnp.concatenate([mixed, rest[0] * at.in_eye_box, rest[0] * at.mouth], axis=-1)
+        features = jnp.concatenate([mixed, rest[0] * at.in_eye_box, rest[0] * at.mouth], axis=-1)
+        return fused.reshape(rays, samples, 1), features.reshape(rays, samples, -1)
 
     return field
 

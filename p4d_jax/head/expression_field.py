@@ -196,8 +196,8 @@ def rigid_motions(places: Array, images: Array, neck_weight: Array, neck_rotatio
 
 @exact_products
 def move(points: Array, motions: Array, neck_rotation: Array) -> Array:
-    """Points (P, 3) under rows (P, 4) of `rigid_motions` about `neck_rotation` (3, 3): (P, 3)."""
-    return points + motions[:, :3] + motions[:, 3:] * (points @ neck_rotation.T - points)
+    """Points (..., 3) under rows (..., 4) of `rigid_motions` about `neck_rotation` (3, 3): (..., 3)."""
+    return points + motions[..., :3] + motions[..., 3:] * (points @ neck_rotation.T - points)
 
 
 def build_expression_field(
@@ -223,71 +223,120 @@ def build_expression_field(
 
 
 @exact_products
+def squared_distances_between(points: Array, places: Array, more: Array | float = 0.0) -> Array:
+    """Squared distances (P, n) of points (P, d) and places (n, d), plus what is added for each place (n, 1).
+
+    One product of (point, |point|², 1) and (-2 place, 1, |place|²): a sum with an array of all pairs is slow.
+    """
+    ones = lambda x: jnp.ones((len(x), 1))
+    squared = lambda x: jnp.sum(x**2, axis=-1, keepdims=True)
+    left = jnp.concatenate([points, squared(points), ones(points)], axis=-1)
+    return left @ jnp.concatenate([-2 * places, ones(places), squared(places) + more], axis=-1).T
+
+
+@exact_products
+def distance_to_nearest(points: Array, places: Array) -> Array:
+    """Distance (P, 1) of points (P, 3) to the nearest of places (n, 3)."""
+    least = squared_distances_between(points, places).min(axis=-1, keepdims=True)
+    return jnp.sqrt(jnp.maximum(least, 0.0))
+
+
+@exact_products
 def nearest_average(places: Array, values: Array, points: Array) -> Array:
     """Values (n, c) at places (n, 3), averaged at points (P, 3) by exp(-d²/width²): (P, c).
 
     The width grows with the distance to the nearest place, so that values change slowly far from all.
     """
-    squared = jnp.sum(points**2, axis=-1, keepdims=True) - 2 * points @ places.T + jnp.sum(places**2, axis=-1)
-    nearest = jnp.maximum(squared.min(axis=-1, keepdims=True), 0.0)
-    return jax.nn.softmax(-squared / (BLEND_WIDTH**2 + BLEND_SHARE**2 * nearest), axis=-1) @ values
+    distances = squared_distances_between(points, places)
+    nearest = jnp.maximum(distances.min(axis=-1, keepdims=True), 0.0)
+    shares = jnp.exp((nearest - distances) / (BLEND_WIDTH**2 + BLEND_SHARE**2 * nearest))
+    total = shares @ jnp.concatenate([values, jnp.ones((len(values), 1))], axis=-1)
+    return total[:, :-1] / total[:, -1:]
 
 
-def surface_seen(
-    field: ExpressionField, points: Array, values: Array | None = None
-) -> tuple[Array, Array, Array]:
-    """The posed mesh on the rays of points (P, 3), between those of the four pixels around that show it near.
+@struct.dataclass
+class RaySurface:
+    """The posed mesh on N rays of a view, in the four pixels around each.
 
-    values: (R, R, c) of the surface seen there; None for its motions.
-
-    Returns:
-      distance - depth of the mesh (P,); how near that is (P,), 1 on the mesh, 0 where there is none; the
-      surface's values (P, c).
+    Attributes:
+      origin: (3,) where the rays come from.
+      weight: (N, 4) of the pixels, bilinear.
+      depth: (N, 4) distance of the mesh, 0 where there is none.
+      values: (N, 4, c) of the surface.
+      within: (N,) in {0, 1}, whether the four lie in the picture.
     """
-    values = field.surface if values is None else values
-    depth = field.raster.depth
-    size, count = depth.shape[0], values.shape[-1]
-    place = project(field.camera, points)[0] * size - 0.5
-    distance = jnp.linalg.norm(points - field.camera.cam2world[:3, 3], axis=-1)
-    pixels = jnp.concatenate([values, depth[..., None]], axis=-1).reshape(size * size, count + 1)
 
-    def look(pixel: Array, weight: Array) -> tuple[Array, Array]:
-        seen = pixels[pixel]
-        gap = distance - seen[:, count]
-        near = jnp.where(seen[:, count] > 0, jnp.exp(-((gap / SURFACE_REACH) ** 2)), 0.0)
-        return weight * near, jnp.concatenate([seen[:, :count], gap[:, None], near[:, None]], axis=-1)
+    origin: Array
+    weight: Array
+    depth: Array
+    values: Array
+    within: Array
 
-    around = [look(pixel, weight) for pixel, weight in four_pixels(place, size)]
-    total = sum(weight for weight, _ in around) + 1e-8
-    mean = sum(weight[:, None] * value for weight, value in around) / total[:, None]
-    return mean[:, count], mean[:, count + 1], mean[:, :count]
+    def distance(self, points: Array) -> Array:
+        """Distance (N, S) of points (N, S, 3) along the rays."""
+        return jnp.linalg.norm(points - self.origin, axis=-1)
+
+    def at(self, points: Array) -> tuple[Array, Array, Array]:
+        """The surface beside points (N, S, 3), S on each ray, of the pixels that show it near.
+
+        Returns:
+          distance - depth of the mesh (N, S); how near that is (N, S), 1 on the mesh, 0 where there is none;
+          the surface's values (N, S, c).
+        """
+        distance, total, gap, near, values = self.distance(points), 1e-8, 0.0, 0.0, 0.0
+        for k in range(4):
+            depth = self.depth[:, k, None]
+            gap_k = distance - depth
+            near_k = jnp.where(depth > 0, jnp.exp(-((gap_k / SURFACE_REACH) ** 2)), 0.0)
+            weight = self.weight[:, k, None] * near_k
+            total += weight
+            gap, near = gap + weight * gap_k, near + weight * near_k
+            values += weight[..., None] * self.values[:, None, k]
+        return gap / total, near / total, values / total[..., None]
+
+    def inside(self, points: Array) -> Array:
+        """How surely points (N, S, 3) lie in the posed mesh: (N, S), 1 well behind its front.
+
+        Behind the farthest of the four pixels, so that what lies at an outline, where the fit errs, is not in
+        the mesh; `SKIN_DEPTH` below that.
+        """
+        front = jnp.max(jnp.where(self.depth > 0, self.depth, jnp.inf), axis=-1)
+        deep = jnp.clip((self.distance(points) - front[:, None]) / SKIN_DEPTH - 1.0, 0.0, 1.0)
+        return self.within[:, None] * deep
 
 
-def apply_expression_field(field: ExpressionField, points: Array) -> Array:
-    """Observed points (P, 3) -> canonical points (P, 3). No gradient."""
-    _, near, surface = surface_seen(field, points)
-    average = nearest_average(field.observed, field.candidates, points)
-    motions = near[:, None] * surface + (1 - near[:, None]) * average
-    return jax.lax.stop_gradient(move(points, motions, field.neck_rotation))
+def surface_on_rays(field: ExpressionField, points: Array, values: Array | None = None) -> RaySurface:
+    """What the view of `field` shows of the posed mesh on its rays through points (N, 3).
 
-
-def inside_head(field: ExpressionField, points: Array) -> Array:
-    """How surely points (P, 3) on the view's rays lie in the posed mesh: (P,), 1 well behind its front.
-
-    Behind the farthest of the four pixels around, so that what lies at an outline, where the fit errs, is not
-    in the mesh; `SKIN_DEPTH` below that.
+    values: (R, R, c) of the surface; None for its motions.
     """
     depth = field.raster.depth
     size = depth.shape[0]
     place = project(field.camera, points)[0] * size - 0.5
-    inside = jnp.all((place >= 0) & (place <= size - 1), axis=-1)
-    distance = jnp.linalg.norm(points - field.camera.cam2world[:3, 3], axis=-1)
-    fronts = [depth.reshape(-1)[pixel] for pixel, _ in four_pixels(jnp.clip(place, 0.0, size - 1.0), size)]
-    front = functools.reduce(jnp.maximum, [jnp.where(one > 0, one, jnp.inf) for one in fronts])
-    return inside * jnp.clip((distance - front) / SKIN_DEPTH - 1.0, 0.0, 1.0)
+    values = (field.surface if values is None else values).reshape(size * size, -1)
+    pixels, weights = zip(*four_pixels(place, size), strict=True)
+    return RaySurface(
+        field.camera.cam2world[:3, 3],
+        jnp.stack(weights, axis=-1),
+        jnp.stack([depth.reshape(-1)[pixel] for pixel in pixels], axis=-1),
+        jnp.stack([values[pixel] for pixel in pixels], axis=1),
+        jnp.all((place >= 0) & (place <= size - 1), axis=-1).astype(jnp.float32),
+    )
 
 
-def snap_to_surface(field: ExpressionField, points: Array, directions: Array) -> Array:
-    """Rendered surface points (P, 3) pulled along their rays (P, 3) on to the posed mesh where it is near."""
-    gap, near, _ = surface_seen(field, points)
-    return points - (near * gap)[:, None] * directions
+def apply_expression_field(field: ExpressionField, points: Array, surface: RaySurface | None = None) -> Array:
+    """Observed points (N, S, 3), S on each of N rays, -> canonical points (N, S, 3). No gradient.
+
+    surface: The mesh's motions on these rays, where they were looked up already.
+    """
+    surface = surface_on_rays(field, points[:, 0]) if surface is None else surface
+    _, near, motions = surface.at(points)
+    average = nearest_average(field.observed, field.candidates, points.reshape(-1, 3))
+    motions = near[..., None] * motions + (1 - near[..., None]) * average.reshape(motions.shape)
+    return jax.lax.stop_gradient(move(points, motions, field.neck_rotation))
+
+
+def snap_to_surface(surface: RaySurface, points: Array, directions: Array) -> Array:
+    """Rendered surface points (N, 3) pulled along their rays (N, 3) on to the posed mesh where it is near."""
+    gap, near, _ = surface.at(points[:, None])
+    return points - near * gap * directions

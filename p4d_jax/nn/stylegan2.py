@@ -46,6 +46,8 @@ def normalize_second_moment(x: Array) -> Array:
 class EqualizedDense(nn.Module):
     """A dense layer with equalised learning rate: (..., in) -> (..., features).
 
+    Several inputs are taken as if they were one along the last axis, without joining them in memory.
+
     Attributes:
       features: Number of outputs.
       bias_init: Initial value of the bias.
@@ -59,16 +61,17 @@ class EqualizedDense(nn.Module):
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
-    def __call__(self, x: Array) -> Array:
-        fan_in = x.shape[-1]
+    def __call__(self, *inputs: Array) -> Array:
+        widths = [x.shape[-1] for x in inputs]
+        fan_in = sum(widths)
         normal = nn.initializers.normal(1 / self.lr_multiplier)
         weight = self.param("weight", normal, (fan_in, self.features))
         constant = nn.initializers.constant(self.bias_init / self.lr_multiplier)
         bias = self.param("bias", constant, (self.features,))
         weight = weight * (self.lr_multiplier / math.sqrt(fan_in))
-        return x.astype(self.dtype) @ weight.astype(self.dtype) + (bias * self.lr_multiplier).astype(
-            self.dtype
-        )
+        rows = jnp.split(weight.astype(self.dtype), np.cumsum(widths)[:-1])
+        product = sum(x.astype(self.dtype) @ part for x, part in zip(inputs, rows, strict=True))
+        return product + (bias * self.lr_multiplier).astype(self.dtype)
 
 
 def filter_axis(x: Array, axis: int, taps: Sequence[float | Array], before: int, after: int) -> Array:

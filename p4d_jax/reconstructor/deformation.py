@@ -55,7 +55,7 @@ def build_field(
 
 
 def apply_field(field: Deformation, points: Array) -> Array:
-    """Observed points (P, 3) -> points in the space of the tri-plane (P, 3). No gradient."""
+    """Observed points (N, S, 3), S on each of N rays, in the space of the tri-plane. No gradient."""
     if isinstance(field, NeckField):
-        return apply_neck_field(field, points)
+        return apply_neck_field(field, points.reshape(-1, 3)).reshape(points.shape)
     return apply_expression_field(field, points)

@@ -17,9 +17,10 @@ from flax import struct
 
 from p4d_jax.geometry import project
 from p4d_jax.head.expression_field import (
-    inside_head,
+    ExpressionField,
+    apply_expression_field,
     snap_to_surface,
-    surface_seen,
+    surface_on_rays,
 )
 from p4d_jax.head.model import HeadModel
 from p4d_jax.head.skinning import posed_vertices, straightened_vertices
@@ -38,6 +39,7 @@ from p4d_jax.reconstructor.several_photos import (
     see_mouth_of_sources,
 )
 from p4d_jax.reconstructor.texture import (
+    Shown,
     SourceTexture,
     beyond_hair,
     bound_chroma,
@@ -55,6 +57,7 @@ from p4d_jax.types import Array, Camera, FrameParams
 
 # Share of a nearby colour in a pixel that the photo hides, and 1 / the visibility from which it shows one.
 GUESSED, VISIBLE = 0.7, 12.0
+NEARBY_PIXELS = 32  # a side, in which such colours, which vary slowly, are looked up
 EMPTY_DENSITY = 100.0  # taken from the density where the photo shows the background
 
 
@@ -80,36 +83,46 @@ class HeadField:
     box_scale: Array | float = 1.0
 
     def __call__(self, points: Array) -> tuple[Array, Array]:
-        """Observed points (P, 3) to densities (P, 1) before their softplus, and features (P, F) in [0, 1]."""
-        canonical = points if self.deformation is None else apply_field(self.deformation, points)
-        shown = None
+        """Observed points (N, S, 3), S on each of N rays of the deformation's camera, to what is there.
+
+        Returns:
+          densities (N, S, 1) before their softplus; features (N, S, F) in [0, 1].
+        """
+        inside, canonical = None, points
+        if isinstance(self.deformation, ExpressionField):
+            surface = surface_on_rays(self.deformation, points[:, 0])
+            inside = surface.inside(points).reshape(-1, 1)
+            canonical = apply_expression_field(self.deformation, points, surface)
+        elif self.deformation is not None:
+            canonical = apply_field(self.deformation, points)
+        canonical, shown = canonical.reshape(-1, 3), None
         if self.network.config.photo_features:
             look_up = look_up_features_of_sources if self.several_photos else look_up_features
             shown = look_up(self.texture, canonical)
         at_planes = sample_planes(self.planes, canonical / self.box_scale)
         density, features = self.network.apply(self.variables, at_planes, shown, method="decode")
-        return (density if shown is None else self.carve(density, points, canonical, shown)), features
+        if shown is not None and self.texture.alpha is not None:
+            density = self.carve(density, shown, beyond_hair(self.texture, canonical), inside)
+        as_rays = lambda x: x.reshape(*points.shape[:2], -1)
+        return as_rays(density), as_rays(features)
 
-    def carve(self, density: Array, points: Array, canonical: Array, shown: Array) -> Array:
-        """Densities (P, 1) of observed points (P, 3), empty and solid where that is sure.
+    def carve(self, density: Array, shown: Array, beyond: Array, inside: Array | None) -> Array:
+        """Densities (P, 1), empty and solid where that is sure.
 
-        Where the alpha of the photo is given: what it shows as background is empty all along its rays, and
-        what is farther from the head than its hair there; what lies in the fitted mesh is solid.
+        What the alpha of the photo shows as background is empty all along its rays, and what is farther from
+        the head than its hair there; what lies in the fitted mesh is solid.
 
         Args:
-          canonical: (P, 3) the points in the canonical frame. shown: (P, k + 9) of `look_up_features`.
+          shown: (P, k + 9) of `look_up_features`. beyond: (P, 1) `beyond_hair`.
+          inside: (P, 1) in [0, 1], how surely the points lie in the posed mesh; None where that is not known.
         """
-        textures = self.texture.textures if self.several_photos else self.texture
-        if textures.alpha is None:
-            return density
         k = self.network.config.photo_features
         opacity, in_photo = shown[:, k : k + 1], shown[:, k + 4 : k + 5]
         person = opacity + 1.0 - in_photo
-        empty = jnp.maximum(jnp.clip(1.0 - 2.0 * person, 0.0, 1.0), beyond_hair(self.texture, canonical))
+        empty = jnp.maximum(jnp.clip(1.0 - 2.0 * person, 0.0, 1.0), beyond)
         density = density - EMPTY_DENSITY * empty
-        if self.deformation is None:
+        if inside is None:
             return density
-        inside = inside_head(self.deformation, points)[:, None]
         solid = inside * jnp.clip(2.0 * person - 1.0, 0.0, 1.0)
         return jnp.where(solid > 0, jnp.maximum(density, SHOWN_DENSITY * solid), density)
 
@@ -236,6 +249,33 @@ def refined_size(field: HeadField, size: int) -> int:
     return size * field.texture.image.shape[-2] // config.image_size
 
 
+def look_at_surface(field: HeadField, points: Array, directions: Array) -> tuple[Shown, Array]:
+    """What the photo shows of points (P, 3) of the rendered surface, on rays of directions (P, 3).
+
+    Returns:
+      what `look_up_source` finds; (P, 4) `part_labels` of the mesh.
+    """
+    texture, deformation = field.texture, field.deformation
+    seen_mesh = jnp.concatenate([deformation.surface, deformation.parts], axis=-1)
+    surface = surface_on_rays(deformation, points, seen_mesh)
+    snapped = snap_to_surface(surface, points, directions)
+    motions = surface.replace(values=surface.values[..., :4])
+    canonical = apply_expression_field(deformation, snapped[:, None], motions)[:, 0]
+    _, near, on_surface = surface.at(snapped[:, None])
+    parts = jax.lax.stop_gradient(near * on_surface[:, 0, 4:])
+    look_up = look_up_sources if field.several_photos else look_up_source
+    return look_up(texture, deformation, snapped, canonical), parts
+
+
+def guess_nearby(field: HeadField, points: Array, directions: Array) -> Array:
+    """`look_up_nearby` at points (P, 3) of the rendered surface on rays of directions (P, 3): (P, 4)."""
+    surface = surface_on_rays(field.deformation, points)
+    snapped = snap_to_surface(surface, points, directions)
+    canonical = apply_expression_field(field.deformation, snapped[:, None], surface)[:, 0]
+    look_up = look_up_nearby_of_sources if field.several_photos else look_up_nearby
+    return look_up(field.texture, canonical, surface.at(points[:, None])[1][:, 0])
+
+
 def refine_image(field: HeadField, image: Array, marched: MarchedRays, rays: tuple[Array, Array]) -> Array:
     """The picture mixed with the photo seen at its surface; as it is for a network that does not refine.
 
@@ -248,40 +288,38 @@ def refine_image(field: HeadField, image: Array, marched: MarchedRays, rays: tup
     if not network.config.refinement_features:
         return image
     size, coarse = refined_size(field, image.shape[0]), math.isqrt(len(marched.depth))
+    square = lambda x: x.reshape(size, size, -1)
     fill = lambda x: resize_bilinear(x.reshape(coarse, coarse, -1), size)
     origins, directions = rays
     # A pixel at an outline has the depth of the rays that hit, not a mean with those that miss.
-    weight = 1.0 - marched.transmittance + 1e-3
-    fill_hits = lambda x: fill(x * weight) / fill(weight)
-    depth = jax.lax.stop_gradient(fill_hits(marched.depth))
-    points = origins + depth.reshape(-1, 1) * directions
-    snapped = snap_to_surface(deformation, points, directions)
-    canonical = apply_field(deformation, snapped)
-    pixels = project(deformation.camera, points)[0]
-    _, near, parts = surface_seen(deformation, snapped, deformation.parts)
-    parts = jax.lax.stop_gradient(near[:, None] * parts).reshape(1, size, size, -1)
-    look_up = look_up_sources if field.several_photos else look_up_source
-    shown, detail = jnp.split(look_up(texture, deformation, snapped, canonical), (12,), axis=-1)
-    seen = jnp.concatenate([shown, sample_image(texture.background, pixels)], axis=-1)
+    weight = fill(1.0 - marched.transmittance + 1e-3)
+    depth = fill(marched.depth * (1.0 - marched.transmittance + 1e-3)) / weight
+    points = origins + jax.lax.stop_gradient(depth).reshape(-1, 1) * directions
+    alpha = 1.0 - fill(marched.transmittance)
+    shown, parts = jax.tree.map(square, look_at_surface(field, points, directions))
+    behind = texture.background
+    if texture.detail is not None:
+        behind = jnp.concatenate([behind, texture.detail[..., 3:]], axis=-1)
+    behind = square(sample_image(behind, project(deformation.camera, points)[0]))
     nearby = ()
     if texture.depth_and_alpha is not None:
-        # One pixel a ray is enough for a colour that varies slowly.
-        step = size // coarse
-        thin = lambda x: x.reshape(size, size, -1)[step // 2 :: step, step // 2 :: step]
-        thin_points, thin_canonical = (thin(x).reshape(coarse**2, 3) for x in (points, canonical))
-        on_mesh = surface_seen(deformation, thin_points)[1]
-        guess = look_up_nearby_of_sources if field.several_photos else look_up_nearby
-        guessed = jax.lax.stop_gradient(fill_hits(guess(texture, thin_canonical, on_mesh)))
-        nearby = (guessed[None],)
-    alpha = 1.0 - fill(marched.transmittance)[None]
-    image, seen = resize_bilinear(image, size)[None], seen.reshape(1, size, size, -1)
-    refined = network.apply(field.variables, image, seen, alpha, parts, *nearby, method="refine")[0]
+        side = min(NEARBY_PIXELS, size)
+        step = size // side
+        thin = lambda x: square(x)[step // 2 :: step, step // 2 :: step]
+        guessed = guess_nearby(field, *(thin(x).reshape(-1, 3) for x in (points, directions)))
+        hits = thin(weight)
+        spread = lambda x: resize_bilinear(x, size)
+        guessed = spread(guessed.reshape(side, side, 4) * hits) / spread(hits)
+        nearby = (jax.lax.stop_gradient(guessed)[None],)
+    guide = jnp.concatenate([shown.by_mesh, shown.by_point, shown.by_mirror, behind[..., :3]], axis=-1)
+    seen = [x[None] for x in (resize_bilinear(image, size), guide, alpha, parts)]
+    refined = network.apply(field.variables, *seen, *nearby, method="refine")[0]
     if texture.detail is not None:
-        still = sample_image(texture.detail[..., 3:], pixels).reshape(size, size, 3)
-        refined += alpha[0] * detail.reshape(size, size, 3) + (1.0 - alpha[0]) * still
+        refined += alpha * shown.detail + (1.0 - alpha) * behind[..., 3:]
     if nearby:
-        visible = jnp.max(shown.reshape(size, size, 3, 4)[..., 3], axis=-1, keepdims=True)
-        hidden = GUESSED * alpha[0] * jnp.clip(1.0 - VISIBLE * visible, 0.0, 1.0)
+        found = (shown.by_mesh, shown.by_point, shown.by_mirror)
+        visible = functools.reduce(jnp.maximum, [one[..., 3:] for one in found])
+        hidden = GUESSED * alpha * jnp.clip(1.0 - VISIBLE * visible, 0.0, 1.0)
         refined += hidden * (nearby[0][0, ..., :3] - refined)
     if deformation.mouth is not None:
         see = see_mouth_of_sources if field.several_photos else see_mouth_of
@@ -291,7 +329,12 @@ def refine_image(field: HeadField, image: Array, marched: MarchedRays, rays: tup
 
 @functools.partial(jax.jit, static_argnames=("resolution", "samples"))
 def render_view(
-    field: HeadField, background: Array, camera: Camera, *, resolution: int, samples: tuple[int, int]
+    field: HeadField,
+    background: Array,
+    camera: Camera,
+    *,
+    resolution: int,
+    samples: tuple[int, int],
 ) -> Frame:
     """One view of a head before background features (b, b, F); zeros are black.
 
@@ -299,8 +342,7 @@ def render_view(
     photo's size.
     """
     network = field.network
-    origins, directions = generate_rays(camera, resolution)
-    marched = march_rays(field, origins, directions, camera, samples)
+    marched = march_rays(field, *generate_rays(camera, resolution), camera, samples)
     square = lambda x: x.reshape(resolution, resolution, -1)
     behind = resize_background(background, resolution)
     features = compose(square(marched.features), square(marched.transmittance), behind)

@@ -139,7 +139,8 @@ def render_samples(
         image = refine_image(field, upscaled, flat, sample.pixel_rays)
         at_points = None
         if sample.points is not None:
-            at_points = sample_planes(identity.planes, apply_field(sample.field, sample.points)).mean(0)
+            canonical = apply_field(sample.field, sample.points[:, None])[:, 0]
+            at_points = sample_planes(identity.planes, canonical).mean(0)
         return Rendered(
             image, upscaled if reconstructor.config.refinement_features else None, features,
             2 * marched.features - 1, 2 * behind - 1, 1 - marched.transmittance, marched.depth, at_points,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import flax.linen as nn
 import jax.numpy as jnp
 
@@ -18,6 +20,17 @@ def paint_of_parts(key: Array, shape: tuple[int, int], dtype=jnp.float32) -> Arr
     """Initial weights (PART_CHANNELS, 3) of the paint."""
     del key
     return jnp.broadcast_to(jnp.asarray(PAINT, dtype)[:, None], shape)
+
+
+class Paint(nn.Module):
+    """A colour of each part, mixed by labels (..., PART_CHANNELS): (..., 3)."""
+
+    @nn.compact
+    def __call__(self, parts: Array) -> Array:
+        kernel = self.param("kernel", paint_of_parts, (PART_CHANNELS, 3))
+        # Written out: a CPU is slow at products of so few columns.
+        mixed = sum(parts[..., k : k + 1] * kernel[k] for k in range(PART_CHANNELS))
+        return mixed + self.param("bias", nn.initializers.zeros, (3,))
 
 
 class GuidedRefinement(nn.Module):
@@ -60,10 +73,16 @@ class GuidedRefinement(nn.Module):
             colours.append(nearby[..., :3])
             shown.append(opacity)
         # The same for all people: how light or dark they are is left to the shares and the correction.
-        colours.append(nn.Dense(3, name="paint", kernel_init=paint_of_parts)(parts))
-        shown.append(parts[..., (0, 2, 3)].sum(-1))
+        colours.append(Paint(name="paint")(parts))
+        shown.append(parts[..., 0] + parts[..., 2] + parts[..., 3])
         count = len(shown)
         x = conv3(count + 3, name="mix", init=nn.initializers.normal(0.01))(x)
-        shares = nn.softmax(x[..., :count], axis=-1) * jnp.stack(shown, axis=-1)
-        shares = shares / (shares.sum(-1, keepdims=True) + 1e-6)
-        return jnp.sum(shares[..., None, :] * jnp.stack(colours, axis=-1), axis=-1) + x[..., count:]
+        # A softmax times what is shown, made to sum to one; written out, since a CPU is slow at sums over few
+        # channels.
+        logits = [x[..., k] for k in range(count)]
+        largest = functools.reduce(jnp.maximum, logits)
+        powers = [jnp.exp(one - largest) for one in logits]
+        shares = [power * weight for power, weight in zip(powers, shown, strict=True)]
+        total = sum(shares) + 1e-6 * sum(powers)
+        mixed = sum((one / total)[..., None] * colour for one, colour in zip(shares, colours, strict=True))
+        return mixed + x[..., count:]

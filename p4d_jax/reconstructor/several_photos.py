@@ -18,6 +18,7 @@ from p4d_jax.imaging.sampling import nearest_pixel, sample_image
 from p4d_jax.nn.photo_attention import mix_photos, trust_logits
 from p4d_jax.reconstructor.mouth import draw_mouth
 from p4d_jax.reconstructor.texture import (
+    Shown,
     SourceTexture,
     build_source_texture,
     look_up_features,
@@ -58,6 +59,21 @@ class SourceTextures:
     def background(self) -> Array:
         """(..., S, S, 3) what is behind the head: the first photo's."""
         return self.textures.background[..., 0, :, :, :]
+
+    @property
+    def alpha(self) -> Array | None:
+        """(..., S, S, 1) `SourceTexture.alpha` of the first photo."""
+        return None if self.textures.alpha is None else self.textures.alpha[..., 0, :, :, :]
+
+    @property
+    def anchors(self) -> Array:
+        """(..., n, 3) `SourceTexture.anchors`, the same for all photos."""
+        return self.textures.anchors[..., 0, :, :]
+
+    @property
+    def hair_reach(self) -> Array:
+        """(...) the farthest reach of hair in all photos."""
+        return self.textures.hair_reach.max(axis=-1)
 
     @property
     def chroma(self) -> Array:
@@ -142,8 +158,8 @@ def look_up_depth(depth: Array, uv: Array) -> Array:
 
 def look_up_sources(
     sources: SourceTextures, field: ExpressionField, points: Array, canonical: Array
-) -> Array:
-    """What K photos show of observed points (P, 3) of a view: (P, 15), as `look_up_source` of one photo.
+) -> Shown:
+    """What K photos show of observed points (P, 3) of a view, as `look_up_source` of one photo.
 
     Colours found by the canonical mesh, and by the mirror image, are taken from the photo that shows the
     surface most frontally; those found by the point itself from the photo taken from where the camera is.
@@ -156,12 +172,11 @@ def look_up_sources(
     towards = jax.vmap(lambda place: unit(place - canonical))(sources.textures.camera.cam2world[:, :3, 3])
     wanted = unit(field.camera.cam2world[:3, 3] - canonical)
     nearness = jnp.exp(ANGLE_SHARPNESS * (jnp.sum(towards * wanted, axis=-1) - 1.0))
-    by_mesh, by_point, other, detail = jnp.split(found, (4, 8, 12), axis=-1)
     # A place's detail belongs to its colour: both are of the same photos.
-    by_point = jnp.concatenate([by_point, detail], axis=-1)
-    parts = (by_mesh, by_point, other)
-    mixed = [mix_seen(*both) for both in zip(parts, (trust, nearness, trust_other), strict=True)]
-    return jnp.concatenate([mixed[0], mixed[1][:, :4], mixed[2], mixed[1][:, 4:]], axis=-1)
+    own = mix_seen(jnp.concatenate([found.by_point, found.detail], axis=-1), nearness)
+    return Shown(
+        mix_seen(found.by_mesh, trust), own[:, :4], mix_seen(found.by_mirror, trust_other), own[:, 4:]
+    )
 
 
 def see_mouth_of_sources(sources: SourceTextures, view: MouthView) -> Array:

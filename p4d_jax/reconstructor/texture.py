@@ -23,10 +23,12 @@ from p4d_jax.head.expression_field import (
     SURFACE_REACH,
     CanonicalFrame,
     ExpressionField,
+    distance_to_nearest,
     move,
     nearest_average,
     rigid_motions,
-    surface_seen,
+    squared_distances_between,
+    surface_on_rays,
 )
 from p4d_jax.head.mouth import MouthView, lip_extent
 from p4d_jax.imaging.alpha import grow, refine_alpha, split_colours
@@ -296,11 +298,13 @@ def chroma_of(image: Array) -> Array:
 
 def bound_chroma(image: Array, largest: Array) -> Array:
     """An image (..., 3) without colours stronger than `largest` (): a grey photo's picture is grey."""
-    grey = image.mean(axis=-1, keepdims=True)
-    squared = jnp.sum((image - grey) ** 2, axis=-1, keepdims=True)
+    # As one product, so that a compiler makes the image once and not anew for each of its uses.
+    split = image @ jnp.concatenate([jnp.eye(3) - 1.0 / 3.0, jnp.full((3, 1), 1.0 / 3.0)], axis=-1)
+    off, grey = split[..., :3], split[..., 3:]
+    squared = off[..., :1] ** 2 + off[..., 1:2] ** 2 + off[..., 2:] ** 2
     # No gradient where the colours stay: that of a length is not defined at grey.
     scale = largest * jax.lax.rsqrt(jnp.maximum(squared, jnp.maximum(largest, 1e-6) ** 2))
-    return grey + (image - grey) * scale
+    return grey + off * scale
 
 
 def reach_of_hair(alpha: Array, known: Array | None, depth: Array, camera: Camera) -> Array:
@@ -328,13 +332,9 @@ def beyond_hair(texture, canonical: Array) -> Array:
 
     texture: a `SourceTexture`, or `SourceTextures` of the same head.
     """
-    textures = getattr(texture, "textures", texture)
-    anchors = textures.anchors.reshape(-1, *textures.anchors.shape[-2:])[0]
-    reach = jnp.max(textures.hair_reach)
-    squared = jnp.sum(canonical**2, -1, keepdims=True) - 2 * canonical @ anchors.T + jnp.sum(anchors**2, -1)
-    off = jnp.sqrt(jnp.maximum(squared.min(axis=-1, keepdims=True), 0.0))
+    off, hair_reach = distance_to_nearest(canonical, texture.anchors), texture.hair_reach
     above = jnp.clip((canonical[:, 1:2] - MOUTH_HEIGHT) / REACH_WIDTH, 0.0, 1.0)
-    return above * jnp.clip((off - reach - REACH_MARGIN) / REACH_WIDTH, 0.0, 1.0)
+    return above * jnp.clip((off - hair_reach - REACH_MARGIN) / REACH_WIDTH, 0.0, 1.0)
 
 
 def fill_by_mirror(
@@ -358,15 +358,30 @@ def fill_by_mirror(
     return image + weight * (colours - image), jnp.maximum(known, weight)
 
 
-def look_up_source(texture: SourceTexture, field: ExpressionField, points: Array, canonical: Array) -> Array:
-    """What the photo shows of observed points (P, 3): (P, 15), thrice colour and visibility, then detail.
+@struct.dataclass
+class Shown:
+    """What a photo shows of P points, each in three ways: colour (3), and visibility in [0, 1], or -1.
+
+    Attributes:
+      by_mesh: (P, 4) by the front of the canonical mesh; visibility is -1 off it.
+      by_point: (P, 4) by the point itself.
+      by_mirror: (P, 4) by its mirror image.
+      detail: (P, 3) of the point itself times its visibility; zeros without one.
+    """
+
+    by_mesh: Array
+    by_point: Array
+    by_mirror: Array
+    detail: Array
+
+
+def look_up_source(texture: SourceTexture, field: ExpressionField, points: Array, canonical: Array) -> Shown:
+    """What the photo shows of observed points (P, 3).
 
     By the front of the canonical mesh; by the point itself, of which the photo's mesh says where it was if it
     lies on the mesh, and the anchors' motions if it is hair or clothes, which have a depth of their own; and
-    by its mirror image, since what one side hides the other often shows. Visibility is in [0, 1], or -1 off
-    the front. With depth and alpha, a point is seen as far as its pixel shows the person, and not far behind
-    the surface, and colours are the person's. The detail (zeros without one) is that of the point itself,
-    times its visibility.
+    by its mirror image, since what one side hides the other often shows. With depth and alpha, a point is
+    seen as far as its pixel shows the person, and not far behind the surface, and colours are the person's.
 
     Args:
       field: of the view that shows the points. canonical: (P, 3) they in the canonical frame.
@@ -382,7 +397,7 @@ def look_up_source(texture: SourceTexture, field: ExpressionField, points: Array
             visibility *= jnp.where(visibility > 0, there, 1.0)
         return jnp.concatenate([sample_image(texture.person, place[:, :2]), visibility], axis=-1)
 
-    def by_point(place: Array, canonical: Array) -> Array:
+    def by_point(place: Array, canonical: Array) -> tuple[Array, Array]:
         moved = near * place[:, :3] + (1.0 - near) * in_the_photo(texture, canonical)
         margin = near[:, 0] * SURFACE_MARGIN + (1.0 - near[:, 0]) * VISIBLE_MARGIN
         uv, seen = seen_by(texture.camera, moved, texture.depth, margin, texture.known)
@@ -391,14 +406,15 @@ def look_up_source(texture: SourceTexture, field: ExpressionField, points: Array
             depth_and_alpha = sample_image(texture.depth_and_alpha, uv)
             hidden = jnp.maximum(gap_to_surface(texture.camera, moved, depth_and_alpha) - HIDDEN_MARGIN, 0.0)
             seen *= depth_and_alpha[:, 1:] * jnp.exp(-((hidden / HIDDEN_WIDTH) ** 2))
-        detail = 0.0 if texture.detail is None else seen * sample_image(texture.detail[..., :3], uv)
-        return jnp.concatenate([sample_image(texture.person, uv), seen, detail + 0.0 * moved], axis=-1)
+        detail = jnp.zeros_like(texture.image) if texture.detail is None else texture.detail[..., :3]
+        found = sample_image(jnp.concatenate([texture.person, detail], axis=-1), uv)
+        return jnp.concatenate([found[:, :3], seen], axis=-1), seen * found[:, 3:]
 
     in_photo = interpolate(field.raster, texture.surface)
-    _, near, place = surface_seen(field, points, in_photo)
-    near = near[:, None]
-    own, other = by_point(place[:, :4], canonical), by_point(place[:, 4:], canonical * MIRROR)
-    return jnp.concatenate([by_mesh(), own[:, :4], other[:, :4], own[:, 4:]], axis=-1)
+    _, near, place = surface_on_rays(field, points, in_photo).at(points[:, None])
+    place = place[:, 0]
+    own, detail = by_point(place[:, :4], canonical)
+    return Shown(by_mesh(), own, by_point(place[:, 4:], canonical * MIRROR)[0], detail)
 
 
 @exact_products
@@ -420,26 +436,28 @@ def look_up_nearby(texture: SourceTexture, points: Array, on_mesh: Array) -> Arr
     mesh = nearest_pixel(texture.depth[..., None], pixels)
     off = 1.0 - jnp.where(mesh > 0, jnp.exp(-(((distance - mesh) / SURFACE_REACH) ** 2)), 0.0)
     places = jnp.concatenate([origins + distance * directions, OFF_MESH * off], axis=-1)
+    empty = EMPTY * (depth_and_alpha[:, 1:] < 0.5)
 
     def squared_distances(points: Array) -> Array:
-        moved = jnp.concatenate([in_the_photo(texture, points), OFF_MESH * (1.0 - on_mesh[:, None])], axis=-1)
-        squared = jnp.sum(moved**2, -1, keepdims=True) - 2 * moved @ places.T + jnp.sum(places**2, -1)
-        return squared + EMPTY * (depth_and_alpha[:, 1] < 0.5)
+        off_mesh = OFF_MESH * (1.0 - on_mesh[:, None])
+        moved = jnp.concatenate([in_the_photo(texture, points), off_mesh], axis=-1)
+        return squared_distances_between(moved, places, empty)
 
     here = squared_distances(points)
     there = squared_distances(points * MIRROR) + OTHER_SIDE**2
-    squared = jnp.concatenate([here, there], axis=-1)
-    nearest = jnp.maximum(squared.min(axis=-1, keepdims=True), 0.0)
-    shares = jax.nn.softmax(-squared / (NEARBY_WIDTH**2 + NEARBY_SHARE**2 * nearest), axis=-1)
-    colour, near = shares @ jnp.tile(colours, (2, 1)), jnp.exp(-nearest / NEARBY_REACH**2)
+    least = jnp.minimum(here.min(axis=-1, keepdims=True), there.min(axis=-1, keepdims=True))
+    nearest = jnp.maximum(least, 0.0)
+    width = NEARBY_WIDTH**2 + NEARBY_SHARE**2 * nearest
+    weighted = jnp.concatenate([colours, jnp.ones((len(colours), 1))], axis=-1)
+    total = sum(jnp.exp((least - squared) / width) @ weighted for squared in (here, there))
+    colour, near = total[:, :3] / total[:, 3:], jnp.exp(-nearest / NEARBY_REACH**2)
     return jax.lax.stop_gradient(jnp.concatenate([colour, near], axis=-1))
 
 
 def in_the_photo(texture: SourceTexture, points: Array) -> Array:
     """Canonical points (P, 3) moved to the photo's expression and pose by its anchors: (P, 3)."""
-    return move(
-        points, nearest_average(texture.anchors, texture.anchor_motions, points), texture.neck_rotation
-    )
+    motions = nearest_average(texture.anchors, texture.anchor_motions, points)
+    return move(points, motions, texture.neck_rotation)
 
 
 def look_up_features(texture: SourceTexture, points: Array) -> Array:
@@ -456,8 +474,8 @@ def look_up_features(texture: SourceTexture, points: Array) -> Array:
     inside = jnp.all((uv > 0) & (uv < 1), axis=-1, keepdims=True).astype(jnp.float32)
     if texture.known is not None:
         inside *= sample_image(texture.known, uv)
-    at_pixel = sample_image(texture.features[..., :-2], uv)
-    depth_and_alpha = sample_image(texture.depth_and_alpha, uv)
+    found = sample_image(texture.features, uv)
+    at_pixel, depth_and_alpha = found[:, :-2], jax.lax.stop_gradient(found[:, -2:])
     opacity, gap = depth_and_alpha[:, 1:], gap_to_surface(texture.camera, moved, depth_and_alpha)
     gaps = jnp.tanh(gap / jnp.array(GAP_WIDTHS))
     solid = jax.nn.sigmoid(gap / SURFACE_WIDTH) * jax.nn.sigmoid((THICKNESS - gap) / THICKNESS_WIDTH)

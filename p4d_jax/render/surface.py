@@ -41,7 +41,7 @@ def evaluate_field(field: Field, points: Array) -> tuple[Array, Array]:
     chunk = min(CHUNK, count)
     chunks = -(-count // chunk)
     padded = jnp.pad(points, ((0, chunks * chunk - count), (0, 0))).reshape(chunks, chunk, 3)
-    densities, features = jax.lax.map(field, padded)
+    densities, features = jax.lax.map(lambda chunk: field(chunk[:, None]), padded)  # each its own ray
     return densities.reshape(-1, 1)[:count], features.reshape(chunks * chunk, -1)[:count]
 
 

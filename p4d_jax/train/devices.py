@@ -8,6 +8,7 @@ and read back as, what one process has.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -19,12 +20,43 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from p4d_jax.train.processes import agreed, meet
 
 DATA_AXIS = "data"
+# On a CPU, XLA's library for small networks takes products with what follows them well, but convolutions and
+# sums on one core alone.
+CPU_OPTIONS = {"xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_DOT"}
 Tree = TypeVar("Tree")
 
 
 def host_device_flag(count: int) -> str:
     """The XLA flag that cuts the host's CPU into `count` devices; must be set before JAX starts."""
     return f"--xla_force_host_platform_device_count={count}"
+
+
+@functools.cache
+def compiler_options() -> dict[str, str]:
+    """XLA's options with which programs run fastest on this backend; none where XLA does not know them."""
+    if jax.default_backend() != "cpu":
+        return {}
+    try:
+        jax.jit(lambda x: x, compiler_options=CPU_OPTIONS).lower(0.0).compile()
+    except jax.errors.JaxRuntimeError:
+        return {}
+    return CPU_OPTIONS
+
+
+def fast_jit(function: Callable, **kwargs) -> Callable:
+    """`jax.jit(function, **kwargs)` with `compiler_options`; part of another program's trace, without.
+
+    The backend is asked for at the first call.
+    """
+    plain = jax.jit(function, **kwargs)
+    alone = functools.cache(lambda: jax.jit(function, compiler_options=compiler_options(), **kwargs))
+
+    @functools.wraps(function)
+    def call(*args, **named):
+        traced = any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves((args, named)))
+        return (plain if traced else alone())(*args, **named)
+
+    return call
 
 
 def build_mesh(devices: int = 0) -> Mesh:
