@@ -1,4 +1,4 @@
-"""Install p4d_jax: `pip install .`, with extras train, convert, test, cuda, tpu and bake."""
+"""Install p4d_jax: `pip install .`, with extras heif, train, convert, test, cuda, tpu and bake."""
 
 import re
 from pathlib import Path
@@ -17,7 +17,7 @@ INFERENCE = [
     "scipy>=1.13",  # filters and distances of masks; jax brings it along
     "ml-collections>=1.0",
     "absl-py>=2.0",
-    "imageio[ffmpeg]>=2.34",  # the wheel of imageio-ffmpeg carries the encoder
+    "av>=15.0",  # reads and writes films; its wheel carries FFmpeg
     "scikit-image>=0.24",  # marching cubes, and the astronaut's photo
     "dm-pix>=0.4.4",  # SSIM
     "pillow>=10.0",
@@ -64,6 +64,7 @@ setup(
     install_requires=INFERENCE,
     entry_points={"console_scripts": ["p4d = p4d_jax.main:main"]},
     extras_require={
+        "heif": ["pillow-heif>=1.0"],  # reads HEIC, as iPhones write photos
         "train": TRAIN,
         "convert": CONVERT,
         "test": TRAIN + CONVERT + TEST,

@@ -86,7 +86,7 @@ def test_grey_alpha_palette_16_bit_and_animation(tmp_path, photo):
     rgba = np.concatenate([photo, alpha], axis=-1)
     Image.fromarray(rgba).save(tmp_path / "alpha.png")
     read = read_photo(tmp_path / "alpha.png")
-    assert (read[:100] == 255).all() and (read[100:] == photo[100:]).all()
+    assert (read[:100] == (255, 255, 255, 0)).all() and (read[100:, :, :3] == photo[100:]).all()
     np.testing.assert_array_equal(as_photo(rgba), read)
 
     palette = picture.quantize(64)

@@ -16,6 +16,7 @@ from p4d_jax.genhead import p4d_heads, synthesis
 from p4d_jax.genhead.model import GenHead
 from p4d_jax.genhead.parts import build_head_parts
 from p4d_jax.genhead.weights import save_genhead
+from p4d_jax.imaging.video import open_video
 
 CONFIG = f"--config={Path(__file__).parents[1]}/configs/synthesize.py"
 SHARDS = 3
@@ -61,7 +62,7 @@ def test_shards_sheet_film_and_figures(made):
     assert {path.name for path in made.iterdir()} == {"p4d_heads", "sheet.png", "film.mp4", "synthesis.json"}
     # One row: depth, map, and 2 x 2 views. Two frames: picture, map, depth.
     assert imageio.imread(made / "sheet.png").shape == (32, 6 * 32, 3)
-    assert np.stack(imageio.mimread(made / "film.mp4")).shape == (2, 32, 3 * 32, 3)
+    assert [frame.picture.shape for frame in open_video(made / "film.mp4")] == [(32, 3 * 32, 3)] * 2
     figures = json.loads((made / "synthesis.json").read_text())
     dynamic = figures["dynamic"]
     assert dynamic["samples"] == dynamic["samples_made"] == 2 * SHARDS and dynamic["complete"]

@@ -228,7 +228,7 @@ def test_alphas_are_written_where_a_face_was_seen(tmp_path, monkeypatch):
     monkeypatch.setattr(clip, "cut_out", half)
     film = FilmCapture(
         FrameParams.from_vector(jnp.asarray(random_frames(3))),
-        25.0,
+        np.arange(4) / 25,
         np.array([0.01, np.nan, 0.02]),
         np.eye(2, 3),
         [np.zeros((64, 64, 3), np.uint8)] * 3,

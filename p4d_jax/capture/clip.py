@@ -1,14 +1,16 @@
 """A film to the parameters of each frame.
 
-Landmarks of all frames come first; a few frames spread over the film then agree on the person's shape; and
-each frame is fitted with that shape, starting from the frame before. The crop stands still: one square for
-the whole film, around where the head is on the median, so that the head moves in it as it did in the film.
+Landmarks of all frames come first, each looked for around the frame before, anew after a cut. A few frames
+spread over each shot then agree on the person's shape; and each frame is fitted with that shape, starting
+from the frame before. The crop stands still: one square for the whole film, around where the head is on the
+median, so that the head moves in it as it did in the film.
 """
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterable, Iterator
+from itertools import pairwise
 from pathlib import Path
 
 import jax
@@ -20,16 +22,40 @@ from p4d_jax.capture.crop import camera_in_square, crop_matrix, crop_photo, quar
 from p4d_jax.capture.fit import Fit, bake_shape, fit_photo, landmark_head
 from p4d_jax.capture.landmarks import LandmarkDetector, Landmarker, Landmarks
 from p4d_jax.capture.outside import Cutout, cut_out
-from p4d_jax.capture.photo import check_face, face_roll, frame_params, turned_targets
+from p4d_jax.capture.people import Person, find_person, see_face
+from p4d_jax.capture.photo import check_face, describe, face_roll, frame_params, turned_targets
 from p4d_jax.capture.segmentation import Segmenter
+from p4d_jax.capture.shots import is_cut, thumbnail
 from p4d_jax.errors import UserError
 from p4d_jax.head.model import HeadModel
-from p4d_jax.imaging.video import open_video
+from p4d_jax.imaging.reading import split_alpha
+from p4d_jax.imaging.video import Video, frame_edges, open_video, sample_video
 from p4d_jax.imaging.warping import PhotoPyramid, compose_matrices
 from p4d_jax.types import FrameParams, take
 
 SHAPE_FRAMES = 8
+# A film without a face is not searched whole: if the first frames show none, some that are spread over it
+# have to.
+FACELESS_FRAMES, SAMPLED_FRAMES = 3, 8
+MISSING_FRAMES = 3  # by which a film may end before its header says so
 Progress = Callable[[int, int | None], None]
+
+
+@dataclasses.dataclass(frozen=True)
+class FilmLandmarks:
+    """What was found in the T frames of a film.
+
+    Attributes:
+      found: Landmarks of each frame, None where there is no face.
+      edges: (T + 1,) seconds: frame i is shown from edge i to edge i + 1.
+      shots: First frame of each shot, ascending from 0.
+      shape: (H, W) of the first frame that shows a face.
+    """
+
+    found: list[Landmarks | None]
+    edges: np.ndarray
+    shots: list[int]
+    shape: tuple[int, ...]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,9 +63,9 @@ class FilmCapture:
     """The parameters of each frame of a film.
 
     Attributes:
-      params: Parameters of the frames, with a leading axis (T,). All frames share `shape`; cameras are those
-        of the film's one crop.
-      fps: Frames a second.
+      params: Parameters of the frames, with a leading axis (T,). All frames of a shot share `shape`; cameras
+        are those of the film's one crop.
+      edges: (T + 1,) seconds: frame i is shown from edge i to edge i + 1.
       errors: (T,) mean distance between detected and fitted landmarks, in distances between the eyes; nan
         where no face was found.
       crop_matrix: (2, 3) affine map from film pixels to crop pixels, the same for all frames.
@@ -48,7 +74,7 @@ class FilmCapture:
     """
 
     params: FrameParams
-    fps: float
+    edges: np.ndarray
     errors: np.ndarray
     crop_matrix: np.ndarray
     source: str | Path | list[np.ndarray]
@@ -58,13 +84,18 @@ class FilmCapture:
         return len(self.errors)
 
     @property
+    def fps(self) -> float:
+        """Frames a second, on average."""
+        return len(self) / float(self.edges[-1] - self.edges[0])
+
+    @property
     def crops(self) -> Iterator[np.ndarray]:
         """(512, 512, 3) uint8 of each frame, in order; reads the film again, so that no film fills memory.
 
         Beyond the film's frames they repeat the border; `cutouts` does better, and takes longer.
         """
         for frame in open_video(self.source, max_frames=len(self)):
-            yield crop_photo(PhotoPyramid(frame), self.crop_matrix)
+            yield crop_photo(PhotoPyramid(split_alpha(frame.picture)[0]), self.crop_matrix)
 
     def cutouts(self, head: HeadModel) -> Iterator[Cutout | None]:
         """Crop and alpha of each frame, in order; None where no face was found.
@@ -75,8 +106,9 @@ class FilmCapture:
         segmenter = Segmenter()
         for index, frame in enumerate(open_video(self.source, max_frames=len(self))):
             if np.isfinite(self.errors[index]):
+                colours, mask = split_alpha(frame.picture)
                 params = take(self.params, index)
-                yield cut_out(PhotoPyramid(frame), self.crop_matrix, head, params, segmenter)
+                yield cut_out(PhotoPyramid(colours), self.crop_matrix, head, params, segmenter, mask)
             else:
                 yield None
 
@@ -89,6 +121,7 @@ def capture_film(
     landmarker: LandmarkDetector | None = None,
     max_frames: int | None = None,
     smoothing: float = 0.6,
+    person: Person | None = None,
 ) -> FilmCapture:
     """Film -> `FilmCapture`.
 
@@ -100,66 +133,146 @@ def capture_film(
       max_frames: Number of frames after which reading stops; None reads all.
       smoothing: Standard deviation, in frames, of the Gaussian over time that is applied to the fitted motion
         against the jitter of landmarks; 0 applies none.
+      person: Of several people, who is meant in the first frame with a face: a number, from 1 at the left, or
+        a point (x, y), pixels; None is the largest face.
 
     Raises:
       UserError: The film cannot be read, or shows a face in less than half of its frames.
     """
     if not isinstance(source, str | Path):
         source = list(source)
-    film = open_video(source, max_frames)
-    found = find_landmarks(film, landmarker or Landmarker(), progress)
-    seen = np.array([landmarks is not None for landmarks in found])
     name = repr(str(source)) if isinstance(source, str | Path) else "the film"
-    if seen.mean() < 0.5:
-        raise UserError(f"film: a face is seen in only {seen.sum()} of {len(seen)} frames of {name}")
-    first = next(landmarks for landmarks in found if landmarks is not None)
-    check_face(first, name, next(iter(open_video(source, 1))).shape)
+    landmarker = landmarker or Landmarker()
+    film = open_video(source, max_frames)
+
+    def has_a_face() -> bool:
+        pictures = sample_video(source, SAMPLED_FRAMES, max_frames)
+        return any(landmarker.detect(split_alpha(picture)[0]) is not None for picture in pictures)
+
+    seen = find_landmarks(film, landmarker, progress, has_a_face=has_a_face, person=person, name=name)
+    is_seen = np.array([landmarks is not None for landmarks in seen.found])
+    if is_seen.mean() < 0.5:
+        raise UserError(f"film: a face is seen in only {is_seen.sum()} of {len(is_seen)} frames of {name}")
+    first = next(landmarks for landmarks in seen.found if landmarks is not None)
+    check_face(first, name, seen.shape)
     turn = quarter_turn(face_roll(first.points))
-    targets = [None if landmarks is None else turned_targets(landmarks, turn) for landmarks in found]
-    fits = fit_frames(landmark_head(head), targets)
-    errors = np.where(seen, np.asarray(fits.error), np.nan)
-    fits = smooth_fits(fits, smoothing)
+    targets = [None if landmarks is None else turned_targets(landmarks, turn) for landmarks in seen.found]
+    fits = fit_frames(landmark_head(head), targets, seen.shots)
+    errors = np.where(is_seen, np.asarray(fits.error), np.nan)
+    parts = [take(fits, slice(*ends)) for ends in pairwise([*seen.shots, len(targets)])]
+    fits = jax.tree.map(lambda *x: np.concatenate(x), *[smooth_fits(part, smoothing) for part in parts])
     centre, side = np.median(fits.centre, axis=0), np.median(fits.side)
+    notes = [
+        describe(first, turn, see_face(first, seen.shape), name, person),
+        *describe_film(seen, film, max_frames),
+    ]
     return FilmCapture(
         params=stack_params(fits, centre, side),
-        fps=film.fps,
+        edges=seen.edges,
         errors=errors,
         crop_matrix=compose_matrices(crop_matrix(centre, float(side)), turn),
         source=source,
-        note=""
-        if seen.all()
-        else f"no face in {(~seen).sum()} of {len(seen)} frames: the head holds still there",
+        note="; ".join(note for note in notes if note),
     )
 
 
+def describe_film(seen: FilmLandmarks, film: Video, max_frames: int | None) -> list[str]:
+    """What the user should know about a film, each a few words; nothing where all is usual."""
+    count, missing = len(seen.found), sum(landmarks is None for landmarks in seen.found)
+    notes = []
+    if missing:
+        notes.append(f"no face in {missing} of {count} frames: the head holds still there")
+    cuts = [shot for shot in seen.shots[1:] if any(seen.found[:shot]) and any(seen.found[shot:])]
+    if cuts:
+        times = ", ".join(f"{seen.edges[cut]:.2f} s" for cut in cuts[:5]) + (", ..." if len(cuts) > 5 else "")
+        number = "a cut" if len(cuts) == 1 else f"{len(cuts)} cuts"
+        notes.append(f"{number} (at {times}): each part is fitted as a person of its own")
+    usual = float(np.median(np.diff(seen.edges)))
+    if film.duration and count != max_frames and seen.edges[-1] < film.duration - MISSING_FRAMES * usual:
+        whole = f" and {film.length} frames" if film.length else ""
+        notes.append(
+            f"the film ends after {seen.edges[-1]:.2f} s and {count} frames, of {film.duration:.2f} s{whole}:"
+            " it is truncated or damaged"
+        )
+    return notes
+
+
 def find_landmarks(
-    film, landmarker: LandmarkDetector, progress: Progress | None = None
-) -> list[Landmarks | None]:
-    """Landmarks of each frame, each looked for around the frame before."""
-    found, previous = [], None
-    for frame in film:
-        previous = landmarker.detect(frame, previous)
+    film: Video,
+    landmarker: LandmarkDetector,
+    progress: Progress | None = None,
+    *,
+    has_a_face: Callable[[], bool] = lambda: True,
+    person: Person | None = None,
+    name: str = "the film",
+) -> FilmLandmarks:
+    """Landmarks of each frame, each looked for around the frame before; after a cut, anywhere.
+
+    Args:
+      has_a_face: Asked once, if the first frames show no face, whether others do.
+      film, landmarker, progress, person, name: See `capture_film`; name is what messages call the film.
+
+    Raises:
+      UserError: There is no face, or not that of `person`.
+    """
+    found, times, shots = [], [], []
+    before, previous, last, shape = None, None, None, None
+    for index, frame in enumerate(film):
+        picture = split_alpha(frame.picture)[0]
+        now = thumbnail(picture)
+        if before is None or is_cut(before, now):
+            shots.append(index)
+            previous = None
+        before = now if before is None or now.any() else before  # a flash, or a moment of black, is no cut
+        if shape is None:
+            previous = find_person(picture, landmarker, person, name)
+            shape = None if previous is None else picture.shape
+        elif previous is None and person is not None:
+            previous = nearest_face(landmarker.people(picture), last)
+        else:
+            previous = landmarker.detect(picture, previous)
+        last = last if previous is None else previous
+        if index + 1 == FACELESS_FRAMES and shape is None and not has_a_face():
+            raise UserError(
+                f"film: no face found in {name}, neither at its beginning nor in frames spread over it"
+            )
         found.append(previous)
+        times.append((frame.time, frame.duration))
         if progress is not None:
             progress(len(found), film.length)
-    return found
+    return FilmLandmarks(found, frame_edges(times), shots, shape or (0, 0))
 
 
-def fit_frames(small: HeadModel, targets: list[tuple | None]) -> Fit:
-    """A `Fit` with leading axis T and one shape; frames without targets repeat their neighbour."""
-    shape = shared_shape(small, [target for target in targets if target is not None])
+def nearest_face(people: list[Landmarks], last: Landmarks) -> Landmarks | None:
+    """Of several faces the one nearest to where a face was; None if there are none."""
+    place = last.points.mean(axis=0)
+    return min(people, key=lambda one: np.linalg.norm(one.points.mean(axis=0) - place), default=None)
+
+
+def fit_frames(small: HeadModel, targets: list[tuple | None], shots: list[int]) -> Fit:
+    """A `Fit` with leading axis T, with one shape a shot; frames without targets repeat their neighbour."""
+    fits: list[Fit | None] = []
+    for start, end in pairwise([*shots, len(targets)]):
+        fits += fit_shot(small, targets[start:end])
+    held = next(fit for fit in fits if fit is not None)
+    for index, fit in enumerate(fits):
+        fits[index] = held = held if fit is None else fit
+    return jax.tree.map(lambda *x: np.stack(x), *fits)
+
+
+def fit_shot(small: HeadModel, targets: list[tuple | None]) -> list[Fit | None]:
+    """A fit of each frame that has targets, with one shape."""
+    seen = [target for target in targets if target is not None]
+    if not seen:
+        return [None] * len(targets)
+    shape = shared_shape(small, seen)
     person = bake_shape(small, shape)
     fits: list[Fit | None] = []
     start = None
     for target in targets:
-        if target is None:
-            fits.append(fits[-1] if fits else None)
-            continue
-        fits.append(fit_photo(person, *target, start=start))
-        start = fits[-1].unknowns
-    first = next(fit for fit in fits if fit is not None)
-    stacked = jax.tree.map(lambda *x: np.stack(x), *[first if fit is None else fit for fit in fits])
-    return stacked.replace(shape=np.broadcast_to(np.asarray(shape), (len(fits), len(shape))))
+        fits.append(None if target is None else fit_photo(person, *target, start=start).replace(shape=shape))
+        start = start if target is None else fits[-1].unknowns
+    return fits
 
 
 def shared_shape(small: HeadModel, targets: list[tuple]) -> jax.Array:

@@ -17,6 +17,10 @@ from p4d_jax.imaging.warping import PhotoPyramid, apply_matrix, square_matrix
 
 MINIMUM_SCORE = 0.5
 SAME_FACE_OVERLAP = 0.3
+# Upside down a face is often still found, as another one with its nose on the forehead, but with scores of
+# 0.56 to 0.83, where those of upright faces are 0.92 to 0.99.
+SURE_OF_TURN = 0.9
+TURN_MARGIN = 2.0  # side of the square that is then looked at in the other turns, in sides of the box
 
 Network = Callable[[np.ndarray], tuple[np.ndarray, ...]]
 
@@ -185,3 +189,18 @@ def search_faces(pyramid: PhotoPyramid, networks: dict[str, Network]) -> Iterato
                 np.array([face.score for face in found]),
             )
             yield sorted(faces, key=lambda face: -face.size)
+
+
+def surest_turn(pyramid: PhotoPyramid, networks: dict[str, Network], face: Face) -> Face:
+    """A face, or if the detectors are unsure of it, the same in a quarter turn of which they are sure."""
+    if face.score >= SURE_OF_TURN:
+        return face
+    centre, side = (face.box[:2] + face.box[2:]) / 2, TURN_MARGIN * max(face.box[2:] - face.box[:2])
+    seen = [
+        one
+        for turn in (1, 2, 3)
+        for name in ("face_detection_short_range", "face_detection_full_range")
+        for one in detect_in_square(pyramid, networks[name], ANCHORS[name], centre, side, turn)
+        if one.score >= SURE_OF_TURN and overlaps(face.box, one.box[None])[0] > SAME_FACE_OVERLAP
+    ]
+    return max(seen, key=lambda one: one.score, default=face)

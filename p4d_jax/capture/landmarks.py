@@ -13,7 +13,7 @@ from typing import Protocol
 import numpy as np
 from flax import struct
 
-from p4d_jax.capture.detect import ANCHORS, Face, search_faces
+from p4d_jax.capture.detect import ANCHORS, Face, search_faces, surest_turn
 from p4d_jax.capture.networks import load_network
 from p4d_jax.head.actions import ARKIT
 from p4d_jax.imaging.warping import PhotoPyramid, apply_matrix, square_matrix
@@ -42,6 +42,8 @@ _SPREAD = np.random.default_rng(0).normal(size=(8, 1, 4)) * np.array([0.1, 0.08,
 _SIGNS = np.array([[1, 1, 1, 1], [-1, -1, -1, -1], [-1, 1, -1, 1], [1, -1, 1, -1]])
 JITTERS = (_SPREAD * _SIGNS).reshape(32, 4)
 
+MEASURED_LOOKS = 8  # of a new face, which tell how far to trust its points
+
 # fmt: off
 # The points that the network of scores takes, irises last, and its scores but for the first, of no action.
 SCORED_POINTS = (
@@ -64,10 +66,13 @@ class Landmarks:
     Attributes:
       points: (468, 2) photo pixels.
       iris: (2, 5, 2) photo pixels, left eye then right eye: centre and four points on the rim.
-      score: Confidence of the networks that there is a face, in [0, 1].
+      score: Confidence of the networks that there is a face, in [0, 1]; of a new face the mean of several
+        looks.
       face_count: Number of faces in the photo (1 when a known face was followed).
       actions: (52,) scores in [0, 1] of the actions in `head.actions.ARKIT`'s order, not a number where there
         is none; None from a detector that has no scores.
+      scatter: (468,) standard deviation of each point over several looks at the face, in distances between
+        the eyes: large where it is covered or cut; None of a face that was followed, or looked at once.
     """
 
     points: np.ndarray
@@ -75,6 +80,7 @@ class Landmarks:
     score: float
     face_count: int = 1
     actions: np.ndarray | None = None
+    scatter: np.ndarray | None = None
 
     @property
     def eye_distance(self) -> float:
@@ -106,6 +112,9 @@ class LandmarkDetector(Protocol):
           previous: Landmarks of the frame before, of the same person; None for a photo.
         """
 
+    def people(self, image: np.ndarray) -> list[Landmarks]:
+        """Landmarks of every face of image (H, W, 3) uint8, from left to right; asked where one is chosen."""
+
 
 class Landmarker:
     """MediaPipe's five networks, the one thing in this room with state; not to be shared between threads."""
@@ -136,15 +145,39 @@ class Landmarker:
                 return followed
         for faces in search_faces(pyramid, self._networks):
             for face in faces:
-                most = np.inf if face.score >= SURE_DETECTION else SETTLED
-                landmarks = self._refine(pyramid, *_square_from_face(face), FIRST_PASSES, looks, most)
-                if landmarks is not None and landmarks.score >= FIRST_PRESENCE:
+                if (landmarks := self._confirm(pyramid, face, looks)) is not None:
                     return landmarks.replace(face_count=len(faces))
         return None
 
-    def faces(self, image: np.ndarray) -> list[Face]:
-        """All faces, largest first, without landmarks. image: (H, W, 3) uint8."""
-        return next(search_faces(PhotoPyramid(image), self._networks), [])
+    def people(self, image: np.ndarray) -> list[Landmarks]:
+        """Landmarks of every face, from left to right. image: (H, W, 3) uint8."""
+        pyramid = PhotoPyramid(image)
+        for faces in search_faces(pyramid, self._networks):
+            found: list[Landmarks] = []
+            for landmarks in (self._confirm(pyramid, face, 1) for face in faces):
+                if landmarks is not None and not any(_same_place(landmarks, other) for other in found):
+                    found.append(landmarks)
+            if found:
+                found = [landmarks.replace(face_count=len(found)) for landmarks in found]
+                return sorted(found, key=lambda landmarks: landmarks.points[:, 0].mean())
+        return []
+
+    def _confirm(self, pyramid, face: Face, looks: int) -> Landmarks | None:
+        """Landmarks of a detected face, if the network of landmarks finds a face there, too."""
+        face = surest_turn(pyramid, self._networks, face)
+        most = np.inf if face.score >= SURE_DETECTION else SETTLED
+        landmarks = self._refine(pyramid, *_square_from_face(face), FIRST_PASSES, looks, most)
+        if landmarks is None or landmarks.score < FIRST_PRESENCE:
+            return None
+        return self._measure(pyramid, landmarks)
+
+    def _measure(self, pyramid, landmarks: Landmarks) -> Landmarks:
+        """The landmarks with their scatter, and the mean of their scores, over several looks."""
+        square = _square_from_points(landmarks.points)
+        looks = [self._look(pyramid, *_jittered(square, jitter)) for jitter in JITTERS[:MEASURED_LOOKS]]
+        points = np.stack([points[:LANDMARKS] for points, _ in looks])
+        scatter = np.linalg.norm(points.std(axis=0), axis=-1) / landmarks.eye_distance
+        return landmarks.replace(scatter=scatter, score=float(np.mean([score for _, score in looks])))
 
     def _refine(self, pyramid, centre, side, angle, passes, looks, most=np.inf) -> Landmarks | None:
         """most: The largest move of the square, as a share of its side, after the second pass."""
@@ -156,9 +189,8 @@ class Landmarker:
             if score < PRESENCE or (index >= 2 and move > most):
                 return None
         found = [points]
-        for turn, growth, *shift in JITTERS[: looks - 1]:
-            square = centre + side * np.array(shift), side * np.exp(growth), angle + turn
-            found.append(self._look(pyramid, *square)[0])
+        for jitter in JITTERS[: looks - 1]:
+            found.append(self._look(pyramid, *_jittered((centre, side, angle), jitter))[0])
         points = np.mean(found, axis=0)
         iris = np.stack([points[list(LEFT_IRIS)], points[list(RIGHT_IRIS)]])
         return Landmarks(points[:LANDMARKS], iris, score, actions=self._actions(points))
@@ -185,6 +217,17 @@ class Landmarker:
 def detect_landmarks(image: np.ndarray, landmarker: Landmarker | None = None) -> Landmarks | None:
     """Landmarks of the largest face of image (H, W, 3) uint8, or None."""
     return (landmarker or Landmarker()).detect(image)
+
+
+def _jittered(square: tuple[np.ndarray, float, float], jitter: np.ndarray) -> tuple[np.ndarray, float, float]:
+    centre, side, angle = square
+    turn, growth, *shift = jitter
+    return centre + side * np.array(shift), side * np.exp(growth), angle + turn
+
+
+def _same_place(one: Landmarks, other: Landmarks) -> bool:
+    apart = np.linalg.norm(one.points.mean(axis=0) - other.points.mean(axis=0))
+    return bool(apart < 0.5 * max(one.eye_distance, other.eye_distance))
 
 
 def _square_from_face(face: Face) -> tuple[np.ndarray, float, float]:

@@ -23,6 +23,7 @@ from p4d_jax.types import FrameParams
 DIRECTIONS = 24  # in which the thickness of hair is measured, from above the head to below it, either side
 RING = 0.25  # depth of the ring around the head in which hair is looked for, in widths of the head
 USUAL = 0.06  # where no hair is seen at all, in widths of the head
+SAME_PERSON = 0.85  # overlap, of a given and the estimated alpha, from which on the given one is the person's
 SHOULDER_SLOPE = 0.6  # by how much shoulders fall to the side
 FEW = 0.02  # share of a material, below which what is known of it is too little
 SMOOTHING = (3.0, 9.0, 27.0)  # standard deviations, pixels; each sets in three of them away
@@ -44,7 +45,12 @@ class Cutout:
 
 
 def cut_out(
-    pyramid: PhotoPyramid, matrix: np.ndarray, head: HeadModel, params: FrameParams, segmenter: Segmenter
+    pyramid: PhotoPyramid,
+    matrix: np.ndarray,
+    head: HeadModel,
+    params: FrameParams,
+    segmenter: Segmenter,
+    mask: np.ndarray | None = None,
 ) -> Cutout:
     """Crop and alpha of a fitted photo.
 
@@ -54,15 +60,37 @@ def cut_out(
       head: The head model.
       params: Parameters of the fitted head; the camera is that of the crop.
       segmenter: A segmentation network to use again.
+      mask: (H, W) uint8, the photo's own alpha, if it has one: the person's, or with something of the
+        background.
     """
     crop, known = crop_photo(pyramid, matrix), known_pixels(pyramid, matrix)
     seen = view_head(head, params)
     alpha = estimate_alpha(crop, segmenter.looks(pyramid, matrix, CROP_SIZE), seen, known)
+    if mask is not None:
+        own = crop_photo(PhotoPyramid(np.dstack([mask] * 3)), matrix)[..., 0] / np.float32(255)
+        alpha = combine_alphas(own, alpha, known)
     if known.min() < 1:
         seen = view_head(head, params, CROP_SIZE)
         alpha = continue_alpha(alpha, known, seen)
         crop = continue_colours(crop, alpha, known, seen)
     return Cutout(crop, alpha, known)
+
+
+def combine_alphas(own: np.ndarray, estimated: np.ndarray, known: np.ndarray) -> np.ndarray:
+    """The person's alpha (S, S) of a photo that came with one.
+
+    Whoever cut a person out did it better than the estimate. But an alpha that is a round frame, or keeps a
+    desk, holds much that is not the person: of that, the estimate decides.
+
+    Args:
+      own: (S, S) float32 in [0, 1], the photo's.
+      estimated: (S, S) float32 in [0, 1], the person's.
+      known: (S, S) float32 in [0, 1], where the crop shows the photo.
+    """
+    shared, either = (
+        float((known * one).sum()) for one in (np.minimum(own, estimated), np.maximum(own, estimated))
+    )
+    return own if shared > SAME_PERSON * either else own * estimated
 
 
 def alpha_of_picture(

@@ -14,10 +14,11 @@ from p4d_jax.capture.crop import crop_matrix, quarter_turn
 from p4d_jax.capture.fit import Fit, action_scores, fit_photo, head_camera, landmark_head
 from p4d_jax.capture.landmarks import LandmarkDetector, Landmarker, Landmarks
 from p4d_jax.capture.outside import cut_out
+from p4d_jax.capture.people import Person, Visibility, find_person, see_face
 from p4d_jax.capture.segmentation import Segmenter
 from p4d_jax.errors import UserError
 from p4d_jax.head.model import HeadModel
-from p4d_jax.imaging.reading import as_photo
+from p4d_jax.imaging.reading import as_photo, split_alpha
 from p4d_jax.imaging.warping import PhotoPyramid, apply_matrix, compose_matrices, invert_matrix
 from p4d_jax.types import FrameParams
 
@@ -39,6 +40,7 @@ class Capture:
       model_points: (M, 2) landmarks of the fitted head, in photo pixels.
       crop_matrix: (2, 3) affine map from photo pixels to crop pixels; its inverse pastes back.
       error: Mean distance between detected and fitted landmarks, in distances between the eyes.
+      visibility: How well the face is seen, where that was judged.
       note: What the user should know, for example that several faces were found; or empty.
     """
 
@@ -50,6 +52,7 @@ class Capture:
     model_points: np.ndarray
     crop_matrix: np.ndarray
     error: float
+    visibility: Visibility | None = struct.field(pytree_node=False, default=None)
     note: str = struct.field(pytree_node=False, default="")
 
     def overlay(self, head: HeadModel) -> np.ndarray:
@@ -68,27 +71,35 @@ class Capture:
 
 
 def capture_photo(
-    image: np.ndarray | str | Path, head: HeadModel, landmarker: LandmarkDetector | None = None
+    image: np.ndarray | str | Path,
+    head: HeadModel,
+    landmarker: LandmarkDetector | None = None,
+    *,
+    person: Person | None = None,
 ) -> Capture:
     """Photo -> `Capture`.
 
     Args:
       image: A path, or an array uint8 (H, W, 3); grey, transparent and 16-bit ones too, see
-        `imaging.reading.as_photo`.
+        `imaging.reading.as_photo`. What is transparent is not the person.
       head: The head model that is fitted.
       landmarker: A landmark detector to use again; None makes one.
+      person: Of several people: a number, from 1 at the left, or a point (x, y) of the face, pixels; None is
+        the largest face.
 
     Raises:
-      UserError: The file cannot be read, shows no face, or too small a one.
+      UserError: The file cannot be read, shows no face, one too small or too little of it, or not this
+        person.
     """
     photo = open_photo(image)
-    landmarks, turn = find_face(photo, photo_name(image), landmarker or Landmarker())
+    name = photo_name(image)
+    landmarks, turn = find_face(photo, name, landmarker or Landmarker(), person)
     fit = fit_photo(landmark_head(head), *turned_targets(landmarks, turn))
-    return finish_capture(photo, head, landmarks, turn, fit)
+    return finish_capture(photo, head, landmarks, turn, fit, name, person)
 
 
 def open_photo(image: np.ndarray | str | Path) -> np.ndarray:
-    """A photo (H, W, 3) uint8 by its path, or by the name of an example; an array is brought to that form."""
+    """A photo's path, the name of an example, or an array -> (H, W, 3) uint8, or 4 with alpha."""
     if isinstance(image, str) and image in assets.PHOTOS:
         return assets.photo(image)
     return as_photo(image)
@@ -96,23 +107,33 @@ def open_photo(image: np.ndarray | str | Path) -> np.ndarray:
 
 def photo_name(image: np.ndarray | str | Path) -> str:
     """What messages call a photo."""
-    return repr(str(image)) if isinstance(image, str | Path) else "the image"
+    return repr(str(image)) if isinstance(image, str | Path) else "the photo"
 
 
-def find_face(photo: np.ndarray, name: str, landmarker: LandmarkDetector) -> tuple[Landmarks, np.ndarray]:
-    """Landmarks of a photo uint8 (H, W, 3), and the quarter turn (2, 3) that sets the face upright."""
-    landmarks = landmarker.detect(photo)
+def find_face(
+    photo: np.ndarray, name: str, landmarker: LandmarkDetector, person: Person | None = None
+) -> tuple[Landmarks, np.ndarray]:
+    """Landmarks of a photo uint8 (H, W, 3 or 4), and the quarter turn (2, 3) that sets the face upright."""
+    landmarks = find_person(split_alpha(photo)[0], landmarker, person, name)
     check_face(landmarks, name, photo.shape)
     return landmarks, quarter_turn(face_roll(landmarks.points))
 
 
 def finish_capture(
-    photo: np.ndarray, head: HeadModel, landmarks: Landmarks, turn: np.ndarray, fit: Fit
+    photo: np.ndarray,
+    head: HeadModel,
+    landmarks: Landmarks,
+    turn: np.ndarray,
+    fit: Fit,
+    name: str,
+    person: Person | None = None,
 ) -> Capture:
     """Crop, alpha and parameters of a fitted photo."""
     matrix = compose_matrices(crop_matrix(np.asarray(fit.centre), float(fit.side)), turn)
     params = frame_params(fit)
-    cutout = cut_out(PhotoPyramid(photo), matrix, head, params, Segmenter())
+    colours, mask = split_alpha(photo)
+    cutout = cut_out(PhotoPyramid(colours), matrix, head, params, Segmenter(), mask)
+    visibility = see_face(landmarks, photo.shape)
     return Capture(
         crop=cutout.crop,
         params=params,
@@ -122,12 +143,13 @@ def finish_capture(
         model_points=apply_matrix(invert_matrix(turn), np.asarray(fit.points)),
         crop_matrix=matrix,
         error=float(fit.error),
-        note=describe(landmarks),
+        visibility=visibility,
+        note=describe(landmarks, turn, visibility, name, person),
     )
 
 
 def check_face(landmarks: Landmarks | None, name: str, shape: tuple[int, ...]) -> None:
-    """Raises `UserError` if there is no face, or one too small to be worth a head."""
+    """Raises `UserError` if there is no face, or one too small or too hidden to be worth a head."""
     if landmarks is None:
         raise UserError(f"photo: no face found in {name}; give a photo in which a face can be seen clearly")
     if landmarks.eye_distance < SMALLEST_EYE_DISTANCE:
@@ -136,13 +158,22 @@ def check_face(landmarks: Landmarks | None, name: str, shape: tuple[int, ...]) -
             f" {landmarks.eye_distance:.0f} pixels apart; at least {SMALLEST_EYE_DISTANCE:.0f} are needed, so"
             " give a larger photo or one taken closer"
         )
+    if refusal := see_face(landmarks, shape).refusal:
+        raise UserError(f"photo: in {name} {refusal}; give a photo that shows the whole face")
 
 
-def describe(landmarks: Landmarks) -> str:
-    """What the user should know about the choice of face."""
-    if landmarks.face_count > 1:
-        return f"{landmarks.face_count} faces found, the largest taken"
-    return ""
+def describe(
+    landmarks: Landmarks, turn: np.ndarray, visibility: Visibility, name: str, person: Person | None = None
+) -> str:
+    """What the user should know about a photo's face, in one line; empty where all is usual."""
+    notes = list(visibility.doubts)
+    if landmarks.face_count > 1 and person is None:
+        notes.append(f"{landmarks.face_count} faces found, the largest taken; `person` takes another")
+    quarters = round(np.arctan2(turn[1, 0], turn[0, 0]) / (np.pi / 2)) % 4
+    if quarters:
+        lay = {1: "lies on its left side", 2: "is upside down", 3: "lies on its right side"}[quarters]
+        notes.append(f"the face {lay}: the photo was turned")
+    return f"{name}: {'; '.join(notes)}" if notes else ""
 
 
 def face_roll(points: np.ndarray) -> float:

@@ -5,16 +5,18 @@ Pictures here are (H, W, 3) uint8, row 0 on top, on the host.
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from fractions import Fraction
 from pathlib import Path
 
+import av
 import jax.numpy as jnp
 import numpy as np
 from PIL import Image
 
 from p4d_jax.types import Array
 
+VIDEO_TICK = Fraction(1, 90_000)  # seconds; the usual clock of films
 # Near to far: yellow, teal, dark blue; lightness falls evenly, so the picture reads without colours too.
 DEPTH_COLORS = ((253, 231, 37), (94, 201, 98), (33, 145, 140), (59, 82, 139), (40, 10, 70))
 
@@ -62,31 +64,58 @@ def color_depth(depth: np.ndarray, opacity: np.ndarray) -> np.ndarray:
 class VideoWriter:
     """An H.264 video that plays everywhere (yuv420p): `add` pictures of one even size, then `close`."""
 
-    def __init__(self, path: Path, fps: float):
-        import imageio.v2 as imageio
+    def __init__(self, path: Path, fps: float, edges: Sequence[float] | None = None):
+        """Opens the file.
 
-        self._writer = imageio.get_writer(
-            path,
-            format="FFMPEG",
-            fps=fps,
-            codec="libx264",
-            pixelformat="yuv420p",
-            macro_block_size=2,
-            quality=8,
-            ffmpeg_log_level="error",
-        )
+        Args:
+          path: Of the file, .mp4.
+          fps: Frames a second.
+          edges: Seconds at which each picture appears, and at which the last one ends; None: evenly.
+        """
+        self._file = av.open(str(path), "w")
+        self._stream = self._file.add_stream("libx264", Fraction(fps).limit_denominator(60_000))
+        # Without B-frames, packets lie in the order of time, and each says how long its picture is shown.
+        self._stream.options = {"crf": "10", "bf": "0"}
+        self._fps, self._edges, self._count = fps, edges, 0
+        self._lasting: dict[int, int] = {}  # ticks of the frames that are being encoded
 
     def add(self, picture: np.ndarray) -> None:
-        with warnings.catch_warnings():
-            # JAX warns of every fork, but this child runs another program, the encoder, at once.
-            warnings.filterwarnings("ignore", message=".*os.fork.*", category=RuntimeWarning)
-            self._writer.append_data(picture)
+        """Appends a picture (H, W, 3) uint8."""
+        height, width = picture.shape[:2]
+        if not self._count:
+            self._stream.width, self._stream.height, self._stream.pix_fmt = width, height, "yuv420p"
+            self._stream.codec_context.time_base = VIDEO_TICK
+        elif (width, height) != (self._stream.width, self._stream.height):
+            size = f"{self._stream.width}x{self._stream.height}"
+            raise ValueError(f"picture: {width}x{height} pixels, where the video has {size}")
+        frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), format="rgb24")
+        frame.pts, frame.time_base = self._tick(self._count), VIDEO_TICK
+        self._lasting[frame.pts] = self._tick(self._count + 1) - frame.pts
+        self._count += 1
+        self._mux(self._stream.encode(frame))
+
+    def close(self) -> None:
+        """Writes what is left."""
+        if self._count:
+            self._mux(self._stream.encode(None))
+        self._file.close()
+
+    def _mux(self, packets: list[av.Packet]) -> None:
+        for (
+            packet
+        ) in packets:  # the encoder guesses how long a frame lasts, which the last one's packet must tell
+            packet.duration = self._lasting.pop(packet.pts)
+            self._file.mux(packet)
+
+    def _tick(self, index: int) -> int:
+        seconds = index / self._fps if self._edges is None else self._edges[index]
+        return round(float(seconds) / VIDEO_TICK)
 
     def __enter__(self) -> VideoWriter:
         return self
 
     def __exit__(self, *_) -> None:
-        self._writer.close()
+        self.close()
 
 
 def save_video(path: str | Path, pictures: Iterable[np.ndarray], fps: float = 25.0) -> None:

@@ -10,11 +10,11 @@ import json
 import time
 from pathlib import Path
 
-import imageio.v3 as iio
 import jax
 import numpy as np
 
 from p4d_jax.errors import UserError
+from p4d_jax.imaging.writing import save_picture
 from p4d_jax.train.processes import is_primary
 
 
@@ -68,7 +68,7 @@ class Journal:
     def show(self, number: int, picture: np.ndarray) -> None:
         """A picture (H, W, 3) uint8."""
         if is_primary():
-            iio.imwrite(self.workdir / f"grid_{number:06d}.png", picture)
+            save_picture(self.workdir / f"grid_{number:06d}.png", picture)
             self.events.write_images(number, {"grid": picture[None]})
             self.events.flush()
 
