@@ -269,8 +269,8 @@ class Avatar:
         self,
         motion: Motion | str | Path,
         *,
-        relative: bool = True,
-        reference_frame: int = 0,
+        relative: bool | None = None,
+        reference_frame: int | None = None,
         neck_share: float = 1.0,
         max_frames: int | None = None,
     ) -> Iterator[Frame]:
@@ -278,9 +278,9 @@ class Avatar:
 
         Args:
           motion: A `Motion`, or what `Motion.open` reads.
-          relative: Adds the driver's change since the reference frame to the photo's own expression and gaze;
-            False takes the driver's as they are.
-          reference_frame: The frame of the motion that stands for the photo.
+          relative: Adds the driver's change since the reference frame to the photo's own pose, expression and
+            gaze; False takes the driver's as they are. None: of a clip the change, of photos what they show.
+          reference_frame: The frame of the motion that stands for the photo; None: the most neutral one.
           neck_share: Fraction of the head's rotation that the neck makes (1: the shoulders stay still; 0: the
             whole bust rotates).
           max_frames: Ends after so many.
@@ -293,7 +293,10 @@ class Avatar:
             motion = Motion.open(motion, self.model.head, max_frames=max_frames)
         motion = motion.for_head(self.model.head).first(max_frames)
         moved = self.retarget(
-            motion.params, relative=relative, reference_frame=reference_frame, neck_share=neck_share
+            motion.params,
+            relative=motion.is_clip if relative is None else relative,
+            reference_frame=motion.neutral_frame if reference_frame is None else reference_frame,
+            neck_share=neck_share,
         )
         for index, vector in enumerate(self.driving_vectors(motion, moved)):
             yield self.render(take(moved, index), motion=vector)

@@ -6,24 +6,32 @@ ships. It drives any avatar whose head model has the same expression basis.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import jax
 import numpy as np
 
 from p4d_jax import assets
+from p4d_jax.capture import shots
 from p4d_jax.capture.clip import capture_film
-from p4d_jax.capture.photo import capture_photo
+from p4d_jax.capture.landmarks import Landmarker
+from p4d_jax.capture.people import Person
+from p4d_jax.capture.photo import Capture, capture_photo
 from p4d_jax.data.motion import MotionFile, load_motion, motion_for_head, save_motion
 from p4d_jax.errors import UserError
 from p4d_jax.head.model import HeadModel
-from p4d_jax.imaging.reading import PHOTO_SUFFIXES
-from p4d_jax.imaging.video import FOLDER_FPS, VIDEO_SUFFIXES, is_video
-from p4d_jax.types import FrameParams, on_host, take
+from p4d_jax.imaging.reading import PHOTO_SUFFIXES, read_photo, split_alpha
+from p4d_jax.imaging.video import FILM_SUFFIXES, FOLDER_FPS, folder_pictures, is_video
+from p4d_jax.types import FrameParams, on_host, stack, take
 
 Progress = Callable[[int, int | None], None]
+CLIP_PICTURES = 40  # of a folder, that tell whether it is one clip
+# How far from rest a face is: how much actions count more than others do, what an open jaw (radians) and a
+# turned head (norm of the difference of rotations) count as one action, and by how much a frame has to be
+# better.
+NEUTRAL_WEIGHTS = {"eyeBlink": 2.0, "jawOpen": 2.0}
+JAW_UNIT, TURN_UNIT, NEUTRAL_TOLERANCE = 0.15, 0.5, 0.75
 
 
 @dataclass(frozen=True)
@@ -32,12 +40,15 @@ class Motion:
 
     Attributes:
       params: Leading axis T; the camera carries the head's rotation.
-      fps: Frames a second.
+      fps: Frames a second, on average.
       head: Name of the head model whose expression basis the coefficients speak of.
       names: One name for each leading expression coefficient, or empty.
       pictures: (512, 512, 3) uint8 of each frame as its camera sees it; an iterable that can be read again,
         or None for a motion that came without pictures.
       vectors: (T, M) motion vectors that a motion encoder saw in these frames, or None.
+      edges: (T + 1,) seconds: frame i is shown from edge i to edge i + 1; None: evenly.
+      errors: (T,) of the fits, in distances between the eyes, nan where no face was found; None if not known.
+      is_clip: Whether the frames follow each other in time; photos, each by itself, do not.
       note: What the user should know, or empty.
     """
 
@@ -47,6 +58,9 @@ class Motion:
     names: tuple[str, ...] = ()
     pictures: Iterable[np.ndarray] | None = None
     vectors: np.ndarray | None = None
+    edges: np.ndarray | None = None
+    errors: np.ndarray | None = None
+    is_clip: bool = True
     note: str = ""
 
     def __len__(self) -> int:
@@ -64,6 +78,7 @@ class Motion:
         *,
         max_frames: int | None = None,
         progress: Progress | None = None,
+        person: Person | None = None,
     ) -> Motion:
         """Whatever a name or path stands for: a motion that ships, a motion file, a film, a folder, a photo.
 
@@ -71,6 +86,7 @@ class Motion:
           head: The head model that is fitted to pictures, or that a motion file has to move.
           max_frames: Reads no more frames than these.
           progress: Called with (frames done, frames in all or None) while a film is read.
+          person: Who is meant, of several people in a picture; see `capture_photo`.
 
         Raises:
           UserError: There is no such thing, it cannot be read, or it moves another head model.
@@ -79,9 +95,13 @@ class Motion:
         path = find_motion(source)
         if path.suffix == ".npz":
             return cls.load(path).for_head(head).first(max_frames)
+        if path.is_dir():
+            pictures = folder_pictures(path)[:max_frames]
+            if not is_one_clip(pictures):
+                return cls.from_photos(pictures, head, progress=progress)
         if is_video(path):
-            return cls.from_film(path, head, max_frames=max_frames, progress=progress)
-        return cls.from_photo(path, head)
+            return cls.from_film(path, head, max_frames=max_frames, progress=progress, person=person)
+        return cls.from_photo(path, head, person=person)
 
     @classmethod
     def load(cls, path: str | Path) -> Motion:
@@ -95,11 +115,21 @@ class Motion:
         except ValueError as error:
             raise UserError(str(error)) from error
         vectors = None if stored.motion_vectors is None else np.asarray(stored.motion_vectors)
-        return cls(on_host(stored.params), stored.fps, stored.head, stored.names, vectors=vectors)
+        frames = on_host(stored.params)
+        is_clip = len(frames.expression) > 1
+        return cls(
+            frames,
+            stored.fps,
+            stored.head,
+            stored.names,
+            vectors=vectors,
+            edges=stored.edges,
+            is_clip=is_clip,
+        )
 
     def save(self, path: str | Path) -> None:
-        """Writes a motion file: parameters, and motion vectors where there are any, without any picture."""
-        save_motion(path, self.params, self.fps, self.head, self.names, self.vectors)
+        """Writes a motion file: parameters, times, and motion vectors where there are any; no picture."""
+        save_motion(path, self.params, self.fps, self.head, self.names, self.vectors, self.edges)
 
     @classmethod
     def from_film(
@@ -109,27 +139,116 @@ class Motion:
         *,
         max_frames: int | None = None,
         progress: Progress | None = None,
+        person: Person | None = None,
     ) -> Motion:
         """The motion of a film, a folder of frames, or pictures (H, W, 3) uint8; see `capture_film`."""
         head = find_head(head)
-        captured = capture_film(film, head, progress, max_frames=max_frames)
-        names = head.expression_names
+        captured = capture_film(film, head, progress, max_frames=max_frames, person=person)
         return cls(
-            on_host(captured.params), captured.fps, head.name, names, Crops(captured), note=captured.note
+            on_host(captured.params),
+            captured.fps,
+            head.name,
+            head.expression_names,
+            Crops(captured),
+            edges=captured.edges,
+            errors=captured.errors,
+            is_clip=len(captured) > 1,
+            note=captured.note,
         )
 
     @classmethod
-    def from_photo(cls, photo: str | Path | np.ndarray, head: str | HeadModel = "openhead") -> Motion:
-        """The face of a photo, as a clip of one frame; see `capture_photo`."""
+    def from_photo(
+        cls,
+        photo: str | Path | np.ndarray,
+        head: str | HeadModel = "openhead",
+        *,
+        person: Person | None = None,
+    ) -> Motion:
+        """The face of a photo, as one frame that is no clip; see `capture_photo`."""
         head = find_head(head)
-        captured = capture_photo(photo, head)
-        params = jax.tree.map(lambda x: x[None], on_host(captured.params))
-        return cls(params, FOLDER_FPS, head.name, head.expression_names, [captured.crop], note=captured.note)
+        return cls._of_captures([capture_photo(photo, head, person=person)], head)
+
+    @classmethod
+    def from_photos(
+        cls,
+        photos: Sequence[str | Path | np.ndarray],
+        head: str | HeadModel = "openhead",
+        *,
+        progress: Progress | None = None,
+    ) -> Motion:
+        """The faces of photos, each by itself, with the person's shape and the crop that it alone gives.
+
+        Args:
+          photos: As `capture_photo` takes them; those that it refuses are left out, and the note says so.
+          head: The head model that is fitted.
+          progress: Called with (photos done, photos in all).
+
+        Raises:
+          UserError: None of them can be used.
+        """
+        head, landmarker = find_head(head), Landmarker()
+        captures, refused = [], []
+        for index, photo in enumerate(photos):
+            try:
+                captures.append(capture_photo(photo, head, landmarker))
+            except UserError as error:
+                refused.append(str(error))
+            if progress is not None:
+                progress(index + 1, len(photos))
+        if not captures:
+            raise UserError(refused[0] if refused else "photo: at least one is needed, got none")
+        motion = cls._of_captures(captures, head)
+        if not refused:
+            return motion
+        left_out = (
+            f"{len(refused)} of {len(photos)} photos are left out, the first because of this: {refused[0]}"
+        )
+        return replace(motion, note="; ".join(note for note in (motion.note, left_out) if note))
+
+    @classmethod
+    def _of_captures(cls, captures: Sequence[Capture], head: HeadModel) -> Motion:
+        return cls(
+            stack([on_host(captured.params) for captured in captures]),
+            FOLDER_FPS,
+            head.name,
+            head.expression_names,
+            [captured.crop for captured in captures],
+            errors=np.array([captured.error for captured in captures]),
+            is_clip=False,
+            note="; ".join(captured.note for captured in captures if captured.note),
+        )
+
+    @property
+    def seconds(self) -> float:
+        """How long the clip takes."""
+        return len(self) / self.fps if self.edges is None else float(self.edges[-1] - self.edges[0])
+
+    def at_rate(self, fps: float) -> Motion:
+        """The same frames, shown evenly at another rate."""
+        return replace(self, fps=fps, edges=None)
 
     def first(self, frames: int | None) -> Motion:
         """The first frames alone; all of them for None."""
-        params = take(self.params, slice(frames))
-        return replace(self, params=params, vectors=None if self.vectors is None else self.vectors[:frames])
+        if frames is None or frames >= len(self):
+            return self
+        cut = lambda values, count: None if values is None else values[:count]
+        return replace(
+            self,
+            params=take(self.params, slice(frames)),
+            vectors=cut(self.vectors, frames),
+            edges=cut(self.edges, frames + 1),
+            errors=cut(self.errors, frames),
+        )
+
+    @property
+    def neutral_frame(self) -> int:
+        """The frame that can best stand for a photo: a face at rest that looks straight ahead.
+
+        Far from rest are an open jaw and actions at work, shut eyes the most, and a head that is turned away
+        from the median. The first frame is taken unless another one is clearly nearer: a motion then begins
+        as the photo is. Frames in which no face was found are not asked.
+        """
+        return neutral_frame(self.params, self.names, self.errors)
 
     def for_head(self, head: HeadModel) -> Motion:
         """The same motion in the order of a head model's expression components.
@@ -149,6 +268,33 @@ class Motion:
         except ValueError as error:
             raise UserError(str(error)) from error
         return replace(self, params=on_host(stored.params), names=stored.names)
+
+
+def is_one_clip(pictures: Sequence[Path]) -> bool:
+    """Whether the pictures of a folder are frames of one clip, and not photos that were put together."""
+    some = [pictures[i] for i in sorted({*range(min(len(pictures), CLIP_PICTURES))})]
+    try:
+        return shots.is_one_clip([split_alpha(read_photo(path))[0] for path in some])
+    except UserError:  # who reads them one by one says which cannot be read
+        return False
+
+
+def neutral_frame(params: FrameParams, names: Sequence[str], errors: np.ndarray | None = None) -> int:
+    """See `Motion.neutral_frame`."""
+    weights = np.array(
+        [NEUTRAL_WEIGHTS.get(name.removesuffix("Left").removesuffix("Right"), 1) for name in names]
+    )
+    actions = np.asarray(params.expression)[:, : len(names)] if names else np.asarray(params.expression)
+    actions = np.maximum(actions, 0) if names else actions
+    rotations = np.asarray(params.camera.cam2world)[:, :3, :3]
+    usual = np.median(rotations, axis=0)
+    turned = np.linalg.norm(rotations - usual, axis=(1, 2))
+    moved = (np.abs(actions) * (weights if names else 1)).sum(axis=1)
+    unrest = moved + np.maximum(np.asarray(params.jaw)[:, 0], 0) / JAW_UNIT + turned / TURN_UNIT
+    if errors is not None:
+        unrest = np.where(np.isfinite(errors), unrest, np.inf)
+    best = int(np.argmin(unrest))
+    return 0 if unrest[0] <= unrest[best] + NEUTRAL_TOLERANCE else best
 
 
 @dataclass(frozen=True)
@@ -175,13 +321,15 @@ def find_motion(source: str | Path) -> Path:
     Raises:
       UserError: It does not exist, or is none of that.
     """
+    if not str(source).strip():
+        raise UserError("nothing is given; name a film, a photo, a folder of photos or a motion")
     path = Path(source).expanduser()
     if not path.exists() and path.suffix and path.suffix != ".npz":
         raise UserError(f"no file or folder {str(source)!r}")
     if not path.exists() or path.suffix == ".npz":
         return assets.motion(source)
     if not is_video(path) and path.suffix.lower() not in PHOTO_SUFFIXES:
-        known = " ".join((*VIDEO_SUFFIXES, *PHOTO_SUFFIXES, ".npz"))
+        known = " ".join((*FILM_SUFFIXES, *PHOTO_SUFFIXES, ".npz"))
         raise UserError(
             f"{str(source)!r} is neither film, photo nor motion; endings that can be read: {known}"
         )

@@ -12,6 +12,8 @@ A motion file (`save_motion`, `load_motion`) is an .npz without pickled objects:
   names     (E,) strings, names of the leading expression coefficients, or empty
   frames    (T, 437) float32, `FrameParams.to_vector` of each frame: camera 25 (the head's rotation is
             carried by the camera), shape 300, expression 100, pose 6, eyes 6
+  edges     optional, (T + 1,) float64, seconds: frame i is shown from edge i to edge i + 1; without them
+            frames follow each other evenly, fps a second
   motion_vectors  optional, (T, M) float32: what a motion encoder (PD-FGC: M = 548) saw in the pictures;
             without pictures a model that was trained with that encoder can be driven by them alone
 The bundled clip embedded/motion_talk.npz is written by `python -m tools.bake_motion_clip`.
@@ -147,6 +149,7 @@ def save_motion(
     head: str,
     names: tuple[str, ...] = (),
     motion_vectors: Array | np.ndarray | None = None,
+    edges: np.ndarray | None = None,
 ) -> None:
     """Writes a motion file; the format is in the file's docstring.
 
@@ -157,16 +160,21 @@ def save_motion(
       head: name of the head model that the expression coefficients are of.
       names: of the leading expression coefficients.
       motion_vectors: (T, M) of a motion encoder, or None.
+      edges: (T + 1,) seconds at which frames appear, and the last one ends; None: evenly.
     """
     frames = np.asarray(params.to_vector(), np.float32)
-    vectors = {}
+    more = {}
     if motion_vectors is not None:
-        vectors["motion_vectors"] = np.asarray(motion_vectors, np.float32)
-        if vectors["motion_vectors"].ndim != 2 or len(vectors["motion_vectors"]) != len(frames):
-            shape = vectors["motion_vectors"].shape
+        more["motion_vectors"] = np.asarray(motion_vectors, np.float32)
+        if more["motion_vectors"].ndim != 2 or len(more["motion_vectors"]) != len(frames):
+            shape = more["motion_vectors"].shape
             raise ValueError(
                 f"motion_vectors: expected one vector for each of {len(frames)} frames, got {shape}"
             )
+    if edges is not None:
+        if np.shape(edges) != (len(frames) + 1,):
+            raise ValueError(f"edges: expected {len(frames) + 1} seconds, got shape {np.shape(edges)}")
+        more["edges"] = np.asarray(edges, np.float64)
     np.savez_compressed(
         path,
         format=np.array(MOTION_FORMAT),
@@ -174,7 +182,7 @@ def save_motion(
         fps=np.float32(fps),
         names=np.array(names, dtype=np.str_),
         frames=frames,
-        **vectors,
+        **more,
     )
 
 
@@ -186,6 +194,7 @@ class MotionFile:
       params: leading axis (T,).
       fps, head, names: the header.
       motion_vectors: (T, M) of a motion encoder, or None.
+      edges: (T + 1,) seconds at which frames appear, and the last one ends, or None.
     """
 
     params: FrameParams
@@ -193,6 +202,7 @@ class MotionFile:
     head: str = struct.field(pytree_node=False)
     names: tuple[str, ...] = struct.field(pytree_node=False)
     motion_vectors: Array | None = None
+    edges: np.ndarray | None = None
 
 
 def motion_for_head(motion: MotionFile, names: tuple[str, ...]) -> MotionFile:
@@ -262,6 +272,14 @@ def _checked(path: Path, content: dict[str, np.ndarray]) -> MotionFile:
         if not np.isfinite(vectors).all():
             raise ValueError(f"motion: {path} has motion_vectors that are not finite")
         vectors = jnp.asarray(vectors, jnp.float32)
+    edges = content.get("edges")
+    if edges is not None and (
+        edges.shape != (len(frames) + 1,)
+        or edges.dtype.kind != "f"
+        or not np.isfinite(edges).all()
+        or (np.diff(edges) <= 0).any()
+    ):
+        raise ValueError(f"motion: {path} has edges that are not {len(frames) + 1} ascending seconds")
     params = FrameParams.from_vector(jnp.asarray(frames, jnp.float32))
     names = tuple(str(name) for name in content["names"])
-    return MotionFile(params, float(fps), str(content["head"]), names, vectors)
+    return MotionFile(params, float(fps), str(content["head"]), names, vectors, edges)

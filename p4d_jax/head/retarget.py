@@ -72,8 +72,9 @@ def transfer_motion(
       source: Parameters of the source photo, without a leading axis.
       driving: Parameters of the driving clip, with a leading axis (T,).
       reference: Index of the driving frame that corresponds to the source photo.
-      relative: Whether the driver's change since the reference is added to the source's own expression, jaw
-        and gaze; otherwise the driver's are taken as they are.
+      relative: Whether the driver's change since the reference is added to the source's own rotation,
+        expression, jaw and gaze; otherwise the driver's are taken as they are. Of its place in the picture
+        the change is added in either case.
       neck_share: Fraction of the head rotation that is applied at the neck joint; see `transfer_turn`.
       bounded: Whether the expression coefficients are facial actions and must stay in [0, 1].
 
@@ -84,6 +85,10 @@ def transfer_motion(
     if not 0 <= reference < frames:
         raise ValueError(f"reference: expected a frame in 0..{frames - 1} of the driving, got {reference}")
     start = jax.tree.map(lambda x: x[reference], driving)
+    if not relative:  # what turns the source's head to the driver's rotation
+        own, _ = world_to_camera_parts(source.camera)
+        _, place = world_to_camera_parts(start.camera)
+        start = start.replace(camera=camera_from_parts(own, place, start.camera.intrinsics), pose=source.pose)
     cameras, necks = jax.vmap(lambda frame: transfer_turn(source, start, frame, neck_share))(driving)
     expression, jaw, eyes = driving.expression, driving.jaw, driving.eyes
     if relative:
