@@ -66,6 +66,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except UserError as error:
         print(f"p4d_jax: {one_line(error)}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("\np4d_jax: stopped by Ctrl-C; what was not finished is not written", file=sys.stderr)
+        return 130
     return 0
 
 
@@ -91,7 +94,7 @@ def parse_command_line(argv: Sequence[str]) -> CommandLine:
         raise UserError(str(error)) from error
     if unused:
         raise UserError(f"unexpected argument {unused[0]!r}; {USAGE}")
-    workdir = Path(values.workdir or Path("runs") / path.stem)
+    workdir = home_expanded(values.workdir or Path("runs") / path.stem)
     return CommandLine(values.config, workdir, values.coordinator, values.processes, values.process)
 
 
@@ -242,7 +245,7 @@ def load_job(config: ConfigDict):
 
 
 def enable_compilation_cache() -> None:
-    """Keeps compiled programs in the user's cache folder, so that a second run need not compile.
+    """Keeps compiled programs in the user's cache folder, if any, so that a second run need not compile.
 
     JAX_COMPILATION_CACHE_DIR, when set, names another folder.
     """
@@ -250,10 +253,28 @@ def enable_compilation_cache() -> None:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     import jax
 
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "p4d_jax" / "compiled"
-    if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
-        jax.config.update("jax_compilation_cache_dir", str(cache))
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+    if os.environ.get("JAX_COMPILATION_CACHE_DIR") or (folder := cache_folder()) is None:
+        return
+    jax.config.update("jax_compilation_cache_dir", str(folder / "p4d_jax" / "compiled"))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+
+
+def cache_folder() -> Path | None:
+    """Where the user's caches lie; None of a user who has no home, as in some containers."""
+    if os.environ.get("XDG_CACHE_HOME"):
+        return Path(os.environ["XDG_CACHE_HOME"])
+    try:
+        return Path.home() / ".cache"
+    except RuntimeError:
+        return None
+
+
+def home_expanded(path: str | Path) -> Path:
+    """A path with ~ as the user's home."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        raise UserError(f"{str(path)!r}: {error}") from error
 
 
 def use_exact_float32() -> None:

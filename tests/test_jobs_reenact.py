@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import imageio.v2 as imageio
 import numpy as np
 import pytest
 from PIL import Image
@@ -14,6 +13,9 @@ from synthetic_reconstructor import save_random_weights
 from p4d_jax import assets, main
 from p4d_jax.avatar.motion import Motion
 from p4d_jax.errors import UserError
+from p4d_jax.imaging.reading import read_photo
+from p4d_jax.imaging.video import open_video
+from p4d_jax.imaging.writing import save_video
 from p4d_jax.jobs.reenact import source_names
 
 CONFIG = f"--config={Path(__file__).parents[1]}/configs/reenact.py"
@@ -39,6 +41,10 @@ def run(workdir: Path, *arguments: str) -> int:
     return main.main(["main.py", CONFIG, f"--workdir={workdir}", *QUICK, *arguments])
 
 
+def pictures_of(film: Path) -> np.ndarray:
+    return np.stack([frame.picture for frame in open_video(film)])
+
+
 def refused(capsys, workdir: Path, *arguments: str) -> str:
     """The one line that says why a run was refused; nothing may have been written."""
     before = sorted(workdir.parent.rglob("*"))
@@ -53,10 +59,10 @@ def test_photo_and_motion_become_films_mesh_and_report(tiny_weights, tmp_path):
     assert run(tmp_path / "run", f"--config.weights={tiny_weights}") == 0
     written = {path.name for path in (tmp_path / "run").iterdir()}
     assert written == WRITTEN | {"frame_0000.png", "frame_0002.png"}
-    film = np.stack(imageio.mimread(tmp_path / "run/reenactment.mp4"))
+    film = pictures_of(tmp_path / "run/reenactment.mp4")
     assert film.shape == (3, 64, 3 * 64, 3)
-    assert len(imageio.mimread(tmp_path / "run/turntable.mp4")) == 2
-    assert imageio.imread(tmp_path / "run/depth.png").shape == (64, 64, 3)
+    assert len(pictures_of(tmp_path / "run/turntable.mp4")) == 2
+    assert read_photo(tmp_path / "run/depth.png").shape == (64, 64, 3)
     assert (tmp_path / "run/mesh.ply").read_bytes().startswith(b"ply\n")
     # The left panel is the photo, in every frame.
     assert np.abs(film[:, :, :64].astype(int) - film[:1, :, :64]).mean() < 3
@@ -80,7 +86,7 @@ def test_photo_drives_a_photo(tiny_weights, tmp_path):
 
 def test_a_film_drives_a_photo(tiny_weights, tmp_path):
     film, face = tmp_path / "clip.mp4", assets.photo("astronaut")[:288, 64:352]
-    imageio.mimwrite(film, [face, face[:, ::-1], face], fps=10, macro_block_size=16)
+    save_video(film, [face, face[:, ::-1], face], fps=10)
     rest = (f"--config.driving={film}", f"--config.weights={tiny_weights}", "--config.personalise_steps=0")
     assert run(tmp_path / "run", *rest) == 0
     report = json.loads((tmp_path / "run/report.json").read_text())

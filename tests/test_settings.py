@@ -183,10 +183,10 @@ def test_every_field_can_be_set(name, flag, value):
 def test_the_two_entries_are_one():
     long = main.parse_command_line(
         ["main.py", f"--config={ROOT}/configs/reenact.py", "--workdir=w", "--config.source=me.jpg",
-         "--config.max_frames", "7", "--noconfig.relative_motion"]
+         "--config.max_frames", "7", "--config.relative_motion=False"]
     )  # fmt: skip
     short = main.parse_command_line(
-        ["p4d", "reenact", "--source=me.jpg", "--workdir=w", "--max_frames", "7", "--norelative_motion"]
+        ["p4d", "reenact", "--source=me.jpg", "--workdir=w", "--max_frames", "7", "--relative_motion=False"]
     )
     assert flattened(long.config) == flattened(short.config) and long.workdir == short.workdir
     assert (short.config.source, short.config.max_frames, short.config.relative_motion) == (

@@ -1,13 +1,13 @@
 """The job `capture`: photo, film or folder -> parameters, crops and a report.
 
-Written to the workdir: `motion.npz` (the parameters of each frame, the format of `data.motion`, which the job
-`reenact` takes as driving), `report.json`, and, if asked, of a photo `crop.png`, `alpha.png` and
-`overlay.png`, of a film `crops/00000.png` and so on, and `alphas/` of the frames in which a face was seen.
+Written to the workdir, all at once at the end: `motion.npz` (the parameters of each frame, the format of
+`data.motion`, which the job `reenact` takes as driving), `report.json`, and, if asked, of a photo `crop.png`,
+`alpha.png` and `overlay.png`, of a film `crops/00000.png` and so on, and `alphas/` of the frames in which a
+face was seen.
 """
 
 from __future__ import annotations
 
-import json
 import time
 from pathlib import Path
 
@@ -18,10 +18,13 @@ from PIL import Image
 from tqdm import tqdm
 
 from p4d_jax import assets
-from p4d_jax.capture import FilmCapture, Landmarker, capture_film, capture_photo
+from p4d_jax.capture import FilmCapture, capture_film, capture_photo
+from p4d_jax.capture.people import Person
 from p4d_jax.data.motion import save_motion
 from p4d_jax.head.model import HeadModel
 from p4d_jax.imaging.video import is_video
+from p4d_jax.jobs._inputs import check_workdir, parse_person
+from p4d_jax.jobs._publish import published, write_report
 from p4d_jax.jobs.settings import CaptureSettings
 from p4d_jax.settings import from_config
 
@@ -30,50 +33,60 @@ def run(config: ConfigDict, workdir: str | Path) -> dict:
     """Captures `config.source`; writes into `workdir` only when all went well. Returns the report."""
     config, workdir = from_config(CaptureSettings, config), Path(workdir)
     started = time.perf_counter()
+    check_workdir(workdir)
+    person = parse_person(config.person)
     head = assets.head_model(config.head)
-    source = assets.photo(config.source) if config.source in assets.PHOTOS else Path(config.source)
-    if isinstance(source, Path) and is_video(source):
-        report = run_film(config, source, head, workdir)
-    else:
-        report = run_photo(config, source, head, workdir)
-    report = {"source": str(config.source), **report, "seconds": round(time.perf_counter() - started, 3)}
-    (workdir / "report.json").write_text(json.dumps(report, indent=2) + "\n")
+    source = (
+        assets.photo(config.source) if config.source in assets.PHOTOS else Path(config.source).expanduser()
+    )
+    capture = run_film if isinstance(source, Path) and is_video(source) else run_photo
+    with published(workdir) as folder:
+        report = capture(config, source, head, person, folder)
+        if report["note"]:
+            print(report["note"])
+        report = {"source": str(config.source), **report, "seconds": round(time.perf_counter() - started, 3)}
+        write_report(folder, report)
     return report
 
 
-def run_photo(config: CaptureSettings, source, head: HeadModel, workdir: Path) -> dict:
+def run_photo(
+    config: CaptureSettings, source: np.ndarray | Path, head: HeadModel, person: Person | None, folder: Path
+) -> dict:
     """One photo: a motion of one frame, its crop, alpha and overlay."""
-    capture = capture_photo(source, head)
-    workdir.mkdir(parents=True, exist_ok=True)
+    capture = capture_photo(source, head, person=person)
     params = jax.tree.map(lambda x: x[None], capture.params)
-    save_motion(workdir / "motion.npz", params, 25.0, head.name, head.expression_names)
+    save_motion(folder / "motion.npz", params, 25.0, head.name, head.expression_names)
     if config.write_crops:
-        Image.fromarray(capture.crop).save(workdir / "crop.png")
-        Image.fromarray((capture.alpha * 255).astype(np.uint8)).save(workdir / "alpha.png")
-        Image.fromarray(capture.overlay(head)).save(workdir / "overlay.png")
-    return {"frames": 1, "error": round(capture.error, 5), "note": capture.note}
+        Image.fromarray(capture.crop).save(folder / "crop.png")
+        Image.fromarray((capture.alpha * 255).astype(np.uint8)).save(folder / "alpha.png")
+        Image.fromarray(capture.overlay(head)).save(folder / "overlay.png")
+    visibility = capture.visibility.report()
+    return {"frames": 1, "error": round(capture.error, 5), "visibility": visibility, "note": capture.note}
 
 
-def run_film(config: CaptureSettings, source: Path, head: HeadModel, workdir: Path) -> dict:
+def run_film(
+    config: CaptureSettings, source: Path, head: HeadModel, person: Person | None, folder: Path
+) -> dict:
     """A film: its motion, and its crops."""
     with tqdm(desc="landmarks", unit="frame") as bar:
         capture = capture_film(
             source,
             head,
             lambda done, total: advance(bar, done, total),
-            landmarker=Landmarker(),
             max_frames=config.max_frames or None,
             smoothing=config.smoothing,
+            person=person,
         )
-    workdir.mkdir(parents=True, exist_ok=True)
-    save_motion(workdir / "motion.npz", capture.params, capture.fps, head.name, head.expression_names)
+    file = folder / "motion.npz"
+    save_motion(file, capture.params, capture.fps, head.name, head.expression_names, edges=capture.edges)
     if config.write_crops:
-        write_crops(capture, workdir / "crops")
+        write_crops(capture, folder / "crops")
     if config.write_alphas:
-        write_cutouts(capture, head, workdir / "crops" if config.write_crops else None, workdir / "alphas")
+        write_cutouts(capture, head, folder / "crops" if config.write_crops else None, folder / "alphas")
     return {
         "frames": len(capture),
         "fps": capture.fps,
+        "film_seconds": float(capture.edges[-1]),
         "error": round(float(np.nanmean(capture.errors)), 5),
         "worst_error": round(float(np.nanmax(capture.errors)), 5),
         "note": capture.note,

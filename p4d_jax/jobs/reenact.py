@@ -10,7 +10,8 @@ encoded and personalised; the driving is captured; every frame is rendered; what
     depth.png         distance from the camera, near is yellow
     mesh.ply          coloured surface of the head at rest
     avatar.avatar     where it is asked for: the avatar itself, for `p4d_jax.load_avatar`
-    report.json       timings, scores, versions, the config
+    people.png        of a photo with several faces: which number each has, for `person`
+    report.json       timings, scores, versions, the config, the files of the run
 
 all at once at the end, or nothing.
 """
@@ -20,7 +21,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import flax
@@ -37,13 +38,17 @@ from p4d_jax.avatar.encode import check_picture_size
 from p4d_jax.avatar.model import AvatarModel
 from p4d_jax.avatar.motion import Motion, find_motion
 from p4d_jax.capture.album import capture_album
+from p4d_jax.capture.landmarks import Landmarker
+from p4d_jax.capture.people import Person, draw_people
 from p4d_jax.capture.photo import Capture, open_photo
 from p4d_jax.errors import UserError
 from p4d_jax.head.model import HeadModel
 from p4d_jax.head.shading import shade_head, vertex_paint
 from p4d_jax.imaging import writing as pictures
+from p4d_jax.imaging.reading import split_alpha
 from p4d_jax.jobs._exports import named_exports
-from p4d_jax.jobs._publish import published, write_json
+from p4d_jax.jobs._inputs import check_workdir, parse_person
+from p4d_jax.jobs._publish import published, write_report
 from p4d_jax.jobs.settings import ReenactSettings
 from p4d_jax.settings import from_config, to_config
 from p4d_jax.train.losses import psnr
@@ -54,13 +59,17 @@ class Inputs:
     """What the user named, found and read.
 
     Attributes:
-      photos: Each (H, W, 3) uint8, of one person; the first is the one that comes to life.
+      photos: Each (H, W, 3) uint8, or 4 with alpha, of one person; the first is the one that comes to life.
+      person: Who is meant in the first photo.
       driving: The motion, where it is a motion file; else the path of a film, a folder or a photo.
+      driving_person: Who is meant in the driving.
       model: Network, weights and head model.
     """
 
     photos: list[np.ndarray]
+    person: Person | None
     driving: Motion | Path
+    driving_person: Person | None
     model: AvatarModel
 
 
@@ -87,7 +96,7 @@ def run(config: ConfigDict, workdir: Path) -> Avatar:
     with watch.stage("capture", "looking for the face and fitting the head"):
         captures = capture_source(inputs, scores)
     with watch.stage("driving", "reading the driving motion"):
-        driving = read_driving(inputs, config)
+        driving = read_driving(inputs, config, scores)
     with watch.stage("encode", "encoding the avatar"):
         size = config.picture_size or None
         avatar = Avatar.from_captures(captures, inputs.model, size=size, samples=samples_of(config))
@@ -101,7 +110,9 @@ def run(config: ConfigDict, workdir: Path) -> Avatar:
         for name, export in named_exports(config.exports).items():
             with watch.stage(name, f"making the {name}"):
                 scores |= export(avatar, folder, config, driving.fps)
-        write_json(folder / "report.json", report(config, watch, scores, driving))
+        if scores["faces_in_the_photo"] > 1:
+            pictures.save_picture(folder / "people.png", show_people(inputs))
+        write_report(folder, report(config, watch, scores, driving))
     print(f"{sum(watch.seconds.values()):.0f} s; see {workdir / 'reenactment.mp4'}")
     return avatar
 
@@ -122,8 +133,11 @@ def read_inputs(config: ReenactSettings, workdir: Path) -> Inputs:
     """Checks and reads all that the config names, cheapest first."""
     check_numbers(config)
     named_exports(config.exports)
-    if workdir.exists() and not workdir.is_dir():
-        raise UserError(f"--workdir={workdir} is a file; name a folder")
+    check_workdir(workdir)
+    with user_input("person"):
+        person = parse_person(config.person)
+    with user_input("driving_person"):
+        driving_person = parse_person(config.driving_person)
     with user_input("source"):
         photos = [open_photo(name) for name in source_names(config.source)]
     with user_input("head"):
@@ -135,7 +149,7 @@ def read_inputs(config: ReenactSettings, workdir: Path) -> Inputs:
         model = AvatarModel.load(config.weights, head, config.motion_encoder or None)
     with user_input("picture_size"):
         check_picture_size(model.config, config.picture_size or model.config.picture_size)
-    return Inputs(photos, driving, model)
+    return Inputs(photos, person, driving, driving_person, model)
 
 
 def check_numbers(config: ReenactSettings) -> None:
@@ -146,7 +160,6 @@ def check_numbers(config: ReenactSettings) -> None:
         "personalise_steps": (0, 100_000),
         "neck_share": (0, 1),
         "picture_size": (0, 2048),
-        "reference_frame": (0, config.max_frames - 1),
         "coarse_samples": (2, 512),
         "fine_samples": (2, 512),
         "panel": (32, 2048),
@@ -158,13 +171,20 @@ def check_numbers(config: ReenactSettings) -> None:
     for field, (low, high) in ranges.items():
         if not low <= (value := getattr(config, field)) <= high:
             raise UserError(f"config.{field}={value}: expected a number from {low} to {high}")
+    if config.reference_frame is not None and not 0 <= config.reference_frame < config.max_frames:
+        raise UserError(
+            f"config.reference_frame={config.reference_frame}: expected None, or a frame of 0 to"
+            f" {config.max_frames - 1}"
+        )
     if config.panel % 2:
         raise UserError(f"config.panel={config.panel}: H.264 needs an even number of pixels")
 
 
 def source_names(source: str) -> list[str]:
     """The photos that a config names, with commas between them; a file may have a comma in its name."""
-    if Path(source).expanduser().exists():
+    if (path := Path(source).expanduser()).is_dir():
+        raise UserError(f"{source!r} is a folder; give a photo, or several of one person with commas between")
+    if path.exists():
         return [source]
     names = [name.strip() for name in source.split(",")]
     if not all(names):
@@ -183,17 +203,24 @@ def samples_of(config: ReenactSettings) -> tuple[int, int]:
 def capture_source(inputs: Inputs, scores: dict) -> list[Capture]:
     """The photos' heads; notes the error of the fit, the worst of all photos."""
     with user_input("source"):
-        captured = capture_album(inputs.photos, inputs.model.head)
+        captured = capture_album(inputs.photos, inputs.model.head, person=inputs.person)
     scores["fit_error_of_eye_distance"] = round(max(float(one.error) for one in captured), 4)
-    scores["faces_in_the_photo"] = max(int(one.landmarks.face_count) for one in captured)
+    scores["faces_in_the_photo"] = int(captured[0].landmarks.face_count)
+    scores["visibility"] = [one.visibility.report() for one in captured]
     for one in captured:
         if one.note:
             print(one.note)
     return captured
 
 
-def read_driving(inputs: Inputs, config: ReenactSettings) -> Motion:
-    """The driver's motion, whatever it came as."""
+def show_people(inputs: Inputs) -> np.ndarray:
+    """The first photo with a number on each face, as the field `person` takes it."""
+    photo, _ = split_alpha(inputs.photos[0])
+    return draw_people(photo, Landmarker().people(photo))
+
+
+def read_driving(inputs: Inputs, config: ReenactSettings, scores: dict) -> Motion:
+    """The driver's motion, whatever it came as; notes the errors of its fit."""
     motion = inputs.driving
     if isinstance(motion, Motion):
         motion = motion.first(config.max_frames)
@@ -204,14 +231,26 @@ def read_driving(inputs: Inputs, config: ReenactSettings) -> Motion:
                 bar.total = total
                 bar.update(done - bar.n)
 
-            motion = Motion.open(motion, inputs.model.head, max_frames=config.max_frames, progress=progress)
+            motion = Motion.open(
+                motion,
+                inputs.model.head,
+                max_frames=config.max_frames,
+                progress=progress,
+                person=inputs.driving_person,
+            )
     if motion.note:
         print(motion.note)
-    if config.reference_frame >= len(motion):
+    if motion.errors is not None:
+        scores["driving_fit_error_of_eye_distance"] = round(float(np.nanmean(motion.errors)), 4)
+        scores["driving_worst_fit_error"] = round(float(np.nanmax(motion.errors)), 4)
+        scores["driving_frames_without_a_face"] = int(np.isnan(motion.errors).sum())
+    if config.reference_frame is not None and config.reference_frame >= len(motion):
         raise UserError(
             f"config.reference_frame={config.reference_frame}: the driving has frames 0 to {len(motion) - 1}"
         )
-    return replace(motion, fps=config.fps or motion.fps)
+    if config.reference_frame is None and motion.is_clip and (neutral := motion.neutral_frame):
+        print(f"frame {neutral} of the driving is the most neutral and stands for the photo")
+    return motion.at_rate(config.fps) if config.fps else motion
 
 
 def show_driving(motion: Motion, head: HeadModel, size: int) -> Iterator[np.ndarray]:
@@ -245,6 +284,11 @@ def personalise(avatar: Avatar, config: ReenactSettings, scores: dict) -> Avatar
     return avatar
 
 
+def reference_frame(config: ReenactSettings, driving: Motion) -> int:
+    """The frame of the driving that stands for the photo."""
+    return driving.neutral_frame if config.reference_frame is None else config.reference_frame
+
+
 def score_source(avatar: Avatar) -> float:
     """PSNR in dB of the photo's own view against the photo, in the person's alpha."""
     return round(float(jax.jit(psnr)(avatar.render().image, avatar.image(), avatar.image_alpha())), 2)
@@ -260,11 +304,11 @@ def write_film(folder: Path, avatar: Avatar, driving: Motion, config: ReenactSet
     frames = avatar.drive(
         driving,
         relative=config.relative_motion,
-        reference_frame=config.reference_frame,
+        reference_frame=reference_frame(config, driving),
         neck_share=config.neck_share,
     )
     shown = zip(show_driving(driving, avatar.model.head, config.panel), frames, strict=True)
-    with pictures.VideoWriter(folder / "reenactment.mp4", driving.fps) as film:
+    with pictures.VideoWriter(folder / "reenactment.mp4", driving.fps, driving.edges) as film:
         for index, (driver, frame) in enumerate(tqdm(shown, desc="film", unit="frame", total=count)):
             row = pictures.side_by_side((avatar.photo, driver, frame.picture), config.panel)
             film.add(row)
@@ -283,6 +327,8 @@ def report(config: ReenactSettings, watch: Stopwatch, scores: dict, driving: Mot
         "film": {
             "frames": frames,
             "fps": driving.fps,
+            "seconds": round(driving.seconds, 4),
+            "reference_frame": reference_frame(config, driving),
             "frames_rendered_per_second": round(frames / watch.seconds["film"], 2),
         },
         "device": {"platform": device.platform, "kind": device.device_kind, "count": jax.device_count()},

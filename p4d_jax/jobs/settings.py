@@ -42,13 +42,17 @@ class ReenactSettings(JobSettings):
 
     Attributes:
       source: A photo: a path, or the example 'astronaut'; several of one person with commas: a.jpg,b.jpg.
+      person: Of several people in the source's first photo: a number, from 1 at the left, as people.png shows
+        them, or a point of the face, as 310,140 pixels; '' is the largest face.
       driving: What the head shall do: a film, a photo, a folder of photos, a motion .npz, or the name of an
         embedded motion.
+      driving_person: Of several people in the driving, as `person`; of a film, in its first frame with a
+        face.
       max_frames: Frames of the driving that are used; the rest is left out.
       fps: Frames a second of the film; 0: the driving's own, 25 for a folder.
-      reference_frame: Frame of the driving that stands for the photo.
+      reference_frame: Frame of the driving that stands for the photo; None: the most neutral one.
       relative_motion: Whether the driving's change since that frame is added to the photo; False takes the
-        driving's pose and face as they are.
+        driving's pose and face as they are. None: of a film the change, of photos what they show.
       weights: Weights of the reconstructor: an embedded name, an exported file, or the folder of a converted
         model.
       motion_encoder: Folder of the converted motion encoder of a model that sees motion in pictures; '' looks
@@ -70,11 +74,13 @@ class ReenactSettings(JobSettings):
 
     job: str = "reenact"
     source: str = "astronaut"
+    person: str = ""
     driving: str = "motion_talk"
+    driving_person: str = ""
     max_frames: int = 240
     fps: float = 0.0
-    reference_frame: int = 0
-    relative_motion: bool = True
+    reference_frame: int | None = None
+    relative_motion: bool | None = None
     weights: str = "reenact_demo"
     motion_encoder: str = ""
     personalise_steps: int = 25
@@ -96,6 +102,8 @@ class CaptureSettings(JobSettings):
 
     Attributes:
       source: A photo, a film, a folder of frames of one film, or the example 'astronaut'.
+      person: Of several people: a number, from 1 at the left, or a point of the face, as 310,140 pixels; ''
+        is the largest face.
       max_frames: Frames of a film that are used; 0: all.
       smoothing: Standard deviation, in frames, of the Gaussian over time that calms a film's jitter; 0 turns
         it off.
@@ -105,6 +113,7 @@ class CaptureSettings(JobSettings):
 
     job: str = "capture"
     source: str = "astronaut"
+    person: str = ""
     max_frames: int = 0
     smoothing: float = 0.6
     write_crops: bool = True
