@@ -65,6 +65,9 @@ def test_identity_is_the_source_and_absolute_motion_the_driver(rng):
     moved = transfer_motion(source, driving, 0, relative=False, neck_share=1.0, bounded=False)
     np.testing.assert_array_equal(moved.shape, np.broadcast_to(source.shape, (3, 300)))
     np.testing.assert_array_equal(moved.motion(), driving.motion())
+    for index in range(3):  # the head's rotation is the driver's, too, whatever the reference
+        want = head_rotation(frame(driving, index))
+        np.testing.assert_allclose(head_rotation(frame(moved, index)), want, atol=2e-5)
 
 
 def test_facial_actions_stay_in_their_range(rng):

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
+import shutil
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +20,8 @@ from p4d_jax.errors import UserError
 from p4d_jax.imaging.reading import read_photo
 from p4d_jax.imaging.video import open_video
 from p4d_jax.imaging.writing import save_video
+from p4d_jax.jobs._inputs import check_workdir, parse_person
+from p4d_jax.jobs._publish import published_files
 from p4d_jax.jobs.reenact import source_names
 
 CONFIG = f"--config={Path(__file__).parents[1]}/configs/reenact.py"
@@ -119,6 +125,9 @@ def test_photo_without_a_face_writes_nothing(tiny_weights, tmp_path, capsys):
         (["--config.neck_share=1.5"], ["config.neck_share=1.5", "0 to 1"]),
         (["--config.panel=65"], ["config.panel=65", "even"]),
         (["--config.exports=turntabel"], ["config.exports", "did you mean 'turntable'"]),
+        (["--config.driving="], ["config.driving", "nothing is given"]),
+        ([f"--config.source={Path(__file__).parent}"], ["config.source", "is a folder"]),
+        (["--config.person=left"], ["config.person", "'left'"]),
         (["--config.reference_frame=3"], ["config.reference_frame=3", "0 to 2"]),
     ],
 )
@@ -143,6 +152,59 @@ def test_text_files_are_no_driving(tiny_weights, tmp_path, capsys):
     text.write_text("hello")
     line = refused(capsys, tmp_path / "run", f"--config.driving={text}", f"--config.weights={tiny_weights}")
     assert "neither film, photo nor motion" in line
+
+
+def test_the_set_of_files_is_one_run_s(tmp_path):
+    from p4d_jax.jobs._publish import published, write_report
+
+    (tmp_path / "mine.txt").write_text("not of a run")
+    for stills in (("frame_0000.png", "frame_0009.png"), ("frame_0000.png",)):
+        with published(tmp_path) as folder:
+            for name in stills:
+                (folder / name).write_text(str(len(stills)))
+            (folder / "crops").mkdir()
+            (folder / f"crops/{len(stills)}.png").write_bytes(b"")
+            write_report(folder, {"scores": {}})
+    files = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*")}
+    assert files == {"mine.txt", "frame_0000.png", "crops", "crops/1.png", "report.json"}
+    assert (tmp_path / "frame_0000.png").read_text() == "1"
+    (tmp_path / "report.json").write_text('{"files": ["../mine.txt", 3, "mine.txt/.."]}')
+    assert published_files(tmp_path) == []
+
+
+def test_a_workdir_that_cannot_be_written_to_is_told_before_any_work(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("in the way")
+    for folder in (tmp_path / "file", tmp_path / "file/below/it"):
+        with pytest.raises(UserError, match="is a file; name a folder"):
+            check_workdir(folder)
+    check_workdir(tmp_path / "new/one")
+    assert not (tmp_path / "new").exists()
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=3_000_000))
+    with pytest.raises(UserError, match="3 MB left"):
+        check_workdir(tmp_path / "new")
+
+    def read_only(**_):
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    monkeypatch.setattr(tempfile, "TemporaryFile", read_only)
+    with pytest.raises(UserError, match="cannot be written to"):
+        check_workdir(tmp_path)
+
+
+def test_a_disk_that_is_full_in_the_end_is_one_line(tmp_path):
+    from p4d_jax.jobs._publish import published
+
+    with pytest.raises(UserError, match="No space left"), published(tmp_path / "run"):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    assert not any(tmp_path.iterdir())
+
+
+def test_people_are_named_by_number_or_point():
+    assert parse_person("") is None and parse_person(" 2 ") == 2
+    assert parse_person("310,140") == (310.0, 140.0) == parse_person("(310, 140)")
+    with pytest.raises(UserError, match="'left' is no person"):
+        parse_person("left")
 
 
 def test_a_failure_leaves_no_trace(tmp_path):

@@ -136,3 +136,34 @@ def test_float32_products_are_float32_unless_the_user_says_otherwise():
             assert jax.config.jax_default_matmul_precision == meant
     finally:
         jax.config.update("jax_default_matmul_precision", before)
+
+
+def test_ctrl_c_is_one_line(monkeypatch, capsys):
+    from p4d_jax.jobs import reenact
+
+    def stopped(config, workdir):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(reenact, "run", stopped)
+    assert run(f"--config={CONFIGS}/quickstart.py") == 130
+    lines = [line for line in capsys.readouterr().err.splitlines() if line]
+    assert len(lines) == 1 and "Ctrl-C" in lines[0]
+
+
+def test_a_user_without_a_home_runs_without_a_cache(monkeypatch):
+    def homeless():
+        raise RuntimeError("Could not determine home directory.")
+
+    for name in ("XDG_CACHE_HOME", "JAX_COMPILATION_CACHE_DIR"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(Path, "home", homeless)
+    before = jax.config.jax_compilation_cache_dir
+    assert main.cache_folder() is None
+    main.enable_compilation_cache()
+    assert jax.config.jax_compilation_cache_dir == before
+
+
+def test_the_workdir_may_lie_in_the_user_s_home(recorder, monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert run(f"--config={CONFIGS}/quickstart.py", "--workdir=~/films") == 0
+    assert recorder[0][1] == tmp_path / "films"
