@@ -118,9 +118,17 @@ class VideoWriter:
         self.close()
 
 
-def save_video(path: str | Path, pictures: Iterable[np.ndarray], fps: float = 25.0) -> None:
-    """Writes pictures (H, W, 3) uint8 of one even size as an H.264 film; none is kept in memory."""
-    with VideoWriter(Path(path), fps) as video:
+def save_video(
+    path: str | Path,
+    pictures: Iterable[np.ndarray],
+    fps: float = 25.0,
+    edges: Sequence[float] | None = None,
+) -> None:
+    """Writes pictures (H, W, 3) uint8 of one even size as an H.264 film; none is kept in memory.
+
+    edges: Seconds at which each picture appears, and at which the last one ends; None: evenly.
+    """
+    with VideoWriter(Path(path), fps, edges) as video:
         for picture in pictures:
             video.add(picture)
 
