@@ -26,6 +26,7 @@ from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 from p4d_jax.errors import UserError, nearest
+from p4d_jax.jobs._publish import check_workdir
 from p4d_jax.jobs.settings import SETTINGS
 from p4d_jax.settings import help_text
 
@@ -61,6 +62,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         enable_compilation_cache()
         use_exact_float32()
         join_processes(command)
+        check_workdir(command.workdir)
         job = load_job(command.config)
         job.run(command.config, command.workdir)
     except UserError as error:

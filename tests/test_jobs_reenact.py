@@ -20,8 +20,8 @@ from p4d_jax.errors import UserError
 from p4d_jax.imaging.reading import read_photo
 from p4d_jax.imaging.video import open_video
 from p4d_jax.imaging.writing import save_video
-from p4d_jax.jobs._inputs import check_workdir, parse_person
-from p4d_jax.jobs._publish import published_files
+from p4d_jax.jobs._fields import parse_person
+from p4d_jax.jobs._publish import check_workdir, published_files
 from p4d_jax.jobs.reenact import source_names
 
 CONFIG = f"--config={Path(__file__).parents[1]}/configs/reenact.py"

@@ -86,7 +86,7 @@ class FilmCapture:
     @property
     def fps(self) -> float:
         """Frames a second, on average."""
-        return len(self) / float(self.edges[-1] - self.edges[0])
+        return round(len(self) / float(self.edges[-1] - self.edges[0]), 6)
 
     @property
     def crops(self) -> Iterator[np.ndarray]:

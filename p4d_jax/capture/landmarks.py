@@ -146,21 +146,26 @@ class Landmarker:
         for faces in search_faces(pyramid, self._networks):
             for face in faces:
                 if (landmarks := self._confirm(pyramid, face, looks)) is not None:
-                    return landmarks.replace(face_count=len(faces))
+                    count = 1 if len(faces) == 1 else len(self._confirm_all(pyramid, faces))
+                    return landmarks.replace(face_count=max(count, 1))
         return None
 
     def people(self, image: np.ndarray) -> list[Landmarks]:
         """Landmarks of every face, from left to right. image: (H, W, 3) uint8."""
         pyramid = PhotoPyramid(image)
         for faces in search_faces(pyramid, self._networks):
-            found: list[Landmarks] = []
-            for landmarks in (self._confirm(pyramid, face, 1) for face in faces):
-                if landmarks is not None and not any(_same_place(landmarks, other) for other in found):
-                    found.append(landmarks)
-            if found:
+            if found := self._confirm_all(pyramid, faces):
                 found = [landmarks.replace(face_count=len(found)) for landmarks in found]
                 return sorted(found, key=lambda landmarks: landmarks.points[:, 0].mean())
         return []
+
+    def _confirm_all(self, pyramid, faces: list[Face]) -> list[Landmarks]:
+        """Landmarks of those detected faces that are faces, each place once."""
+        found: list[Landmarks] = []
+        for landmarks in (self._confirm(pyramid, face, 1) for face in faces):
+            if landmarks is not None and not any(_same_place(landmarks, other) for other in found):
+                found.append(landmarks)
+        return found
 
     def _confirm(self, pyramid, face: Face, looks: int) -> Landmarks | None:
         """Landmarks of a detected face, if the network of landmarks finds a face there, too."""

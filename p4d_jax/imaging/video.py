@@ -232,13 +232,12 @@ def _read_film(path: Path, max_frames: int | None) -> Iterator[VideoFrame]:
         usual = float(1 / (stream.average_rate or FOLDER_FPS))
         first, time, duration = None, 0.0, 0.0
         for frame in itertools.islice(_decode(stream), max_frames):
-            stamp = None if frame.pts is None else float(frame.pts * stream.time_base)
             if first is None:
-                first = stamp or 0.0
-            elif stamp is None or stamp - first <= time:  # a file without time stamps, or with wrong ones
-                time += duration
+                first = frame.pts or 0
             else:
-                time = stamp - first
+                following = time + duration  # for a file without time stamps, or with wrong ones
+                stamp = None if frame.pts is None else float((frame.pts - first) * stream.time_base)
+                time = following if stamp is None or stamp <= time else stamp
             duration = float((frame.duration or 0) * stream.time_base) or usual
             yield VideoFrame(_to_picture(frame, stream), time, duration)
         if first is None:

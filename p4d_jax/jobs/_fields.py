@@ -8,6 +8,7 @@ from contextlib import contextmanager
 
 from ml_collections import ConfigDict
 
+from p4d_jax.capture.people import Person
 from p4d_jax.errors import UserError
 
 
@@ -26,3 +27,18 @@ def fields_named(config: ConfigDict, section: str = "") -> Iterator[None]:
         known = name in (config[section] if section else config)
         prefix = f"config.{section}." if section else "config."
         raise UserError(f"{prefix if known else ''}{error}") from error
+
+
+def parse_person(text: str) -> Person | None:
+    """'' is nobody, '2' a number, '310,140' a point."""
+    text = text.strip()
+    if not text:
+        return None
+    if re.fullmatch(r"\d+", text):
+        return int(text)
+    if match := re.fullmatch(r"\(?([\d.]+)\s*[,x ]\s*([\d.]+)\)?", text):
+        try:
+            return float(match[1]), float(match[2])
+        except ValueError:
+            pass
+    raise UserError(f"{text!r} is no person; expected a number from 1 at the left, or a point as 310,140")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -11,6 +12,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from p4d_jax.errors import UserError
+
+LEAST_SPACE = 50_000_000  # bytes that a job's files may well take
 
 
 def write_json(path: Path, content: dict) -> None:
@@ -71,3 +74,26 @@ def published(workdir: Path) -> Iterator[Path]:
         for folder in new:
             if folder.exists() and not any(folder.iterdir()):
                 folder.rmdir()
+
+
+def check_workdir(workdir: Path) -> None:
+    """That files can be written to a workdir, before any work is done.
+
+    Raises:
+      UserError: It or what it lies in is a file, may not be written to, or is full.
+    """
+    there = next(path for path in (workdir, *workdir.absolute().parents) if os.path.lexists(path))
+    if not there.is_dir():
+        raise UserError(f"--workdir={workdir}: {str(there)!r} is a file; name a folder")
+    try:
+        with tempfile.TemporaryFile(dir=there):
+            pass
+        free = shutil.disk_usage(there).free
+    except OSError as error:
+        raise UserError(
+            f"--workdir={workdir} cannot be written to ({error.strerror}); name another"
+        ) from error
+    if free < LEAST_SPACE:
+        raise UserError(
+            f"--workdir={workdir}: its disk has {free / 1e6:.0f} MB left, {LEAST_SPACE / 1e6:.0f} are needed"
+        )

@@ -23,7 +23,7 @@ from p4d_jax.capture.people import Person
 from p4d_jax.data.motion import save_motion
 from p4d_jax.head.model import HeadModel
 from p4d_jax.imaging.video import is_video
-from p4d_jax.jobs._inputs import check_workdir, parse_person
+from p4d_jax.jobs._fields import parse_person
 from p4d_jax.jobs._publish import published, write_report
 from p4d_jax.jobs.settings import CaptureSettings
 from p4d_jax.settings import from_config
@@ -33,7 +33,6 @@ def run(config: ConfigDict, workdir: str | Path) -> dict:
     """Captures `config.source`; writes into `workdir` only when all went well. Returns the report."""
     config, workdir = from_config(CaptureSettings, config), Path(workdir)
     started = time.perf_counter()
-    check_workdir(workdir)
     person = parse_person(config.person)
     head = assets.head_model(config.head)
     source = (

@@ -47,7 +47,7 @@ from p4d_jax.head.shading import shade_head, vertex_paint
 from p4d_jax.imaging import writing as pictures
 from p4d_jax.imaging.reading import split_alpha
 from p4d_jax.jobs._exports import named_exports
-from p4d_jax.jobs._inputs import check_workdir, parse_person
+from p4d_jax.jobs._fields import parse_person
 from p4d_jax.jobs._publish import published, write_report
 from p4d_jax.jobs.settings import ReenactSettings
 from p4d_jax.settings import from_config, to_config
@@ -92,7 +92,7 @@ def run(config: ConfigDict, workdir: Path) -> Avatar:
     config = from_config(ReenactSettings, config)
     watch, scores = Stopwatch(), {}
     with watch.stage("load", "reading the photo, the driving and the weights"):
-        inputs = read_inputs(config, workdir)
+        inputs = read_inputs(config)
     with watch.stage("capture", "looking for the face and fitting the head"):
         captures = capture_source(inputs, scores)
     with watch.stage("driving", "reading the driving motion"):
@@ -129,11 +129,10 @@ def user_input(field: str):
         raise UserError(f"config.{field}: {error}") from error
 
 
-def read_inputs(config: ReenactSettings, workdir: Path) -> Inputs:
+def read_inputs(config: ReenactSettings) -> Inputs:
     """Checks and reads all that the config names, cheapest first."""
     check_numbers(config)
     named_exports(config.exports)
-    check_workdir(workdir)
     with user_input("person"):
         person = parse_person(config.person)
     with user_input("driving_person"):
