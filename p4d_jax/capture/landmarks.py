@@ -171,21 +171,21 @@ class Landmarker:
         """Landmarks of a detected face, if the network of landmarks finds a face there, too."""
         face = surest_turn(pyramid, self._networks, face)
         most = np.inf if face.score >= SURE_DETECTION else SETTLED
-        landmarks = self._refine(pyramid, *_square_from_face(face), FIRST_PASSES, looks, most)
-        if landmarks is None or landmarks.score < FIRST_PRESENCE:
-            return None
-        return self._measure(pyramid, landmarks)
+        square = _square_from_face(face)
+        return self._refine(
+            pyramid, *square, FIRST_PASSES, looks, most=most, least=FIRST_PRESENCE, measured=MEASURED_LOOKS
+        )
 
-    def _measure(self, pyramid, landmarks: Landmarks) -> Landmarks:
-        """The landmarks with their scatter, and the mean of their scores, over several looks."""
-        square = _square_from_points(landmarks.points)
-        looks = [self._look(pyramid, *_jittered(square, jitter)) for jitter in JITTERS[:MEASURED_LOOKS]]
-        points = np.stack([points[:LANDMARKS] for points, _ in looks])
-        scatter = np.linalg.norm(points.std(axis=0), axis=-1) / landmarks.eye_distance
-        return landmarks.replace(scatter=scatter, score=float(np.mean([score for _, score in looks])))
+    def _refine(
+        self, pyramid, centre, side, angle, passes, looks, *, most=np.inf, least=PRESENCE, measured=0
+    ) -> Landmarks | None:
+        """Landmarks of the face in a square, which follows it from pass to pass.
 
-    def _refine(self, pyramid, centre, side, angle, passes, looks, most=np.inf) -> Landmarks | None:
-        """most: The largest move of the square, as a share of its side, after the second pass."""
+        Args:
+          most: The largest move of the square, as a share of its side, after the second pass.
+          least: The score that the last pass must have.
+          measured: Number of looks whose scatter is measured; 0 measures none.
+        """
         for index in range(passes):
             points, score = self._look(pyramid, centre, side, angle)
             before, size = centre, side
@@ -193,12 +193,18 @@ class Landmarker:
             move = max(np.linalg.norm(centre - before) / side, abs(np.log(side / size)))
             if score < PRESENCE or (index >= 2 and move > most):
                 return None
-        found = [points]
-        for jitter in JITTERS[: looks - 1]:
-            found.append(self._look(pyramid, *_jittered((centre, side, angle), jitter))[0])
-        points = np.mean(found, axis=0)
+        if score < least:
+            return None
+        jitters = JITTERS[: max(looks - 1, measured)]
+        seen = [self._look(pyramid, *_jittered((centre, side, angle), jitter)) for jitter in jitters]
+        points = np.mean([points, *(other for other, _ in seen[: looks - 1])], axis=0)
         iris = np.stack([points[list(LEFT_IRIS)], points[list(RIGHT_IRIS)]])
-        return Landmarks(points[:LANDMARKS], iris, score, actions=self._actions(points))
+        landmarks = Landmarks(points[:LANDMARKS], iris, score, actions=self._actions(points))
+        if not measured:
+            return landmarks
+        spread = np.std([other[:LANDMARKS] for other, _ in seen[:measured]], axis=0)
+        scatter = np.linalg.norm(spread, axis=-1) / landmarks.eye_distance
+        return landmarks.replace(scatter=scatter, score=float(np.mean([one for _, one in seen[:measured]])))
 
     def _look(self, pyramid, centre, side, angle) -> tuple[np.ndarray, float]:
         """One pass over a square of the photo: (478, 2) points and irises, photo pixels, and a score.
