@@ -298,8 +298,8 @@ class Avatar:
             reference_frame=motion.neutral_frame if reference_frame is None else reference_frame,
             neck_share=neck_share,
         )
-        for index, vector in enumerate(self.driving_vectors(motion, moved)):
-            yield self.render(take(moved, index), motion=vector)
+        vectors = enumerate(self.driving_vectors(motion, moved))
+        yield from _one_ahead(self.render(take(moved, index), motion=vector) for index, vector in vectors)
 
     def retarget(
         self,
@@ -386,6 +386,16 @@ class Avatar:
         from p4d_jax.avatar.file import save_avatar
 
         save_avatar(path, self)
+
+
+def _one_ahead(frames: Iterator[Frame]) -> Iterator[Frame]:
+    """The same frames, each given out when the next one has been asked for.
+
+    JAX returns before a frame is drawn: while whoever takes it waits for its pixels, or writes them to a
+    film, the next one is drawn.
+    """
+    for frame, _ in itertools.pairwise(itertools.chain(frames, [None])):
+        yield frame
 
 
 def usual_size(model: AvatarModel) -> int:

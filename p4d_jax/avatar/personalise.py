@@ -30,6 +30,7 @@ from p4d_jax.reconstructor.texture import VISIBLE_MARGIN
 from p4d_jax.render.raster import interpolate, rasterize
 from p4d_jax.render.rays import generate_rays
 from p4d_jax.train import losses
+from p4d_jax.train.devices import fast_jit
 from p4d_jax.types import Array, Camera, take
 
 if TYPE_CHECKING:
@@ -144,7 +145,7 @@ def textured_view(
     )
 
 
-@functools.partial(jax.jit, static_argnames=("config", "resolution"))
+@functools.partial(fast_jit, static_argnames=("config", "resolution"))
 def _build_views(
     config: ReconstructorConfig, frame, posed, straight, neck, image, alpha, camera, yaws, *, resolution: int
 ) -> View:
@@ -188,7 +189,7 @@ def _render(
     return compose(square(marched.features), transmittance, behind), transmittance
 
 
-@functools.partial(jax.jit, static_argnames="samples")
+@functools.partial(fast_jit, static_argnames="samples")
 def _keep_hidden(fixed: _Fixed, background: Array, kept: Array, samples) -> View:
     """The views, whose targets where the photo does not show the mesh are what the network makes there."""
     views = fixed.views
@@ -232,7 +233,7 @@ def _objective(trained: _Trained, fixed: _Fixed, samples, rates: PersonaliseRate
     return loss, own
 
 
-@functools.partial(jax.jit, static_argnames="samples", donate_argnums=(0, 1))
+@functools.partial(fast_jit, static_argnames="samples", donate_argnums=(0, 1))
 def _step(trained, moments, fixed: _Fixed, rates, progress, index, key, *, samples):
     gradients, own = jax.grad(_objective, has_aux=True)(trained, fixed, samples, rates, index, key)
     updates, moments = optax.scale_by_adam(b1=0.9, b2=0.99).update(gradients, moments)

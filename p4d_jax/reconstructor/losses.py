@@ -148,7 +148,8 @@ def density_loss(training: ReconstructorTraining, variables: dict, samples: Samp
         moved = points + reach * jax.random.normal(moved_key, points.shape)
         texture = texture.with_features(identity.photo)
         ask = HeadField(reconstructor, decoder, identity.planes, texture, field)
-        return losses.density_difference(*jnp.split(ask(jnp.concatenate([points, moved]))[0], 2))
+        densities, _ = ask(jnp.concatenate([points, moved])[:, None])
+        return losses.density_difference(*jnp.split(densities, 2))
 
     made = make_planes(training, variables, samples)
     decoder = variables | {"params": {"decoder": variables["params"]["decoder"]}}

@@ -296,8 +296,8 @@ def render_rays_at(
       directions: (N, 3) directions of unit length.
       near, far: () depths between which samples lie, see `depth_range`.
       jitter: (N, S), or (S,) for all rays: places in [0, 1] of the S >= 4 stratified samples in their strata.
-      u: (N, M), or (M,) for all rays: values in [0, 1] at which the cumulative distribution of the first pass
-        is inverted to place importance samples; with M = 0 there is no second pass.
+      u: (N, M), or (M,) for all rays: ascending values in [0, 1] at which the cumulative distribution of the
+        first pass is inverted to place importance samples; with M = 0 there is no second pass.
 
     Returns:
       RenderOutput with one leading axis N in place of the image's two.
@@ -312,7 +312,8 @@ def draw_samples(key: Array | None, rays: int, coarse: int, fine: int) -> tuple[
     if key is None:
         return jnp.full(coarse, 0.5), (jnp.arange(fine) + 0.5) / max(fine, 1)
     coarse_key, fine_key = jax.random.split(key)
-    return jax.random.uniform(coarse_key, (rays, coarse)), jax.random.uniform(fine_key, (rays, fine))
+    u = jnp.sort(jax.random.uniform(fine_key, (rays, fine)), axis=-1)
+    return jax.random.uniform(coarse_key, (rays, coarse)), u
 
 
 def render_rays(

@@ -16,8 +16,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-import orbax.checkpoint.experimental.v1 as ocp
-
 from p4d_jax.errors import UserError
 
 _ABOUT, _CHECKPOINT = "about.json", "checkpoint"
@@ -54,6 +52,8 @@ def save_converted(folder: str | Path, about: dict, variables: dict) -> None:
       UserError: the folder holds something else, or cannot be written.
     """
     with new_folder(folder, about) as temporary:
+        import orbax.checkpoint.experimental.v1 as ocp  # heavy: only where a folder is at hand
+
         options = ocp.Context()
         # Nobody changes the arrays meanwhile. Copies of them, and compressed ones (trained weights do not
         # compress), would double the memory that a network takes.
@@ -140,6 +140,8 @@ def load_converted(folder: str | Path) -> ConvertedNetwork:
     about = read_about(folder)
     if not (folder / _CHECKPOINT).is_dir():
         raise UserError(f"{folder}: holds no network's checkpoint ({about['network']})")
+    import orbax.checkpoint.experimental.v1 as ocp
+
     try:
         variables = ocp.load((folder / _CHECKPOINT).resolve())
     except Exception as error:  # Orbax and TensorStore have no common error for a damaged checkpoint

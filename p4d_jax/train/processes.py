@@ -19,7 +19,6 @@ from pathlib import Path
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
-from orbax.checkpoint import multihost
 
 from p4d_jax.errors import UserError
 
@@ -139,6 +138,8 @@ def meet(name: str) -> None:
     gloo gives up if another process comes half a minute later, still importing or compiling.
     """
     if jax.process_count() > 1:
+        from orbax.checkpoint import multihost  # heavy: only among several processes
+
         multihost.sync_global_processes(name, timeout=PATIENCE, processes=set(range(jax.process_count())))
 
 

@@ -1,0 +1,101 @@
+"""What a frame of an avatar costs, stage by stage, beside a matrix product in the same process.
+
+    python -m benchmarks.frame [--photo=astronaut] [--weights=reenact_demo] [--size=N] [--repeats=20]
+        [--json=FILE]
+
+Prints a table of the first call's seconds, and of milliseconds a stage (median, least, most), the median also
+in products of two 2048 x 2048 float32 matrices, which are measured in turn with the stages; then frames a
+second, peak memory, and the share of the product's rate at which the frame's arithmetic (XLA's count) is
+done. The head turns, so that no stage sees the same frame twice in a row.
+"""
+
+from __future__ import annotations
+
+import json
+import resource
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+from absl import app, flags
+
+from p4d_jax import Avatar
+from p4d_jax.avatar.motion_source import motion_of_frame
+from p4d_jax.reconstructor.field import driven_meshes
+
+PHOTO = flags.DEFINE_string("photo", "astronaut", "the photo")
+WEIGHTS = flags.DEFINE_string("weights", "reenact_demo", "weights of the reconstructor")
+SIZE = flags.DEFINE_integer("size", None, "pixels a side; none is the network's own")
+REPEATS = flags.DEFINE_integer("repeats", 20, "turns of all stages", lower_bound=3)
+JSON = flags.DEFINE_string("json", None, "a file for the figures")
+PRODUCT = 2048  # rows of the matrices
+PRODUCT_FLOPS = 2 * PRODUCT**3
+
+
+def timed(run: Callable[[], object]) -> float:
+    """Milliseconds of one call."""
+    start = time.perf_counter()
+    jax.block_until_ready(run())
+    return 1e3 * (time.perf_counter() - start)
+
+
+def main(_: list[str]) -> None:
+    avatar = Avatar.from_photo(PHOTO.value, weights=WEIGHTS.value, size=SIZE.value, personalise=0)
+    model, shape = avatar.model, avatar.params.shape
+    turn = [avatar.params.pose.at[1].add(yaw) for yaw in (-0.3, 0.0, 0.3)]
+    frames = [avatar.params.replace(pose=pose) for pose in turn]
+    motions = [motion_of_frame(model.motion_source, model.head, frame) for frame in frames]
+    matrix = jnp.ones((PRODUCT, PRODUCT))
+    product = jax.jit(jnp.matmul)
+    render = lambda k: avatar.render(frames[k], motion=motions[k]).image
+
+    stages: dict[str, Callable[[int], object]] = {
+        "product": lambda k: product(matrix, matrix),
+        "meshes": lambda k: driven_meshes(model.head, shape, frames[k]),
+        "animate": lambda k: avatar.animate(motions[k]),
+        "frame": render,
+    }
+    compile_seconds = {name: timed(lambda stage=stage: stage(0)) / 1e3 for name, stage in stages.items()}
+    found: dict[str, list[float]] = {name: [] for name in stages}
+    for turn in range(REPEATS.value):
+        for name, stage in stages.items():
+            found[name].append(timed(lambda stage=stage, turn=turn: stage(turn % len(frames))))
+
+    whole = jax.jit(lambda avatar, frame, motion: avatar.render(frame, motion=motion).image)
+    flops = whole.lower(avatar, frames[0], motions[0]).compile().cost_analysis()["flops"]
+    unit = statistics.median(found["product"])
+    table = {
+        name: {
+            "median_ms": statistics.median(times),
+            "least_ms": min(times),
+            "most_ms": max(times),
+            "products": statistics.median(times) / unit,
+            "first_call_s": compile_seconds[name],
+        }
+        for name, times in found.items()
+    }
+    frame = table["frame"]["median_ms"]
+    summary = {
+        "size": avatar.size,
+        "device": jax.devices()[0].device_kind,
+        "frames_per_second": 1e3 / frame,
+        "gflop_a_frame": flops / 1e9,
+        "share_of_product_rate": (flops / frame) / (PRODUCT_FLOPS / unit),
+        "peak_memory_gib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,
+    }
+    print(f"{'stage':10}{'median ms':>11}{'least':>9}{'most':>9}{'products':>10}{'first call s':>14}")
+    for name, row in table.items():
+        print(
+            f"{name:10}{row['median_ms']:11.1f}{row['least_ms']:9.1f}{row['most_ms']:9.1f}"
+            f"{row['products']:10.2f}{row['first_call_s']:14.1f}"
+        )
+    print(json.dumps(summary))
+    if JSON.value:
+        Path(JSON.value).write_text(json.dumps({"stages": table, **summary}, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    app.run(main)
