@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from p4d_jax.avatar.file import load_avatar
     from p4d_jax.avatar.model import AvatarModel
     from p4d_jax.avatar.motion import Motion
+    from p4d_jax.avatar.paste import PasteBack
     from p4d_jax.capture.album import capture_album
     from p4d_jax.capture.clip import FilmCapture, capture_film
     from p4d_jax.capture.photo import Capture, capture_photo
@@ -42,6 +43,7 @@ _HOMES = {
     "FrameParams": "types",
     "Mesh": "render.surface",
     "Motion": "avatar.motion",
+    "PasteBack": "avatar.paste",
     "UserError": "errors",
     "VideoWriter": "imaging.writing",
     "capture_album": "capture.album",

@@ -24,7 +24,7 @@ FILES = {
 }
 CONFIGS = sorted(path for path in FILES if re.fullmatch(r"(p4d_jax/)?configs/[a-z]\w*\.py", path))
 EQUATION = r"docs/concepts/(\w+)\.md,\s+Eq\.\s+(\d+\.\d+)(?:\s+(?:to|and)\s+(\d+\.\d+))?"
-FILE = r"\.(py|md|npz|npy|png|jpg|mp4|pkl|pth|json|jsonl|ply|ipynb|sh|tflite)$"
+FILE = r"\.(py|md|npz|npy|png|jpg|mp4|pkl|pth|json|jsonl|ply|glb|ipynb|sh|tflite)$"
 # First parts of names that are not ours: packages, and variables of an example.
 OTHERS_NAMES = {"cls", "clips", "collections", "copyreg", "flax", "functools", "grain", "jax", "jnp", "made"}
 OTHERS_NAMES |= {"mesh", "ml_collections", "numpy", "params", "scipy", "skimage", "tfds", "torch"}

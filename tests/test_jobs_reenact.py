@@ -84,10 +84,10 @@ def test_photo_drives_a_photo(tiny_weights, tmp_path):
     photo = tmp_path / "me.png"
     Image.fromarray(assets.photo("astronaut")[:300, 60:360]).save(photo)
     same = (f"--config.source={photo}", f"--config.driving={photo}", f"--config.weights={tiny_weights}")
-    quick = ("--config.personalise_steps=0", "--config.exports=avatar")
+    quick = ("--config.personalise_steps=0", "--config.exports=avatar,gltf")
     assert run(tmp_path / "run", *same, *quick) == 0
     written = {path.name for path in (tmp_path / "run").iterdir()}
-    assert written == {"reenactment.mp4", "frame_0000.png", "avatar.avatar", "report.json"}
+    assert written == {"reenactment.mp4", "frame_0000.png", "avatar.avatar", "head.glb", "report.json"}
 
 
 def test_a_film_drives_a_photo(tiny_weights, tmp_path):

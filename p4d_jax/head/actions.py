@@ -13,7 +13,7 @@ from flax import struct
 
 from p4d_jax.types import EXPRESSION_SIZE, Array
 
-JAW_OPEN = 0.36  # radians of jaw rotation at jawOpen = 1
+JAW_OPEN, JAW_SIDE = 0.36, 0.08  # radians of jaw rotation at jawOpen = 1, at jawLeft = 1
 GAZE_SIDE, GAZE_UP, GAZE_DOWN = 0.55, 0.40, 0.50  # radians of eye rotation at eyeLook* = 1
 
 ARKIT = [
@@ -120,6 +120,6 @@ def compose_motion(actions: Array, gaze: Array, neck: Array, names: tuple[str, .
     expression = jnp.zeros((*batch, EXPRESSION_SIZE)).at[..., action_columns(names)].set(actions)
     zero = jnp.zeros(batch)
     side = actions[..., ARKIT.index("jawLeft")] - actions[..., ARKIT.index("jawRight")]
-    jaw = jnp.stack([JAW_OPEN * actions[..., ARKIT.index("jawOpen")], 0.08 * side, zero], -1)
+    jaw = jnp.stack([JAW_OPEN * actions[..., ARKIT.index("jawOpen")], JAW_SIDE * side, zero], -1)
     eye = jnp.stack([-up, left, zero], -1)
     return Motion(expression, jnp.concatenate([neck, jaw], -1), jnp.concatenate([eye, eye], -1))

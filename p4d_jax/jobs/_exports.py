@@ -14,6 +14,8 @@ import numpy as np
 from tqdm import tqdm
 
 from p4d_jax.avatar.avatar import Avatar
+from p4d_jax.avatar.gltf import write_gltf
+from p4d_jax.avatar.textured_head import build_textured_head
 from p4d_jax.errors import UserError, nearest
 from p4d_jax.geometry import orbit
 from p4d_jax.imaging import writing as pictures
@@ -54,6 +56,13 @@ def mesh(avatar: Avatar, folder: Path, config: ReenactSettings, fps: float) -> d
     return {"mesh_vertices": len(surface.vertices)}
 
 
+def gltf(avatar: Avatar, folder: Path, config: ReenactSettings, fps: float) -> dict:
+    """head.glb: the textured head with morph targets and joints, for three.js, Blender and game engines."""
+    head = build_textured_head(avatar)
+    write_gltf(folder / "head.glb", head)
+    return {"gltf_vertices": len(head.vertices)}
+
+
 def avatar_file(avatar: Avatar, folder: Path, config: ReenactSettings, fps: float) -> dict:
     """avatar.avatar: the avatar itself, for `p4d_jax.load_avatar`."""
     avatar.save(folder / "avatar.avatar")
@@ -64,6 +73,7 @@ EXPORTS: dict[str, Export] = {
     "turntable": turntable,
     "depth": depth,
     "mesh": mesh,
+    "gltf": gltf,
     "avatar": avatar_file,
 }
 

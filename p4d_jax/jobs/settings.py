@@ -65,7 +65,8 @@ class ReenactSettings(JobSettings):
       coarse_samples: Evenly spaced samples a ray.
       fine_samples: Samples a ray placed where the coarse ones found something.
       panel: Height and width of one picture of the film, in pixels.
-      exports: What is made beside the film, with commas between: turntable, depth, mesh, avatar.
+      exports: What is made beside the film, with commas between: turntable, depth, mesh, gltf,
+        avatar.
       turntable_frames: Frames of turntable.mp4.
       turntable_yaw: Degrees to either side that the turntable shows.
       mesh_resolution: Cells of marching cubes along a side of the box.
