@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from PIL import Image
 
+from p4d_jax.imaging.sound import RATE, read_sound
 from p4d_jax.types import Array
 
 VIDEO_TICK = Fraction(1, 90_000)  # seconds; the usual clock of films
@@ -64,13 +65,16 @@ def color_depth(depth: np.ndarray, opacity: np.ndarray) -> np.ndarray:
 class VideoWriter:
     """An H.264 video that plays everywhere (yuv420p): `add` pictures of one even size, then `close`."""
 
-    def __init__(self, path: Path, fps: float, edges: Sequence[float] | None = None):
+    def __init__(
+        self, path: Path, fps: float, edges: Sequence[float] | None = None, sound: Path | None = None
+    ):
         """Opens the file.
 
         Args:
           path: Of the file, .mp4.
           fps: Frames a second.
           edges: Seconds at which each picture appears, and at which the last one ends; None: evenly.
+          sound: A film whose sound goes along, from its first picture on until the last one here ends.
         """
         self._file = av.open(str(path), "w")
         self._stream = self._file.add_stream("libx264", Fraction(fps).limit_denominator(60_000))
@@ -78,6 +82,7 @@ class VideoWriter:
         self._stream.options = {"crf": "10", "bf": "0"}
         self._fps, self._edges, self._count = fps, edges, 0
         self._lasting: dict[int, int] = {}  # ticks of the frames that are being encoded
+        self._sound = None if sound is None else SoundTrack(self._file, sound, "aac")
 
     def add(self, picture: np.ndarray) -> None:
         """Appends a picture (H, W, 3) uint8."""
@@ -93,17 +98,20 @@ class VideoWriter:
         self._lasting[frame.pts] = self._tick(self._count + 1) - frame.pts
         self._count += 1
         self._mux(self._stream.encode(frame))
+        if self._sound is not None:
+            self._sound.write_until(float(self._tick(self._count) * VIDEO_TICK))
 
     def close(self) -> None:
         """Writes what is left."""
         if self._count:
             self._mux(self._stream.encode(None))
+            if self._sound is not None:
+                self._sound.close()
         self._file.close()
 
     def _mux(self, packets: list[av.Packet]) -> None:
-        for (
-            packet
-        ) in packets:  # the encoder guesses how long a frame lasts, which the last one's packet must tell
+        for packet in packets:
+            # The encoder guesses how long a frame lasts, which the last one's packet must tell.
             packet.duration = self._lasting.pop(packet.pts)
             self._file.mux(packet)
 
@@ -118,17 +126,53 @@ class VideoWriter:
         self.close()
 
 
+class SoundTrack:
+    """The sound of another film in one that is being written, kept level with its pictures."""
+
+    def __init__(self, file: av.container.OutputContainer, film: Path, codec: str):
+        """Adds the track to a file.
+
+        Args:
+          file: That is being written, without any packet yet.
+          film: Whose sound it is; see `read_sound`.
+          codec: FFmpeg's encoder of sound.
+        """
+        self._file, self._blocks = file, read_sound(film)
+        self._stream = file.add_stream(codec, rate=RATE, layout="stereo")
+        self._rest, self._done = np.zeros((2, 0), np.float32), 0
+
+    def write_until(self, seconds: float) -> None:
+        """Writes what sounds before a time, in seconds from the first picture on; there may be no more."""
+        wanted = round(seconds * RATE) - self._done
+        while self._rest.shape[1] < wanted and (block := next(self._blocks, None)) is not None:
+            self._rest = np.concatenate([self._rest, block], axis=1)
+        block, self._rest = self._rest[:, :wanted], self._rest[:, wanted:]
+        if not block.shape[1]:
+            return
+        frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(block), format="fltp", layout="stereo")
+        frame.sample_rate, frame.time_base, frame.pts = RATE, Fraction(1, RATE), self._done
+        self._done += block.shape[1]
+        self._file.mux(self._stream.encode(frame))
+
+    def close(self) -> None:
+        """Writes what the encoder still holds."""
+        if self._done:
+            self._file.mux(self._stream.encode(None))
+
+
 def save_video(
     path: str | Path,
     pictures: Iterable[np.ndarray],
     fps: float = 25.0,
     edges: Sequence[float] | None = None,
+    sound: Path | None = None,
 ) -> None:
     """Writes pictures (H, W, 3) uint8 of one even size as an H.264 film; none is kept in memory.
 
     edges: Seconds at which each picture appears, and at which the last one ends; None: evenly.
+    sound: A film whose sound goes along, from its first picture on.
     """
-    with VideoWriter(Path(path), fps, edges) as video:
+    with VideoWriter(Path(path), fps, edges, sound) as video:
         for picture in pictures:
             video.add(picture)
 

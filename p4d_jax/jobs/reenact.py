@@ -4,7 +4,7 @@ What happens, in order: inputs are checked; the photos are captured (face, param
 encoded and personalised; the driving is captured; every frame is rendered; what `exports` names is made
 (`jobs/_exports.py`); `report.json` says how long it all took and how well it fits. The workdir gets
 
-    reenactment.mp4   source | driving | result
+    reenactment.mp4   source | driving | result, with the driving's sound
     frame_*.png       stills of it
     turntable.mp4     the head seen from left to right and back
     depth.png         distance from the camera, near is yellow
@@ -46,6 +46,7 @@ from p4d_jax.head.model import HeadModel
 from p4d_jax.head.shading import shade_head, vertex_paint
 from p4d_jax.imaging import writing as pictures
 from p4d_jax.imaging.reading import split_alpha
+from p4d_jax.imaging.sound import has_sound
 from p4d_jax.jobs._exports import named_exports
 from p4d_jax.jobs._fields import parse_person
 from p4d_jax.jobs._publish import published, write_report
@@ -63,6 +64,7 @@ class Inputs:
       person: Who is meant in the first photo.
       driving: The motion, where it is a motion file; else the path of a film, a folder or a photo.
       driving_person: Who is meant in the driving.
+      sound: The driving, where it is a film with sound that fits; else None.
       model: Network, weights and head model.
     """
 
@@ -70,6 +72,7 @@ class Inputs:
     person: Person | None
     driving: Motion | Path
     driving_person: Person | None
+    sound: Path | None
     model: AvatarModel
 
 
@@ -106,7 +109,7 @@ def run(config: ConfigDict, workdir: Path) -> Avatar:
         scores["psnr_head_personalised"] = score_source(avatar)
     with published(workdir) as folder:
         with watch.stage("film", f"rendering {len(driving)} frames"):
-            write_film(folder, avatar, driving, config)
+            write_film(folder, avatar, driving, config, inputs.sound)
         for name, export in named_exports(config.exports).items():
             with watch.stage(name, f"making the {name}"):
                 scores |= export(avatar, folder, config, driving.fps)
@@ -148,7 +151,17 @@ def read_inputs(config: ReenactSettings) -> Inputs:
         model = AvatarModel.load(config.weights, head, config.motion_encoder or None)
     with user_input("picture_size"):
         check_picture_size(model.config, config.picture_size or model.config.picture_size)
-    return Inputs(photos, person, driving, driving_person, model)
+    return Inputs(photos, person, driving, driving_person, find_sound(driving, config), model)
+
+
+def find_sound(driving: Motion | Path, config: ReenactSettings) -> Path | None:
+    """The film whose sound goes along: the driving, unless it is shown at another speed."""
+    if isinstance(driving, Motion) or not has_sound(driving):
+        return None
+    if config.fps:
+        print(f"without the driving's sound, since config.fps={config.fps:g} changes its speed")
+        return None
+    return driving
 
 
 def check_numbers(config: ReenactSettings) -> None:
@@ -296,7 +309,9 @@ def score_source(avatar: Avatar) -> float:
 # What comes out --------------------------------------------------------------------------------------------
 
 
-def write_film(folder: Path, avatar: Avatar, driving: Motion, config: ReenactSettings) -> None:
+def write_film(
+    folder: Path, avatar: Avatar, driving: Motion, config: ReenactSettings, sound: Path | None
+) -> None:
     """reenactment.mp4 and its stills."""
     count = len(driving)
     stills = set(np.linspace(0, count - 1, min(config.stills, count)).round().astype(int).tolist())
@@ -307,7 +322,7 @@ def write_film(folder: Path, avatar: Avatar, driving: Motion, config: ReenactSet
         neck_share=config.neck_share,
     )
     shown = zip(show_driving(driving, avatar.model.head, config.panel), frames, strict=True)
-    with pictures.VideoWriter(folder / "reenactment.mp4", driving.fps, driving.edges) as film:
+    with pictures.VideoWriter(folder / "reenactment.mp4", driving.fps, driving.edges, sound) as film:
         for index, (driver, frame) in enumerate(tqdm(shown, desc="film", unit="frame", total=count)):
             row = pictures.side_by_side((avatar.photo, driver, frame.picture), config.panel)
             film.add(row)
