@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from p4d_jax.capture.photo import Capture, capture_photo
     from p4d_jax.errors import UserError
     from p4d_jax.geometry.cameras import look_at_camera, orbit
+    from p4d_jax.head.strength import Strength
     from p4d_jax.imaging.writing import VideoWriter, color_depth, save_picture, save_video, side_by_side
     from p4d_jax.main import enable_compilation_cache
     from p4d_jax.reconstructor.field import Frame
@@ -44,6 +45,7 @@ _HOMES = {
     "Mesh": "render.surface",
     "Motion": "avatar.motion",
     "PasteBack": "avatar.paste",
+    "Strength": "head.strength",
     "UserError": "errors",
     "VideoWriter": "imaging.writing",
     "capture_album": "capture.album",

@@ -7,8 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from p4d_jax.geometry import axis_angle_to_matrix, look_at_camera
-from p4d_jax.head.retarget import transfer_motion
+from p4d_jax.geometry import axis_angle_to_matrix, look_at_camera, matrix_to_axis_angle
+from p4d_jax.head.retarget import Factors, transfer_motion
+from p4d_jax.head.strength import Strength
 from p4d_jax.types import FrameParams
 
 
@@ -84,3 +85,58 @@ def test_reference_outside_the_clip_is_refused(rng):
     clip = random_clip(rng, 3)
     with pytest.raises(ValueError, match=r"0\.\.2"):
         transfer_motion(frame(clip, 0), clip, 3, relative=True, neck_share=1.0, bounded=True)
+
+
+def transfer_scaled(source: FrameParams, driving: FrameParams, **strength: float) -> FrameParams:
+    names = ("eyeBlinkLeft", "eyeBlinkRight", "eyeLookUpLeft", "jawOpen")
+    factors = Factors.of(Strength(**strength), names)
+    return transfer_motion(source, driving, 0, relative=True, neck_share=1.0, bounded=False, factors=factors)
+
+
+def spread(values) -> float:
+    """Largest change over a clip's frames."""
+    return float(np.ptp(np.asarray(values), axis=0).max())
+
+
+def test_expression_comes_without_head_motion_and_head_motion_without_expression(rng):
+    source, driving = frame(random_clip(rng, 1), 0), random_clip(rng, 6)
+    face = transfer_scaled(source, driving, pose=0.0)
+    assert spread(face.camera.cam2world) < 1e-6 and spread(face.neck) < 1e-6
+    np.testing.assert_allclose(face.camera.cam2world[0], source.camera.cam2world, atol=1e-6)
+    np.testing.assert_allclose(face.neck[0], source.neck, atol=1e-6)
+    assert spread(face.expression) > 0.1 and spread(face.eyes) > 0.1
+    head = transfer_scaled(source, driving, expression=0.0, gaze=0.0, blink_left=0.0, blink_right=0.0)
+    assert spread(head.motion()) < 1e-6
+    np.testing.assert_allclose(head.motion()[0], source.motion(), atol=1e-6)
+    assert spread(head.neck) > 0.1
+
+
+@pytest.mark.parametrize(
+    ("part", "moves"),
+    [
+        ("expression", lambda moved: (moved.expression[:, 3:], moved.jaw)),
+        ("gaze", lambda moved: (moved.expression[:, 2], moved.eyes)),
+        ("blink_left", lambda moved: (moved.expression[:, 0],)),
+        ("blink_right", lambda moved: (moved.expression[:, 1],)),
+        ("travel", lambda moved: (moved.camera.cam2world[:, :3, 3],)),
+    ],
+)
+def test_strength_scales_its_part_and_nothing_else(rng, part, moves):
+    source, driving = frame(random_clip(rng, 1), 0), random_clip(rng, 6)
+    whole, half = transfer_scaled(source, driving), transfer_scaled(source, driving, **{part: 0.5})
+    for full, less in zip(moves(whole), moves(half), strict=True):
+        np.testing.assert_allclose(less - less[0], 0.5 * (full - full[0]), atol=2e-5)
+    changed = np.abs(np.asarray(half.to_vector() - whole.to_vector())).max(axis=0) > 2e-5
+    mine = sum(int(np.prod(np.shape(values)[1:])) for values in moves(whole))
+    assert 0 < changed.sum() <= mine
+
+
+def test_strength_of_the_pose_scales_the_angle(rng):
+    source, driving = frame(random_clip(rng, 1), 0), random_clip(rng, 3)
+    angle = lambda moved: np.linalg.norm(
+        matrix_to_axis_angle(jnp.asarray(head_rotation(frame(moved, 2)) @ head_rotation(source).T))
+    )
+    whole, half = (angle(transfer_scaled(source, driving, pose=pose)) for pose in (1.0, 0.5))
+    assert half == pytest.approx(0.5 * whole, rel=1e-3)
+    with pytest.raises(ValueError, match="gaze=4"):
+        Strength(gaze=4.0)

@@ -124,6 +124,7 @@ def test_photo_without_a_face_writes_nothing(tiny_weights, tmp_path, capsys):
         (["--config.head=openhaed"], ["config.head", "openhaed"]),
         (["--config.neck_share=1.5"], ["config.neck_share=1.5", "0 to 1"]),
         (["--config.panel=65"], ["config.panel=65", "even"]),
+        (["--config.strength.pose=4.0"], ["config.strength", "pose=4.0", "0 to 3"]),
         (["--config.exports=turntabel"], ["config.exports", "did you mean 'turntable'"]),
         (["--config.driving="], ["config.driving", "nothing is given"]),
         ([f"--config.source={Path(__file__).parent}"], ["config.source", "is a folder"]),

@@ -31,7 +31,8 @@ from p4d_jax.capture.photo import Capture
 from p4d_jax.errors import UserError, nearest
 from p4d_jax.head.actions import ARKIT, action_columns, compose_motion
 from p4d_jax.head.model import HeadModel
-from p4d_jax.head.retarget import transfer_motion
+from p4d_jax.head.retarget import Factors, transfer_motion
+from p4d_jax.head.strength import Strength
 from p4d_jax.imaging.writing import to_alpha, to_image
 from p4d_jax.reconstructor.deformation import build_field
 from p4d_jax.reconstructor.field import Frame, HeadField, driven_meshes, render_view
@@ -272,6 +273,7 @@ class Avatar:
         relative: bool | None = None,
         reference_frame: int | None = None,
         neck_share: float = 1.0,
+        strength: Strength | None = None,
         max_frames: int | None = None,
     ) -> Iterator[Frame]:
         """The avatar moving as somebody does, frame by frame; none is kept.
@@ -283,6 +285,8 @@ class Avatar:
           reference_frame: The frame of the motion that stands for the photo; None: the most neutral one.
           neck_share: Fraction of the head's rotation that the neck makes (1: the shoulders stay still; 0: the
             whole bust rotates).
+          strength: How much of the motion is shown, part by part; Strength(pose=0) is expression without head
+            motion. None is all of it.
           max_frames: Ends after so many.
 
         Raises:
@@ -297,6 +301,7 @@ class Avatar:
             relative=motion.is_clip if relative is None else relative,
             reference_frame=motion.neutral_frame if reference_frame is None else reference_frame,
             neck_share=neck_share,
+            strength=strength,
         )
         vectors = enumerate(self.driving_vectors(motion, moved))
         yield from _one_ahead(self.render(take(moved, index), motion=vector) for index, vector in vectors)
@@ -308,15 +313,18 @@ class Avatar:
         relative: bool = True,
         reference_frame: int = 0,
         neck_share: float = 1.0,
+        strength: Strength | None = None,
     ) -> FrameParams:
         """A driver's clip (T, ...) as parameters of this person; see `drive`."""
+        names = self.model.head.expression_names
         moved = transfer_motion(
             self.params,
             driving,
             reference_frame,
             relative=relative,
             neck_share=neck_share,
-            bounded=bool(self.model.head.expression_names),
+            bounded=bool(names),
+            factors=Factors.of(strength or Strength(), names),
         )
         return on_host(moved)
 

@@ -320,6 +320,7 @@ def write_film(
         relative=config.relative_motion,
         reference_frame=reference_frame(config, driving),
         neck_share=config.neck_share,
+        strength=config.strength,
     )
     shown = zip(show_driving(driving, avatar.model.head, config.panel), frames, strict=True)
     with pictures.VideoWriter(folder / "reenactment.mp4", driving.fps, driving.edges, sound) as film:

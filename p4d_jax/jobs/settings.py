@@ -15,6 +15,7 @@ from p4d_jax.genhead.config import (
     GenHeadStepConfig,
     SynthesisSettings,
 )
+from p4d_jax.head.strength import Strength
 from p4d_jax.openheads.config import OpenHeadsSettings
 from p4d_jax.reconstructor.config import ReconstructorConfig, StepConfig
 from p4d_jax.settings import part
@@ -53,6 +54,7 @@ class ReenactSettings(JobSettings):
       reference_frame: Frame of the driving that stands for the photo; None: the most neutral one.
       relative_motion: Whether the driving's change since that frame is added to the photo; False takes the
         driving's pose and face as they are. None: of a film the change, of photos what they show.
+      strength: How much of the driving is shown, part by part: 1 as the driver moves, 0 as the photo is.
       weights: Weights of the reconstructor: an embedded name, an exported file, or the folder of a converted
         model.
       motion_encoder: Folder of the converted motion encoder of a model that sees motion in pictures; '' looks
@@ -82,6 +84,7 @@ class ReenactSettings(JobSettings):
     fps: float = 0.0
     reference_frame: int | None = None
     relative_motion: bool | None = None
+    strength: Strength = part(Strength())
     weights: str = "reenact_demo"
     motion_encoder: str = ""
     personalise_steps: int = 25
