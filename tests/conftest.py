@@ -46,3 +46,25 @@ def rng() -> np.random.Generator:
 def key() -> jax.Array:
     """A JAX key with a fixed seed."""
     return jax.random.key(0)
+
+
+@pytest.fixture(scope="session")
+def photo() -> np.ndarray:
+    """The public-domain astronaut, (512, 512, 3) uint8."""
+    from skimage import data
+
+    return data.astronaut()
+
+
+@pytest.fixture(scope="session")
+def landmarker():
+    """The landmark networks, which take a second to load."""
+    from p4d_jax.capture import Landmarker
+
+    return Landmarker()
+
+
+@pytest.fixture(scope="session")
+def landmarks(photo, landmarker):
+    """The astronaut's landmarks."""
+    return landmarker.detect(photo)

@@ -20,21 +20,6 @@ from p4d_jax.imaging.video import Video, VideoFrame
 
 
 @pytest.fixture(scope="module")
-def photo():
-    return data.astronaut()
-
-
-@pytest.fixture(scope="module")
-def landmarker():
-    return Landmarker()
-
-
-@pytest.fixture(scope="module")
-def landmarks(photo, landmarker):
-    return landmarker.detect(photo)
-
-
-@pytest.fixture(scope="module")
 def crowd(photo):
     """Three people from left to right: small, large, middle; (300, 900, 3)."""
     face = Image.fromarray(photo[:300, 80:380])

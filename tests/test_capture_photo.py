@@ -11,7 +11,7 @@ from PIL import Image
 from skimage import data
 
 from p4d_jax import assets
-from p4d_jax.capture import Landmarker, capture_album, capture_photo
+from p4d_jax.capture import capture_album, capture_photo
 from p4d_jax.capture.alpha import SeenHead, combine_looks
 from p4d_jax.capture.crop import crop_matrix, crop_photo, known_pixels, quarter_turn
 from p4d_jax.capture.detect import ANCHORS, merge_detections
@@ -26,21 +26,6 @@ from p4d_jax.imaging.warping import PhotoPyramid, apply_matrix, compose_matrices
 from p4d_jax.openheads.config import OpenHeadsSettings
 from p4d_jax.openheads.portraits import portraits_in_scene
 from p4d_jax.openheads.scene import prepare_scene
-
-
-@pytest.fixture(scope="module")
-def photo():
-    return data.astronaut()
-
-
-@pytest.fixture(scope="module")
-def landmarker():
-    return Landmarker()
-
-
-@pytest.fixture(scope="module")
-def landmarks(photo, landmarker):
-    return landmarker.detect(photo)
 
 
 @pytest.fixture(scope="module")
