@@ -13,6 +13,7 @@ from pathlib import Path
 import flax.linen as nn
 import jax.numpy as jnp
 import numpy as np
+import orbax.checkpoint.experimental.v1 as ocp
 import pytest
 import torch
 from scipy import sparse
@@ -25,7 +26,6 @@ from p4d_jax.convert.released import RELEASED, SETS
 from p4d_jax.errors import UserError
 from p4d_jax.head.loading import load_head_model
 from p4d_jax.jobs import convert
-from p4d_jax.train import network_folder
 from p4d_jax.train.network_folder import load_converted, read_about, save_converted
 
 CONFIG = Path(__file__).parents[1] / "configs/convert.py"
@@ -284,13 +284,13 @@ def test_a_folder_is_replaced_as_a_whole_or_left_as_it_was(run, tmp_path, monkey
     def stop(*_):
         raise OSError("no space left")
 
-    save = network_folder.ocp.save
-    monkeypatch.setattr(network_folder.ocp, "save", stop)
+    save = ocp.save
+    monkeypatch.setattr(ocp, "save", stop)
     code, _, errors = run(zip_file(second.state_dict()))
     assert code == 2 and "no space left" in errors[0]
     kernel = load_converted(tmp_path / "out").variables["params"]["head"]["kernel"]
     np.testing.assert_array_equal(kernel, first.head.weight.detach().T)
-    monkeypatch.setattr(network_folder.ocp, "save", save)
+    monkeypatch.setattr(ocp, "save", save)
     assert run(zip_file(second.state_dict()))[0] == 0
     kernel = load_converted(tmp_path / "out").variables["params"]["head"]["kernel"]
     np.testing.assert_array_equal(kernel, second.head.weight.detach().T)
