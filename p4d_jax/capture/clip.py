@@ -16,7 +16,6 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
-from scipy import ndimage
 
 from p4d_jax.capture.crop import camera_in_square, crop_matrix, crop_photo, quarter_turn
 from p4d_jax.capture.fit import Fit, bake_shape, fit_photo, landmark_head
@@ -26,6 +25,7 @@ from p4d_jax.capture.people import Person, find_person, see_face
 from p4d_jax.capture.photo import check_face, describe, face_roll, frame_params, turned_targets
 from p4d_jax.capture.segmentation import Segmenter
 from p4d_jax.capture.shots import is_cut, thumbnail
+from p4d_jax.capture.smoothing import WIDTH, smooth_still
 from p4d_jax.errors import UserError
 from p4d_jax.head.model import HeadModel
 from p4d_jax.imaging.reading import split_alpha
@@ -120,7 +120,7 @@ def capture_film(
     *,
     landmarker: LandmarkDetector | None = None,
     max_frames: int | None = None,
-    smoothing: float = 0.6,
+    smoothing: float = WIDTH,
     person: Person | None = None,
 ) -> FilmCapture:
     """Film -> `FilmCapture`.
@@ -131,8 +131,8 @@ def capture_film(
       progress: Called with (frames done, frames in all or None) while landmarks are detected.
       landmarker: A landmark detector to use again; None makes one.
       max_frames: Number of frames after which reading stops; None reads all.
-      smoothing: Standard deviation, in frames, of the Gaussian over time that is applied to the fitted motion
-        against the jitter of landmarks; 0 applies none.
+      smoothing: Seconds, standard deviation in time of the filter that stills a head where only the noise of
+        landmarks moves it, see `capture.smoothing`; 0 applies none.
       person: Of several people, who is meant in the first frame with a face: a number, from 1 at the left, or
         a point (x, y), pixels; None is the largest face.
 
@@ -159,8 +159,9 @@ def capture_film(
     targets = [None if landmarks is None else turned_targets(landmarks, turn) for landmarks in seen.found]
     fits = fit_frames(landmark_head(head), targets, seen.shots)
     errors = np.where(is_seen, np.asarray(fits.error), np.nan)
-    parts = [take(fits, slice(*ends)) for ends in pairwise([*seen.shots, len(targets)])]
-    fits = jax.tree.map(lambda *x: np.concatenate(x), *[smooth_fits(part, smoothing) for part in parts])
+    shots = [slice(*ends) for ends in pairwise([*seen.shots, len(targets)])]
+    parts = [smooth_fits(take(fits, shot), seen.edges[:-1][shot], smoothing) for shot in shots]
+    fits = jax.tree.map(lambda *x: np.concatenate(x), *parts)
     centre, side = np.median(fits.centre, axis=0), np.median(fits.side)
     notes = [
         describe(first, turn, see_face(first, seen.shape), name, person),
@@ -281,16 +282,18 @@ def shared_shape(small: HeadModel, targets: list[tuple]) -> jax.Array:
     return jnp.stack([fit_photo(small, *target).shape for target in chosen]).mean(axis=0)
 
 
-def smooth_fits(fits: Fit, frames: float) -> Fit:
-    """Gaussian over time, of `frames` standard deviation, on everything that moves."""
-    if frames == 0 or len(fits.error) < 2:
-        return fits
+def smooth_fits(fits: Fit, times: np.ndarray, width: float) -> Fit:
+    """Fits whose heads hold still where only noise moves them; times, width: see `smooth_still`."""
 
-    def smooth(values):
-        return ndimage.gaussian_filter1d(np.asarray(values, np.float32), frames, axis=0, mode="nearest")
+    def smooth(values: np.ndarray) -> np.ndarray:
+        return smooth_still(np.asarray(values, np.float64).reshape(len(values), -1), times, width)
 
-    moving = ("rotation", "centre", "side", "expression", "jaw", "eyes")
-    return fits.replace(**{name: smooth(getattr(fits, name)) for name in moving})
+    still = {name: smooth(getattr(fits, name)) for name in ("rotation", "centre", "side", "jaw", "eyes")}
+    # Each action by itself: a mouth that talks does not leave the lids to their noise.
+    still["expression"] = np.concatenate([smooth(column) for column in np.asarray(fits.expression).T], axis=1)
+    return fits.replace(
+        **{name: np.float32(value.reshape(getattr(fits, name).shape)) for name, value in still.items()}
+    )
 
 
 def stack_params(fits: Fit, centre: np.ndarray, side: float) -> FrameParams:

@@ -109,8 +109,8 @@ class CaptureSettings(JobSettings):
       person: Of several people: a number, from 1 at the left, or a point of the face, as 310,140 pixels; ''
         is the largest face.
       max_frames: Frames of a film that are used; 0: all.
-      smoothing: Standard deviation, in frames, of the Gaussian over time that calms a film's jitter; 0 turns
-        it off.
+      smoothing: Seconds, standard deviation in time of the filter that stills a film's head where only noise
+        moves it; 0 turns it off.
       write_crops: Whether the 512 x 512 pictures are written beside the parameters.
       write_alphas: Whether a film's masks are written, too: about a second a frame, for data to train on.
     """
@@ -119,7 +119,7 @@ class CaptureSettings(JobSettings):
     source: str = "astronaut"
     person: str = ""
     max_frames: int = 0
-    smoothing: float = 0.6
+    smoothing: float = 0.25
     write_crops: bool = True
     write_alphas: bool = False
 
