@@ -1,14 +1,19 @@
-"""A motion: its times, the frame that stands for the photo, photos that are no clip."""
+"""A motion: its times, the frame that stands for the photo, photos that are no clip, mixing, tables."""
 
 from __future__ import annotations
 
+import dataclasses
+
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
+from scipy.spatial.transform import Rotation
 
 from p4d_jax.avatar import motion as module
 from p4d_jax.avatar.motion import Motion, find_motion, neutral_frame
+from p4d_jax.data.arkit import COLUMNS
 from p4d_jax.data.motion import load_motion, save_motion
 from p4d_jax.errors import UserError
 from p4d_jax.geometry import look_at_camera
@@ -107,3 +112,127 @@ def test_photos_that_show_no_face_are_left_out_and_named(monkeypatch):
 def test_nothing_is_no_motion():
     with pytest.raises(UserError, match="nothing is given"):
         find_motion(" ")
+
+
+@pytest.fixture(scope="module")
+def talk() -> Motion:
+    return Motion.open("motion_talk", max_frames=24)
+
+
+def columns(motion: Motion, prefix: str) -> list[int]:
+    return [index for index, name in enumerate(motion.names) if name.startswith(prefix)]
+
+
+def backwards(motion: Motion) -> Motion:
+    return dataclasses.replace(motion, params=jax.tree.map(lambda x: x[::-1], motion.params))
+
+
+def test_each_part_of_a_mixed_motion_is_its_drivers(talk):
+    other = backwards(talk)
+    mixed = talk.mixed(pose=other, gaze=other, blinks=other)
+    assert len(mixed) == len(talk)
+    theirs, mine = other.params, talk.params
+    np.testing.assert_allclose(mixed.params.camera.cam2world, theirs.camera.cam2world, atol=1e-6)
+    np.testing.assert_array_equal(mixed.params.jaw, mine.jaw)
+    for prefix, source in (("eyeLook", theirs), ("eyeBlink", theirs), ("mouth", mine)):
+        chosen = columns(talk, prefix)
+        np.testing.assert_allclose(
+            mixed.params.expression[:, chosen], source.expression[:, chosen], atol=1e-6
+        )
+    np.testing.assert_allclose(mixed.params.eyes, theirs.eyes, atol=1e-6)
+
+
+def test_a_mixed_motion_ends_with_the_shorter_and_a_single_frame_lasts(talk):
+    short = talk.first(6)
+    assert len(talk.mixed(pose=short)) == len(short.mixed(pose=talk)) == 6
+    held = talk.first(1).mixed(pose=talk)
+    assert len(held) == len(talk) and np.ptp(held.params.expression, axis=0).max() == 0
+    np.testing.assert_allclose(held.params.camera.cam2world, talk.params.camera.cam2world, atol=1e-6)
+    turned_once = talk.mixed(pose=talk.first(1))
+    assert len(turned_once) == len(talk) and np.ptp(turned_once.params.camera.cam2world, axis=0).max() < 1e-6
+    slow = dataclasses.replace(talk, edges=2 * np.append(talk.times, talk.seconds))
+    assert len(slow.mixed(gaze=talk)) == len(talk) // 2
+
+
+def test_a_motion_at_other_times_lies_between_its_frames_and_its_cameras_stay_rigid(talk):
+    every_second = np.append(talk.times[::2], talk.seconds)
+    fewer = talk.resampled(every_second)
+    np.testing.assert_allclose(fewer.params.to_vector(), talk.params.to_vector()[::2], atol=1e-6)
+    assert fewer.seconds == pytest.approx(talk.seconds) and fewer.fps == pytest.approx(talk.fps / 2)
+    more = talk.resampled(np.linspace(0, talk.seconds, 61))
+    rotations = more.params.camera.cam2world[:, :3, :3]
+    identity = np.broadcast_to(np.eye(3), (60, 3, 3))
+    np.testing.assert_allclose(rotations @ rotations.swapaxes(1, 2), identity, atol=1e-5)
+    np.testing.assert_allclose(np.linalg.det(rotations), 1, atol=1e-5)
+
+
+def test_a_driver_of_another_head_is_refused(talk):
+    other = dataclasses.replace(talk, head="flame2020")
+    with pytest.raises(UserError, match="gaze: it moves the head 'flame2020'"):
+        talk.mixed(gaze=other)
+
+
+def test_a_motion_without_identity_is_the_motion_alone(talk):
+    shape = np.ones_like(talk.params.shape)
+    someone = dataclasses.replace(talk, params=talk.params.replace(shape=shape), pictures=[shape])
+    given = someone.without_identity()
+    assert given.pictures is None and not given.params.shape.any()
+    np.testing.assert_array_equal(given.params.motion(), talk.params.motion())
+
+
+def head_rotations(motion: Motion) -> Rotation:
+    world2cam = np.asarray(motion.params.camera.cam2world)[:, :3, :3].swapaxes(1, 2)
+    return Rotation.from_matrix(world2cam) * Rotation.from_rotvec(motion.params.neck)
+
+
+@pytest.mark.parametrize("frames", [24, 60])
+def test_a_table_of_actions_gives_the_motion_back(frames, tmp_path):
+    motion = Motion.open("motion_talk", max_frames=frames)
+    motion.save(tmp_path / "take.csv")
+    again = Motion.open(tmp_path / "take.csv")
+    assert len(again) == frames and again.fps == pytest.approx(motion.fps)
+    expression = np.asarray(motion.params.expression).clip(0, 1)
+    np.testing.assert_allclose(again.params.expression, expression, atol=1e-6)
+    np.testing.assert_allclose(again.params.jaw, motion.params.jaw, atol=1e-5)
+    np.testing.assert_allclose(again.params.eyes, motion.params.eyes, atol=1e-5)
+    assert (head_rotations(again) * head_rotations(motion).inv()).magnitude().max() < 1e-5
+
+
+def table(*rows: str, order: list[str] = COLUMNS) -> str:
+    """A table as an app writes it: `rows` are timecodes, and a number that all actions have."""
+    lines = [",".join(["Timecode", "BlendShapeCount", *order])]
+    for row in rows:
+        timecode, _, value = row.partition(" ")
+        lines.append(
+            ",".join([timecode, "61" if value else "0", *[value] * 52, *["0.1" if value else ""] * 9])
+        )
+    return "\n".join(lines)
+
+
+def test_a_table_of_an_app_is_read_with_its_gaps_and_its_rate(tmp_path):
+    text = table(
+        "14:03:52:58.207 0", "14:03:52:59.207 0.2", "14:03:53:00.207", "14:03:53:01.207 0.4",
+        order=[name.lower() for name in COLUMNS],
+    )  # fmt: skip
+    (tmp_path / "take.csv").write_text(text, encoding="utf-8-sig")
+    motion = Motion.open(tmp_path / "take.csv")
+    assert motion.fps == 60 and len(motion) == 4
+    blink = motion.names.index("eyeBlinkLeft")
+    np.testing.assert_allclose(motion.params.expression[:, blink], [0, 0.2, 0.3, 0.4], atol=1e-6)
+    turned = head_rotations(motion).as_euler("YXZ")
+    np.testing.assert_allclose(turned, 0.1, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("a,b\n1,2\n", "no table of ARKit's actions: it has no column 'EyeBlinkLeft'"),
+        (table("00:00:01:00"), "no rows"),
+        (table("00:00:01:00 x"), "line 2"),
+        (table("00:00:01:02 0.1", "00:00:01:01 0.1"), "do not run forwards"),
+    ],
+)
+def test_what_is_no_table_is_one_line(text, said, tmp_path):
+    (tmp_path / "take.csv").write_text(text)
+    with pytest.raises(UserError, match=said):
+        Motion.open(tmp_path / "take.csv")

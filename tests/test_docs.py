@@ -24,7 +24,10 @@ FILES = {
 }
 CONFIGS = sorted(path for path in FILES if re.fullmatch(r"(p4d_jax/)?configs/[a-z]\w*\.py", path))
 EQUATION = r"docs/concepts/(\w+)\.md,\s+Eq\.\s+(\d+\.\d+)(?:\s+(?:to|and)\s+(\d+\.\d+))?"
-FILE = r"\.(py|md|npz|npy|png|jpg|mp4|pkl|pth|json|jsonl|ply|glb|ipynb|sh|tflite)$"
+ENDINGS = (
+    "py md sh ipynb npz npy pkl pth png jpg mp4 webm mov json jsonl csv html ply obj glb stablehlo tflite"
+)
+FILE = rf"\.({'|'.join(ENDINGS.split())})$"
 # First parts of names that are not ours: packages, and variables of an example.
 OTHERS_NAMES = {"cls", "clips", "collections", "copyreg", "flax", "functools", "grain", "jax", "jnp", "made"}
 OTHERS_NAMES |= {"mesh", "ml_collections", "numpy", "params", "scipy", "skimage", "tfds", "torch"}

@@ -1,7 +1,8 @@
 """`Motion`: how somebody moves, frame by frame, whatever it came as.
 
 A motion is read from a motion file, a film, a folder of pictures or a photo, or by the name of one that
-ships. It drives any avatar whose head model has the same expression basis.
+ships, or a table of ARKit's facial actions. It drives any avatar whose head model has the same expression
+basis.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import jax
 import numpy as np
 
 from p4d_jax import assets
@@ -18,6 +20,7 @@ from p4d_jax.capture.clip import capture_film
 from p4d_jax.capture.landmarks import Landmarker
 from p4d_jax.capture.people import Person
 from p4d_jax.capture.photo import Capture, capture_photo
+from p4d_jax.data.arkit import load_arkit, save_arkit
 from p4d_jax.data.motion import MotionFile, load_motion, motion_for_head, save_motion
 from p4d_jax.errors import UserError
 from p4d_jax.head.model import HeadModel
@@ -25,6 +28,8 @@ from p4d_jax.imaging.reading import PHOTO_SUFFIXES, read_photo, split_alpha
 from p4d_jax.imaging.video import FILM_SUFFIXES, FOLDER_FPS, folder_pictures, is_video
 from p4d_jax.types import FrameParams, on_host, stack, take
 
+ARKIT_SUFFIX = ".csv"
+MOTION_SUFFIXES = (".npz", ARKIT_SUFFIX)
 Progress = Callable[[int, int | None], None]
 CLIP_PICTURES = 40  # of a folder, that tell whether it is one clip
 # How far from rest a face is: how much actions count more than others do, what an open jaw (radians) and a
@@ -93,8 +98,8 @@ class Motion:
         """
         head = find_head(head)
         path = find_motion(source)
-        if path.suffix == ".npz":
-            return cls.load(path).for_head(head).first(max_frames)
+        if path.suffix in MOTION_SUFFIXES:
+            return cls.load(path, head).for_head(head).first(max_frames)
         if path.is_dir():
             pictures = folder_pictures(path)[:max_frames]
             if not is_one_clip(pictures):
@@ -104,14 +109,22 @@ class Motion:
         return cls.from_photo(path, head, person=person)
 
     @classmethod
-    def load(cls, path: str | Path) -> Motion:
-        """Reads a motion file, or one that ships by its name.
+    def load(cls, path: str | Path, head: str | HeadModel = "openhead") -> Motion:
+        """Reads a motion file, one that ships by its name, or a table of ARKit's actions (`data.arkit`).
+
+        Args:
+          path: Of the file; a table's ends in .csv.
+          head: The head model that a table's actions move; a motion file names its own.
 
         Raises:
           UserError: There is no such file, or it is not one.
         """
         try:
-            stored = load_motion(assets.motion(path))
+            if Path(path).suffix == ARKIT_SUFFIX:
+                head = find_head(head)
+                stored = load_arkit(path, head.name, head.expression_names)
+            else:
+                stored = load_motion(assets.motion(path))
         except ValueError as error:
             raise UserError(str(error)) from error
         vectors = None if stored.motion_vectors is None else np.asarray(stored.motion_vectors)
@@ -128,7 +141,21 @@ class Motion:
         )
 
     def save(self, path: str | Path) -> None:
-        """Writes a motion file: parameters, times, and motion vectors where there are any; no picture."""
+        """Writes a motion file: parameters, times, and motion vectors where there are any; no picture.
+
+        A path that ends in .csv gets a table of ARKit's actions and the head's rotation (`data.arkit`), at an
+        even rate.
+
+        Raises:
+          UserError: A table is asked for, and the expression does not consist of ARKit's actions.
+        """
+        if Path(path).suffix == ARKIT_SUFFIX:
+            even = self if self.edges is None else self.resampled(self.even_edges)
+            try:
+                save_arkit(path, even.params, self.fps, self.names)
+            except ValueError as error:
+                raise UserError(f"path: {str(path)!r} is a table of ARKit's actions, and {error}") from error
+            return
         save_motion(path, self.params, self.fps, self.head, self.names, self.vectors, self.edges)
 
     @classmethod
@@ -223,6 +250,16 @@ class Motion:
         """How long the clip takes."""
         return len(self) / self.fps if self.edges is None else float(self.edges[-1] - self.edges[0])
 
+    @property
+    def times(self) -> np.ndarray:
+        """(T,) seconds from the beginning on at which the frames appear."""
+        return np.arange(len(self)) / self.fps if self.edges is None else self.edges[:-1] - self.edges[0]
+
+    @property
+    def even_edges(self) -> np.ndarray:
+        """(T + 1,) seconds at which frames as many as these would appear, and end, if all took as long."""
+        return np.linspace(0, self.seconds, len(self) + 1)
+
     def at_rate(self, fps: float) -> Motion:
         """The same frames, shown evenly at another rate."""
         return replace(self, fps=fps, edges=None)
@@ -238,6 +275,75 @@ class Motion:
             vectors=cut(self.vectors, frames),
             edges=cut(self.edges, frames + 1),
             errors=cut(self.errors, frames),
+        )
+
+    def resampled(self, edges: np.ndarray) -> Motion:
+        """The motion as it is at other times, between its frames; after its end, the last one stays.
+
+        Pictures are dropped: none shows what lies between two frames.
+
+        Args:
+          edges: (F + 1,) seconds from the beginning on at which the new frames appear, and the last one ends.
+        """
+        places = np.interp(edges[:-1], self.times, np.arange(len(self)))
+        nearest_frames = np.round(places).astype(int)
+        return replace(
+            self,
+            params=interpolate(self.params, places),
+            fps=(len(edges) - 1) / float(edges[-1] - edges[0]),
+            pictures=None,
+            vectors=None if self.vectors is None else between(self.vectors, places),
+            edges=np.asarray(edges, np.float64),
+            errors=None if self.errors is None else self.errors[nearest_frames],
+        )
+
+    def mixed(
+        self, *, pose: Motion | None = None, gaze: Motion | None = None, blinks: Motion | None = None
+    ) -> Motion:
+        """This motion with parts of other drivers', each from its beginning on, at the times of this one.
+
+        It is as long as the shortest of them; of a single frame, which lasts for ever, the others give the
+        times. A motion encoder's vectors and the pictures stay this one's.
+
+        Args:
+          pose: Whose head rotation, way through the picture and neck are taken.
+          gaze: Whose eyes, and lids that follow them.
+          blinks: Whose blinks of both eyes.
+
+        Raises:
+          UserError: A motion moves another head model, or its blinks and gaze have no names.
+        """
+        given = {"pose": pose, "gaze": gaze, "blinks": blinks}
+        others = {part: other for part, other in given.items() if other is not None}
+        for part, other in others.items():
+            if (other.head, other.names) != (self.head, self.names):
+                raise UserError(f"{part}: it moves the head {other.head!r}, and the motion {self.head!r}")
+            if part != "pose" and not any(name.startswith("eye") for name in self.names):
+                raise UserError(f"{part}: the head {self.head!r} has no ARKit actions to tell it by")
+        clips = [one for one in (self, *others.values()) if len(one) > 1] or [self]
+        clock, end = clips[0], min(one.seconds for one in clips)
+        frames = max(1, int(np.searchsorted(clock.times, end - 1e-6)))
+        edges = np.append(clock.times, clock.seconds)[: frames + 1]
+        mixed = self.first(frames) if clock is self else self.resampled(edges)
+        params = mixed.params
+        for part, other in others.items():
+            theirs = other.resampled(edges).params
+            if part == "pose":
+                pose_numbers = np.concatenate([theirs.neck, params.jaw], axis=-1)
+                params = params.replace(camera=theirs.camera, pose=pose_numbers)
+                continue
+            prefix = {"gaze": "eyeLook", "blinks": "eyeBlink"}[part]
+            columns = [index for index, name in enumerate(self.names) if name.startswith(prefix)]
+            expression = np.array(params.expression)
+            expression[:, columns] = theirs.expression[:, columns]
+            eyes = theirs.eyes if part == "gaze" else params.eyes
+            params = params.replace(expression=expression, eyes=eyes)
+        return replace(mixed, params=params)
+
+    def without_identity(self) -> Motion:
+        """The motion alone, to be given away: an average head's shape, and no picture."""
+        return replace(
+            self, params=self.params.replace(shape=np.zeros_like(self.params.shape)), pictures=None
         )
 
     @property
@@ -310,6 +416,24 @@ class Crops:
         return len(self.film)
 
 
+def interpolate(params: FrameParams, places: np.ndarray) -> FrameParams:
+    """A clip's parameters at places (P,) between its frames; the cameras stay rigid."""
+    mixed = jax.tree.map(lambda values: between(values, places), params)
+    cam2world = mixed.camera.cam2world
+    # The rotation nearest to the mean of two.
+    u, _, v = np.linalg.svd(cam2world[:, :3, :3].astype(np.float64))
+    cam2world[:, :3, :3] = u @ v
+    return mixed
+
+
+def between(values: np.ndarray, places: np.ndarray) -> np.ndarray:
+    """Values (T, ...) at places (P,) in [0, T - 1], linearly."""
+    before = np.floor(places).astype(int)
+    after = np.minimum(before + 1, len(values) - 1)
+    share = (places - before).reshape(-1, *(1,) * (values.ndim - 1)).astype(np.float32)
+    return (1 - share) * values[before] + share * values[after]
+
+
 def find_head(head: str | Path | HeadModel) -> HeadModel:
     """A head model by its name or file; a head model is itself."""
     return head if isinstance(head, HeadModel) else assets.head_model(str(head))
@@ -328,8 +452,8 @@ def find_motion(source: str | Path) -> Path:
         raise UserError(f"no file or folder {str(source)!r}")
     if not path.exists() or path.suffix == ".npz":
         return assets.motion(source)
-    if not is_video(path) and path.suffix.lower() not in PHOTO_SUFFIXES:
-        known = " ".join((*FILM_SUFFIXES, *PHOTO_SUFFIXES, ".npz"))
+    if not is_video(path) and path.suffix.lower() not in (*PHOTO_SUFFIXES, ARKIT_SUFFIX):
+        known = " ".join((*FILM_SUFFIXES, *PHOTO_SUFFIXES, *MOTION_SUFFIXES))
         raise UserError(
             f"{str(source)!r} is neither film, photo nor motion; endings that can be read: {known}"
         )

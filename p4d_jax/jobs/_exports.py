@@ -1,7 +1,7 @@
 """What `reenact` makes of an avatar beside its film: one function an export, registered by its name.
 
-An export is `f(avatar, folder, config, fps) -> scores`: it writes files into the folder and returns what the
-report shall say of them. Adding one is a function here and its name in `config.exports`.
+An export is `f(avatar, folder, config, driving) -> scores`: it writes files into the folder and returns what
+the report shall say of them. Adding one is a function here and its name in `config.exports`.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from tqdm import tqdm
 
 from p4d_jax.avatar.avatar import Avatar
 from p4d_jax.avatar.gltf import write_gltf
+from p4d_jax.avatar.motion import Motion
 from p4d_jax.avatar.textured_head import build_textured_head
 from p4d_jax.errors import UserError, nearest
 from p4d_jax.geometry import orbit
@@ -22,22 +23,22 @@ from p4d_jax.imaging import writing as pictures
 from p4d_jax.jobs.settings import ReenactSettings
 from p4d_jax.render.surface import write_ply
 
-Export = Callable[[Avatar, Path, ReenactSettings, float], dict]
+Export = Callable[[Avatar, Path, ReenactSettings, Motion], dict]
 
 
-def turntable(avatar: Avatar, folder: Path, config: ReenactSettings, fps: float) -> dict:
+def turntable(avatar: Avatar, folder: Path, config: ReenactSettings, driving: Motion) -> dict:
     """turntable.mp4: the photo's own expression from `turntable_yaw` left to right and back."""
     count = config.turntable_frames
     yaws = np.deg2rad(config.turntable_yaw) * np.sin(np.linspace(0, 2 * np.pi, count, endpoint=False))
     turned = jax.jit(orbit)
-    with pictures.VideoWriter(folder / "turntable.mp4", fps) as film:
+    with pictures.VideoWriter(folder / "turntable.mp4", driving.fps) as film:
         for yaw in tqdm(yaws, desc="turntable", unit="frame"):
             view = avatar.render(camera=turned(avatar.params.camera, yaw))
             film.add(pictures.resize(view.picture, config.panel))
     return {}
 
 
-def depth(avatar: Avatar, folder: Path, config: ReenactSettings, fps: float) -> dict:
+def depth(avatar: Avatar, folder: Path, config: ReenactSettings, driving: Motion) -> dict:
     """depth.png: distance from the camera in the photo's view, near is yellow."""
     frame = avatar.render()
     colors = pictures.color_depth(np.asarray(frame.depth), np.asarray(frame.alpha))
@@ -45,7 +46,7 @@ def depth(avatar: Avatar, folder: Path, config: ReenactSettings, fps: float) -> 
     return {}
 
 
-def mesh(avatar: Avatar, folder: Path, config: ReenactSettings, fps: float) -> dict:
+def mesh(avatar: Avatar, folder: Path, config: ReenactSettings, driving: Motion) -> dict:
     """mesh.ply: coloured surface of the head at rest; of a network whose densities have none, no file."""
     try:
         surface = avatar.mesh(config.mesh_resolution)
@@ -56,16 +57,28 @@ def mesh(avatar: Avatar, folder: Path, config: ReenactSettings, fps: float) -> d
     return {"mesh_vertices": len(surface.vertices)}
 
 
-def gltf(avatar: Avatar, folder: Path, config: ReenactSettings, fps: float) -> dict:
+def gltf(avatar: Avatar, folder: Path, config: ReenactSettings, driving: Motion) -> dict:
     """head.glb: the textured head with morph targets and joints, for three.js, Blender and game engines."""
     head = build_textured_head(avatar)
     write_gltf(folder / "head.glb", head)
     return {"gltf_vertices": len(head.vertices)}
 
 
-def avatar_file(avatar: Avatar, folder: Path, config: ReenactSettings, fps: float) -> dict:
+def avatar_file(avatar: Avatar, folder: Path, config: ReenactSettings, driving: Motion) -> dict:
     """avatar.avatar: the avatar itself, for `p4d_jax.load_avatar`."""
     avatar.save(folder / "avatar.avatar")
+    return {}
+
+
+def motion_file(avatar: Avatar, folder: Path, config: ReenactSettings, driving: Motion) -> dict:
+    """motion.npz: the driver's motion, which drives other photos and shows nobody's face."""
+    driving.without_identity().save(folder / "motion.npz")
+    return {}
+
+
+def arkit_table(avatar: Avatar, folder: Path, config: ReenactSettings, driving: Motion) -> dict:
+    """arkit.csv: the driver's facial actions and head rotation, as iPhone apps write them."""
+    driving.save(folder / "arkit.csv")
     return {}
 
 
@@ -75,6 +88,8 @@ EXPORTS: dict[str, Export] = {
     "mesh": mesh,
     "gltf": gltf,
     "avatar": avatar_file,
+    "motion": motion_file,
+    "arkit": arkit_table,
 }
 
 

@@ -36,7 +36,7 @@ from p4d_jax import assets
 from p4d_jax.avatar.avatar import Avatar
 from p4d_jax.avatar.encode import check_picture_size
 from p4d_jax.avatar.model import AvatarModel
-from p4d_jax.avatar.motion import Motion, find_motion
+from p4d_jax.avatar.motion import MOTION_SUFFIXES, Motion, find_motion
 from p4d_jax.capture.album import capture_album
 from p4d_jax.capture.landmarks import Landmarker
 from p4d_jax.capture.people import Person, draw_people
@@ -112,7 +112,7 @@ def run(config: ConfigDict, workdir: Path) -> Avatar:
             write_film(folder, avatar, driving, config, inputs.sound)
         for name, export in named_exports(config.exports).items():
             with watch.stage(name, f"making the {name}"):
-                scores |= export(avatar, folder, config, driving.fps)
+                scores |= export(avatar, folder, config, driving)
         if scores["faces_in_the_photo"] > 1:
             pictures.save_picture(folder / "people.png", show_people(inputs))
         write_report(folder, report(config, watch, scores, driving))
@@ -146,7 +146,7 @@ def read_inputs(config: ReenactSettings) -> Inputs:
         head = assets.head_model(config.head)
     with user_input("driving"):
         path = find_motion(config.driving)
-        driving = Motion.load(path).for_head(head) if path.suffix == ".npz" else path
+        driving = Motion.load(path, head).for_head(head) if path.suffix in MOTION_SUFFIXES else path
     with user_input("weights"):
         model = AvatarModel.load(config.weights, head, config.motion_encoder or None)
     with user_input("picture_size"):

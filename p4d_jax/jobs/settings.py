@@ -45,8 +45,8 @@ class ReenactSettings(JobSettings):
       source: A photo: a path, or the example 'astronaut'; several of one person with commas: a.jpg,b.jpg.
       person: Of several people in the source's first photo: a number, from 1 at the left, as people.png shows
         them, or a point of the face, as 310,140 pixels; '' is the largest face.
-      driving: What the head shall do: a film, a photo, a folder of photos, a motion .npz, or the name of an
-        embedded motion.
+      driving: What the head shall do: a film, a photo, a folder of photos, a motion .npz, a table of ARKit's
+        actions .csv, or the name of an embedded motion.
       driving_person: Of several people in the driving, as `person`; of a film, in its first frame with a
         face.
       max_frames: Frames of the driving that are used; the rest is left out.
@@ -67,8 +67,8 @@ class ReenactSettings(JobSettings):
       coarse_samples: Evenly spaced samples a ray.
       fine_samples: Samples a ray placed where the coarse ones found something.
       panel: Height and width of one picture of the film, in pixels.
-      exports: What is made beside the film, with commas between: turntable, depth, mesh, gltf,
-        avatar.
+      exports: What is made beside the film, with commas between: turntable, depth, mesh, gltf, avatar,
+        motion, arkit.
       turntable_frames: Frames of turntable.mp4.
       turntable_yaw: Degrees to either side that the turntable shows.
       mesh_resolution: Cells of marching cubes along a side of the box.
