@@ -18,3 +18,9 @@ def nearest(name: str, names: Iterable[str]) -> str:
     """`; did you mean 'x'?` for the name closest to `name`, or an empty string."""
     close = difflib.get_close_matches(name, list(names), n=1, cutoff=0.5)
     return f"; did you mean {close[0]!r}?" if close else ""
+
+
+def printable(text: str) -> str:
+    """Text that may come from a file or a path, with everything that a terminal would obey escaped."""
+    escaped = (c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+    return "".join(escaped)

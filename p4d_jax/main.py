@@ -25,7 +25,7 @@ from pathlib import Path
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-from p4d_jax.errors import UserError, nearest
+from p4d_jax.errors import UserError, nearest, printable
 from p4d_jax.jobs._publish import check_workdir
 from p4d_jax.jobs.settings import SETTINGS
 from p4d_jax.settings import help_text
@@ -291,8 +291,8 @@ def use_exact_float32() -> None:
 
 
 def one_line(error: Exception) -> str:
-    """The message of an error with its line breaks folded."""
-    return re.sub(r"\s*\n\s*", " ", str(error)).strip()
+    """The message of an error with its line breaks folded, and nothing in it that a terminal would obey."""
+    return printable(re.sub(r"\s*\n\s*", " ", str(error)).strip())
 
 
 if __name__ == "__main__":

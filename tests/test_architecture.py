@@ -17,6 +17,7 @@ LEVELS = (  # from the top; an arrow runs down, or sideways where that makes no 
     {"assets"},
     {"render", "head", "nn"},
     {"imaging", "geometry"},
+    {"npz"},
     {"types", "errors"},
 )
 LEVEL = {room: level for level, rooms in enumerate(LEVELS) for room in rooms}

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from scipy import sparse
 
 from p4d_jax.convert.flame import contour_rows, decimate, load_flame, vertex_rings
-from p4d_jax.convert.pickles import read_pickle, to_array
+from p4d_jax.convert.pickles import read_pickle
 from p4d_jax.errors import UserError
 
 RNG = np.random.default_rng(0)
@@ -129,7 +129,7 @@ def test_sparse_matrices_of_every_layout_and_protocol(tmp_path, layout, protocol
     dense = RNG.normal(size=(7, 11)) * (RNG.random((7, 11)) < 0.3)
     path = tmp_path / "sparse.pkl"
     path.write_bytes(pickle.dumps(getattr(sparse, f"{layout}_matrix")(dense), protocol=protocol))
-    np.testing.assert_array_equal(to_array(read_pickle(path)), dense)
+    np.testing.assert_array_equal(read_pickle(path)[""], dense)
 
 
 class Evil:
@@ -162,7 +162,7 @@ def test_code_is_refused_by_name_and_never_run(tmp_path, monkeypatch, payload, p
     assert not (tmp_path / "executed").exists()
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(st.data())
 def test_truncated_or_flipped_bytes_are_one_clear_error(tmp_path_factory, data):
     array = {"a": np.arange(12.0).reshape(3, 4), "b": sparse.csc_matrix(np.eye(3)), "c": ["text", 3]}
@@ -175,14 +175,13 @@ def test_truncated_or_flipped_bytes_are_one_clear_error(tmp_path_factory, data):
         raw[position] ^= 1 << data.draw(st.integers(0, 7))
         path.write_bytes(raw)
     try:
-        value = read_pickle(path)
+        found = read_pickle(path)
+        arrays = {key: found.array(key) for key in found if key in "ab"}
     except UserError as error:
         assert str(path) in str(error) and "\n" not in str(error)
     else:  # a flipped byte inside the numbers still is a pickle
         assert len(raw) == path.stat().st_size
-        assert value is None or isinstance(
-            value, dict | list | str | int | float | tuple | bytes | np.ndarray
-        )
+        assert all(array.nbytes < 1 << 20 for array in arrays.values())
 
 
 def test_wrong_shape_names_the_array(flame, tmp_path):

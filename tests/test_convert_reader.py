@@ -5,10 +5,11 @@ from __future__ import annotations
 import collections
 import functools
 import io
+import json
 import os
 import pickle
 import struct
-import time
+import tempfile
 import tracemalloc
 import zipfile
 
@@ -30,10 +31,20 @@ from torch_samples import (
     zip_file,
 )
 
-from p4d_jax.convert.extents import Extent, SeekableExtent, Stream, memory_extent
-from p4d_jax.convert.machine import PYTHON, Budget, Machine, Name, Record, Refused
-from p4d_jax.convert.pickles import read_npy, read_npz, read_pickle, read_pickle_bytes, to_array
-from p4d_jax.convert.torch_files import Tensor, read_torch, state_dict, tensors_below
+from p4d_jax.convert import pickles, untrusted
+from p4d_jax.convert.pickles import read_torch, scan
+from p4d_jax.convert.untrusted import (
+    Array,
+    Asked,
+    Broken,
+    DType,
+    Extent,
+    Files,
+    Name,
+    Reader,
+    Record,
+    Refused,
+)
 from p4d_jax.errors import UserError
 
 CALLS = {
@@ -50,12 +61,22 @@ CALLS = {
 }
 
 
+def read_here(path, kind: str = "torch") -> pickles.Contents:
+    """What `pickles.read_torch` and its siblings give, without a process and its limits."""
+    source, side = open(path, "rb", buffering=0), tempfile.TemporaryFile(buffering=0)  # noqa: SIM115
+    files = Files(Extent(source, 0, 0, os.path.getsize(path)), side)
+    return pickles.contents(path, kind, json.loads(untrusted.answer(kind, files)), (source, side))
+
+
+read_pickle, read_npy = functools.partial(read_here, kind="pickle"), functools.partial(read_here, kind="npy")
+
+
 @pytest.fixture
 def written(tmp_path, monkeypatch):
     """Writes bytes to a file and reads it; whatever ran would leave a file 'executed' there."""
     monkeypatch.chdir(tmp_path)
 
-    def read(data: bytes, reader=read_torch):
+    def read(data: bytes, reader=read_here):
         path = tmp_path / "file.bin"
         path.write_bytes(data)
         try:
@@ -66,11 +87,10 @@ def written(tmp_path, monkeypatch):
     return read
 
 
-def refuse(written, data: bytes, said: str = "", reader=read_torch) -> str:
+def refuse(written, data: bytes, said: str = "", reader=read_here) -> str:
     """One line of error, which says so."""
     with pytest.raises(UserError, match=said or None) as caught:
-        value = written(data, reader)
-        found = state_dict(value, "file.bin")
+        found = written(data, reader)
         for key in found:
             assert found[key] is not None
     message = str(caught.value)
@@ -78,9 +98,19 @@ def refuse(written, data: bytes, said: str = "", reader=read_torch) -> str:
     return message
 
 
-def run(data: bytes, instructions: int = 10_000):
-    """A pickle through the bare machine."""
-    return Machine(Stream(memory_extent(data)), PYTHON, Budget(instructions)).load()
+def in_memory(data: bytes) -> Files:
+    return Files(Extent(io.BytesIO(data), 0, 0, len(data)), io.BytesIO())
+
+
+def run(data: bytes):
+    """The object of a bare pickle; long byte strings are read."""
+    files = in_memory(data)
+    return Reader(files.source, files, Asked()).load()
+
+
+def objects(data: bytes, kind: str = "torch"):
+    """The object in a file, as the process that reads it has it."""
+    return untrusted.load(kind, in_memory(data), Asked())
 
 
 # What torch writes -----------------------------------------------------------------------------------------
@@ -104,7 +134,7 @@ def samples() -> dict[str, torch.Tensor]:
 def test_tensors_of_every_dtype_and_layout_are_exact(written, kind):
     expected = samples()
     nested = {"a": expected, "b": collections.OrderedDict(expected), "epoch": 3, "name": "x"}
-    found = state_dict(written(FORMATS[kind](nested)), "file.bin")
+    found = written(FORMATS[kind](nested))
     assert list(found) == [f"{part}.{key}" for part in "ab" for key in expected]
     for key, tensor in expected.items():
         value = found[f"a.{key}"]
@@ -117,9 +147,10 @@ def test_tensors_of_every_dtype_and_layout_are_exact(written, kind):
 
 def test_views_share_their_storage(written):
     base = torch.arange(1000.0)
-    tensors = tensors_below(written(zip_file({"whole": base, "part": base[10:20], "again": base})))
-    assert tensors["whole"].storage is tensors["part"].storage
-    np.testing.assert_array_equal(tensors["part"].read(), np.arange(10, 20))
+    found = written(zip_file({"whole": base, "part": base[10:20], "again": base}))
+    whole, part = found.tensors["whole"], found.tensors["part"]
+    assert whole.file is part.file and part.start == whole.start + 40 and part.size == 40
+    np.testing.assert_array_equal(found["part"], np.arange(10, 20))
 
 
 def test_old_views_of_storages(written):
@@ -132,7 +163,7 @@ def test_old_views_of_storages(written):
     StoragePickler(data, protocol=2).dump({"a": tensor_call(Stored(*pid), 1, (2,), (1,))})
     pickle.dump(["7"], data, protocol=2)
     data.write(struct.pack("<q", 10) + np.arange(10, dtype="<f4").tobytes())
-    np.testing.assert_array_equal(written(data.getvalue())["a"].read(), [5, 6])
+    np.testing.assert_array_equal(written(data.getvalue())["a"], [5, 6])
     lying = data.getvalue().replace(b"K\x04K\x03\x87", b"K\x09K\x03\x87")
     assert lying != data.getvalue()
     refuse(written, lying, "bytes")
@@ -166,13 +197,15 @@ def test_stylegan_pickle_has_the_keys_of_its_state_dict(written, protocol):
             "augment_pipe": None,
         }
         data = pickled(file, protocol)
-    value = written(data)
+    value = objects(data)
     assert value["training_set_kwargs"] == {"path": "x", "options": {"n": 3}}
     assert value["G_ema"].cls.name == "Net"
-    np.testing.assert_array_equal(value["G_ema"].state["mask"], net.mask)
+    assert value["G_ema"].state["mask"].shape == (4,)
     assert value["G_ema"].state["act"] == Name("torch.nn.functional", "relu")
     assert value["G_ema"].state["size"] == (1, 2)
-    found = state_dict(value["G_ema"], "file.bin")
+    found = written(data)
+    assert found.nested == {"training_set_kwargs", "G", "G_ema"} and found.names == tuple(file)
+    found = {k.removeprefix("G_ema."): found[k] for k in found if k.startswith("G_ema.")}
     expected = net.state_dict()
     assert list(found) == list(expected)
     for key in expected:
@@ -182,16 +215,16 @@ def test_stylegan_pickle_has_the_keys_of_its_state_dict(written, protocol):
 @pytest.mark.parametrize("kind", FORMATS)
 def test_whole_modules(written, kind):
     net = torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.BatchNorm1d(3))
-    found = state_dict(written(FORMATS[kind](net)))
+    found = written(FORMATS[kind](net))
     assert list(found) == list(net.state_dict()) and len(found) == len(list(iter(found))) == 7
 
 
 def test_a_tensor_with_attributes_and_a_parameter_with_state(written):
     tensor, parameter = torch.ones(2), torch.nn.Parameter(torch.zeros(3))
     tensor.note, parameter.note = "a", "b"
-    found = tensors_below(written(pickled({"t": tensor, "p": parameter})))
-    np.testing.assert_array_equal(found["t"].read(), np.ones(2))
-    np.testing.assert_array_equal(found["p"].read(), np.zeros(3))
+    found = written(pickled({"t": tensor, "p": parameter}))
+    np.testing.assert_array_equal(found["t"], np.ones(2))
+    np.testing.assert_array_equal(found["p"], np.zeros(3))
 
 
 def test_big_endian_archives(written):
@@ -201,8 +234,8 @@ def test_big_endian_archives(written):
     numbers, pairs = np.array([1, 2.5, -3], ">f4"), np.array([1 + 2j], ">c8")
     entries = {"archive/data/0": numbers.tobytes(), "archive/data/1": pairs.tobytes()}
     found = written(zip_by_hand(value, {**entries, "archive/byteorder": b"big"}))
-    np.testing.assert_array_equal(found["a"].read(), [1, 2.5, -3])
-    np.testing.assert_array_equal(found["b"].read(), [1 + 2j])
+    np.testing.assert_array_equal(found["a"], [1, 2.5, -3])
+    np.testing.assert_array_equal(found["b"], [1 + 2j])
     refuse(written, zip_by_hand(value, {**entries, "archive/byteorder": b"odd"}), "byte order")
 
 
@@ -210,7 +243,7 @@ def test_big_endian_archives(written):
 def test_tensors_stay_in_the_file(written, kind):
     data = FORMATS[kind]({"a": torch.zeros(5_000_000), "b": torch.zeros(5_000_000)})
     tracemalloc.start()
-    found = state_dict(written(data))
+    found = written(data, read_torch)
     peak = tracemalloc.get_traced_memory()[1]
     assert peak < 1_000_000
     assert found["a"].nbytes == 20_000_000
@@ -233,8 +266,8 @@ def test_plain_values_of_every_protocol(protocol):
     shared = [1, 2]
     value = [*VALUES, shared, shared]
     found = run(pickle.dumps(value, protocol=protocol))
-    assert [type(v) for v in found] == [bytes if type(v) is bytearray else type(v) for v in value]
-    assert found == value and found[-1] is found[-2]
+    found = [one.read() if isinstance(one, Extent) else one for one in found]
+    assert found[:-2] == VALUES and found[-1] is found[-2]
 
 
 def test_other_containers_become_plain_ones():
@@ -343,23 +376,23 @@ def test_the_refusal_names_what_was_called(written, protocol):
     ("data", "said"),
     [
         (b"K\x01K\x02R.", "a call of a int"),
-        (b"\x82\x01.", "instruction"),
-        (b"\x97.", "instruction"),
+        (b"\x82\x01.", "broken"),
+        (b"\x97.", "broken"),
         (b"K\x01}b.", "a state for a int"),
         (b"K\x01K\x02\x81.", "TypeError"),
-        (b"K\x01K\x02a.", "elements for a int"),
-        (b"K\x01(K\x02K\x03u.", "items for a int"),
-        (b"}(K\x02u.", "items for a dict"),
-        (b"K\x01(K\x02\x90.", "members for a int"),
-        (b"](](l\x90.", "members for a list"),
-        (b"}]K\x01s.", "a dict or set of anything but"),
-        (b"(]K\x01d.", "a dict or set of anything but"),
-        (b"\x8f(}\x90.", "a dict or set of anything but"),
-        (b"(]\x91.", "a dict or set of anything but"),
+        (b"K\x01K\x02a.", "AttributeError"),
+        (b"K\x01(K\x02K\x03u.", "TypeError"),
+        (b"}(K\x02u.", "IndexError"),
+        (b"K\x01(K\x02\x90.", "AttributeError"),
+        (b"](](l\x90.", "AttributeError"),
+        (b"}]K\x01s.", "TypeError"),
+        (b"(]K\x01d.", "TypeError"),
+        (b"\x8f(}\x90.", "TypeError"),
+        (b"(]\x91.", "TypeError"),
         (b"Pname\n.", "persistent"),
         (b"K\x01Q.", "persistent"),
-        (b"\x8b\x00\x10\x00\x00.", "whole number"),
-        (b"\x8d\x00\x00\x00\x20\x00\x00\x00\x00.", "a text of"),
+        (b"\x8b\xff\xff\xff\xff.", "broken"),
+        (b"\x8d\x00\x00\x00\x20\x00\x00\x00\x00.", "broken"),
         (b"c_codecs\nencode\n(X\x01\x00\x00\x00aX\x03\x00\x00\x00rottR.", "broken"),
         (b"c_codecs\nencode\n(X\x01\x00\x00\x00aX\x05\x00\x00\x00rot13tR.", "encoding"),
         (b"cbuiltins\nbytes\n(K\x09tR.", "bytes of a int"),
@@ -376,23 +409,21 @@ def test_the_refusal_names_what_was_called(written, protocol):
         (b"ctorch._utils\n_rebuild_tensor_v3\n(K\x01K\x01))NNNtR.", "a tensor over a int"),
         (b"cos\nsystem\nK\x01R.", "os.system"),
         (b"ccollections\nOrderedDict\nK\x01R.", "without arguments"),
-        (b"K\x01K\x01\x93.", "a name that is no text"),
-        (b"S'open\n.", "quotes"),
-        (b"}" + pickle.dumps(1 << 60, 2)[2:-1] + b"K\x01s.", "huge numbers"),
-        (b"}(" + b"K\x01" * 17 + b"tK\x01s.", "a dict or set of anything but"),
+        (b"K\x01K\x01\x93.", "broken"),
+        (b"S'open\n.", "broken"),
         (b"cbuiltins\nlist\n(X\x02\x00\x00\x00abtR.", "members of a str"),
         (b"cbuiltins\ntuple\n(C\x01atR.", "members of a bytes"),
         (b"ctorch\nSize\n(K\x01tR.", "members of a int"),
         (b"ctorch\ndevice\n(K\x01tR.", "a device"),
-        (b"(K\x01d.", "a key without a value"),
-        (b"\x80\x09K\x01.", "protocol"),
+        (b"(K\x01d.", "IndexError"),
+        (b"\x80\x09K\x01.", "ValueError"),
         (b"K\x01\x87.", "broken"),
         (b"K\x01K\x01.", "ends in the middle"),
         (b"h\x05.", "broken"),
         (b"", "broken"),
         (b"T\xff\xff\xff\xff.", "broken"),
-        (b"V" + b"a" * 50_000, "without end"),
-        (b"c" + b"a" * 50_000 + b"\nb\n.", "without end"),
+        (b"V" + b"a" * 50_000, "broken"),
+        (b"c" + b"a" * 50_000 + b"\nb\n)R.", "refused"),
         (b"\x8e\xff\xff\xff\xff\xff\xff\xff\x7f.", "asked"),
         (b"c\x1b[31mevil\nname\n)R.", "evil"),
     ],
@@ -406,70 +437,84 @@ def bomb(levels: int, step: bytes, start: bytes) -> bytes:
     return start + b"\x94" + step * levels
 
 
+DOUBLED = b"2\x86\x94"  # dup, tuple of two
+
+
 def test_bombs_of_references_take_no_time(written):
-    started = time.perf_counter()
-    doubled = b"2\x86\x94"  # dup, tuple of two
-    refuse(written, bomb(60, doubled, b"K\x01") + b"}" + b"h\x3cK\x00s.", "anything but")
-    nested = written(bomb(60, doubled, b"K\x01") + b".")
-    with pytest.raises(UserError, match="tuple where an array"):
-        to_array(nested)
+    tuples = bomb(60, DOUBLED, b"K\x01")
+    assert not written(tuples + b".", read_pickle)
+    lists = b"]K\x01a\x940"
+    for level in range(40):
+        lists += b"](h" + bytes([level]) + b"h" + bytes([level]) + b"e\x940"
+    lists += b"h\x28"
+    with pytest.raises(UserError, match="a list that is not an array"):
+        written(b"}X\x01\x00\x00\x00a" + lists + b"s.", read_pickle).array("a")
     member = b"X\x01\x00\x00\x00%sh%c"
     level = lambda k: b"}(" + member % (b"a", k) + member % (b"b", k) + b"u\x94"
     modules = b"}\x94" + b"".join(map(level, range(60)))
-    with pytest.raises(UserError, match="modules without end"):
-        state_dict(written(modules + b"0" * 61 + b"h\x3c."))
+    refuse(written, modules + b"0" * 61 + b"h\x3c.", "modules without end")
     for use in (
-        b"cnumpy\ndtype\nh\x3c\x85R.",  # where a text is made of it,
+        b"cnumpy\ndtype\nh\x3c\x85R.",  # where a text is made of it
         b"ctorch\ndevice\nh\x3c\x85R.",
-        b"ctorch._tensor\n_rebuild_from_type_v2\n(h\x3cN)tR.",  # or its hash is asked for
+        b"ctorch._tensor\n_rebuild_from_type_v2\n(h\x3cN)tR.",
         b"(h\x3cK\x01o.",
         b"(h\x3co.",
         b"h\x3c)\x81.",
         b"h\x3c)R.",
-        b"cbuiltins\nset\n(h\x3ctR.",
-        b"cbuiltins\nset\n(]h\x3catR.",
     ):
-        refuse(written, bomb(60, doubled, b"K\x01") + use, "refused|broken")
-    many = [{"a": [k] * 10_000} for k in range(3)]
-    wide = {str(k): many for k in range(100_000)}
-    assert len(state_dict(written(pickle.dumps(wide)))) == 0
-    with pytest.raises(UserError, match="modules without end"):
-        shared = dict.fromkeys(range(10_000), 0)
-        state_dict(written(pickle.dumps(dict.fromkeys(map(str, range(1000)), shared))))
-    big = b"](" + b"N" * 5000 + b"e\x94cbuiltins\nlist\n\x94"
-    refuse(written, big + b"(" + b"h\x01h\x00\x85R" * 5000 + b"l.", "instructions")
-    assert time.perf_counter() - started < 30
+        refuse(written, tuples + use, "refused|broken")
+    wide = {str(k): [{"a": [k] * 10_000} for k in range(3)] for k in range(3)}
+    assert len(written(pickle.dumps(wide))) == 0
+    shared = {k: {} for k in range(10_000)}
+    refuse(written, pickle.dumps(dict.fromkeys(map(str, range(1000)), shared)), "modules without end")
 
 
-def test_instructions_are_counted():
-    with pytest.raises(Refused, match="more than 100 instructions"):
-        run(b"N0" * 60 + b"N.", 100)
+def test_what_takes_too_much_ends(tmp_path, monkeypatch):
+    """The limits are the process'; here with less than usual."""
+    monkeypatch.setattr(pickles, "_SECONDS", 1)
+    path = tmp_path / "file.bin"
+    path.write_bytes(bomb(60, DOUBLED, b"K\x01") + b"}h\x3cK\x00s.")  # the hash of 2^60 members
+    with pytest.raises(UserError, match=r"file\.bin: refused, it takes more than 2 s of processor time"):
+        read_torch(path)
+    copies = b"(" + b"N" * 100_000 + b"l\x94" + b"cbuiltins\nlist\nh\x00\x85R" * 5000 + b"N."
+    path.write_bytes(copies)
+    monkeypatch.setattr(pickles, "_SECONDS", 5)
+    with pytest.raises(UserError, match="refused, it asks for more than 512 MB of memory"):
+        read_torch(path)
+    monkeypatch.setattr(pickles, "_PATIENCE", 0.01)
+    with pytest.raises(UserError, match="refused, it takes more than 0 s to read"):
+        read_torch(path)
+
+
+def test_the_process_that_reads_may_crash(tmp_path):
+    """Tuples so deep that their hash ends the stack."""
+    path = tmp_path / "deep.bin"
+    path.write_bytes(b"}K\x01" + b"\x85" * 2_000_000 + b"K\x00s.")
+    with pytest.raises(UserError, match=r"deep\.bin: (refused|truncated or broken)"):
+        read_torch(path)
 
 
 def test_a_module_in_itself_and_deep_nesting(written):
     loop = {}
     loop["self"] = loop
-    with pytest.raises(UserError, match="modules without end"):
-        state_dict(written(pickle.dumps(loop)))
-    deep = written(b"]" * 50_000 + b"a" * 49_999 + b".")
-    assert isinstance(deep, list)
-    with pytest.raises(UserError, match="list where an array"):
-        to_array(deep)
-    del deep
-    assert to_array([[1, 2], [3, 4]]).shape == (2, 2)
-    with pytest.raises(UserError, match="list where an array"):
-        to_array([[1, 2], [3]])
+    refuse(written, pickle.dumps(loop), "modules without end")
+    deep = b"}X\x01\x00\x00\x00d" + b"]" * 5_000 + b"a" * 4_999 + b"s."
+    with pytest.raises(UserError, match="a list that is not an array"):
+        written(deep, read_pickle).array("d")
+    found = written(pickle.dumps({"a": [[1, 2], [3, 4]], "b": [[1, 2], [3]], "c": ["x"]}), read_pickle)
+    assert found.array("a").shape == (2, 2)
+    for key in "bc":
+        with pytest.raises(UserError, match=rf"file\.bin: {key}: truncated or broken"):
+            found.array(key)
 
 
 def test_names_that_collide_or_never_end(written):
     tensor = torch.ones(1)
-    with pytest.raises(UserError, match="two tensors"):
-        state_dict(written(zip_file({"a": {"b": tensor}, "a.b": tensor})))
-    with pytest.raises(UserError, match="too long a name"):
-        state_dict(written(zip_file({"a" * 2000: tensor})))
+    refuse(written, zip_file({"a": {"b": tensor}, "a.b": tensor}), "two tensors")
+    refuse(written, zip_file({"a" * 2000: tensor}), "too long a name")
     record = Record(Name("torch.nn", "Module"), (), {"_modules": [], "_parameters": {}, "_buffers": {}})
-    with pytest.raises(UserError, match="no dicts"):
-        state_dict(record)
+    with pytest.raises(Broken, match="no dicts"):
+        untrusted.arrays_below(record, "torch")
 
 
 LIES = {
@@ -496,8 +541,8 @@ def test_the_largest_honest_view_is_read(written):
     base = torch.arange(10.0)
     value = {"a": torch.as_strided(base, (4, 4), (2, 1), 0), "b": torch.as_strided(base, (3, 0), (9, 9), 9)}
     found = written(zip_file(value))
-    np.testing.assert_array_equal(found["a"].read(), value["a"].numpy())
-    assert found["b"].read().shape == (3, 0)
+    np.testing.assert_array_equal(found["a"], value["a"].numpy())
+    assert found["b"].shape == (3, 0)
 
 
 @pytest.mark.parametrize(
@@ -570,23 +615,19 @@ def test_archives_with_a_lying_directory(written):
     many = zip_by_hand({}, {f"archive/{k}": b"" for k in range(200)})
     at = many.rfind(b"PK\x05\x06") + 12
     refuse(written, many[:at] + struct.pack("<I", 1 << 31) + many[at + 4 :], "broken")
-    with pytest.raises(ValueError, match="bytes of directory"):
-        SeekableExtent(memory_extent(many), 1000).read()
 
 
 def test_flipped_bits_in_an_archive_are_found_by_its_checksum(written):
     data = bytearray(zip_file({"a": torch.arange(1000.0)}))
     at = bytes(data).find(np.arange(500, 510, dtype="<f4").tobytes())
     data[at] ^= 1
-    assert "checksum" in refuse(written, bytes(data), "damaged")
-    with pytest.raises(UserError, match="a: truncated or broken as a tensor: damaged"):
-        state_dict(written(bytes(data)), "file")["a"]
+    refuse(written, bytes(data), "damaged bytes in 'archive/data/0', their checksum differs")
 
 
 def test_a_file_that_shrinks_while_it_is_read(tmp_path):
     path = tmp_path / "file.pth"
     path.write_bytes(legacy_file({"a": torch.arange(100_000.0)}))
-    found = state_dict(read_torch(path), path)
+    found = read_torch(path)
     os.truncate(path, 1000)
     with pytest.raises(UserError, match="ends too early"):
         found["a"]
@@ -623,7 +664,7 @@ def legacy_by_hand(magic=0x1950A86A20F9469CFC6C, version=1001, keys=("0",), coun
     ],
 )
 def test_legacy_files_that_lie(written, change, said):
-    assert isinstance(written(legacy_by_hand()), list)
+    assert not written(legacy_by_hand())
     refuse(written, legacy_by_hand(**change), said)
 
 
@@ -654,12 +695,14 @@ def test_numpy_arrays_and_scalars(written, protocol):
         "objects": np.array([None, {"k": np.arange(2)}], object), "none": np.zeros((0, 3)),
         "type": np.dtype("f4"),
     }  # fmt: skip
-    found = written(pickle.dumps(value, protocol=protocol), read_pickle)
-    assert found["scalar"] == value["scalar"] and found["flag"]
-    assert found["objects"][0] is None and found["objects"][1]["k"].tolist() == [0, 1]
-    for key in ("a", "f", "big", "text", "bytes", "long", "half", "none"):
+    data = pickle.dumps(value, protocol=protocol)
+    found, raw = written(data, read_pickle), objects(data)
+    assert found["scalar"] == value["scalar"] and found["scalar"].shape == () and found["flag"]
+    assert isinstance(raw["type"], DType) and raw["text"].shape == (2,)
+    assert raw["objects"].objects[0] is None and isinstance(raw["objects"].objects[1]["k"], Array)
+    for key in ("a", "f", "big", "long", "half", "none"):
         np.testing.assert_array_equal(found[key], value[key])
-        assert found[key].dtype == pickle.loads(pickle.dumps(value[key], protocol)).dtype
+        assert found[key].dtype == value[key].dtype.newbyteorder("=")
 
 
 def _array_state(shape: bytes, dtype: bytes, data: bytes) -> bytes:
@@ -672,7 +715,7 @@ _F4 = b"cnumpy\ndtype\n(X\x02\x00\x00\x00f4K\x00K\x01tR(K\x03X\x01\x00\x00\x00<N
 
 def test_numpy_arrays_that_lie(written):
     four = b"C\x04\x00\x00\x80?"
-    assert written(_array_state(b"(K\x01t", _F4, four), read_pickle).tolist() == [1.0]
+    assert written(_array_state(b"(K\x01t", _F4, four), read_pickle)[""].tolist() == [1.0]
     for shape, dtype, data, said in (
         (b"(K\x02t", _F4, four, "an array of shape"),
         (b"(J\xff\xff\xff\xfft", _F4, four, "a shape that is none"),
@@ -689,22 +732,13 @@ def test_numpy_arrays_that_lie(written):
     refuse(written, buffer + four + objects + b"K\x01X\x01\x00\x00\x00CtR.", "buffer of objects", read_pickle)
 
 
-def test_copies_of_bytes_are_counted(written):
-    many = _array_state(b"(M\x00\x04t", _F4, b"B\x00\x10\x00\x00" + bytes(4096))[:-1]
-    with pytest.raises(Refused, match="instructions"):
-        from p4d_jax.convert.numpy_pickles import numpy_vocabulary
-
-        budget = Budget(200)
-        Machine(Stream(memory_extent(b"(" + many * 20 + b"l.")), numpy_vocabulary(budget), budget).load()
-
-
 def test_npy_files(tmp_path, written):
     for value in (np.arange(6.0).reshape(2, 3), np.asfortranarray(np.arange(6).reshape(2, 3))):
         np.save(tmp_path / "a.npy", value)
-        np.testing.assert_array_equal(read_npy(tmp_path / "a.npy"), value)
+        np.testing.assert_array_equal(read_npy(tmp_path / "a.npy")[""], value)
     np.save(tmp_path / "o.npy", {"a": np.arange(3), "t": torch.ones(2)}, allow_pickle=True)
     found = read_npy(tmp_path / "o.npy")
-    assert to_array(found["a"]).tolist() == [0, 1, 2] and to_array(found["t"]).tolist() == [1, 1]
+    assert found.array("a").tolist() == [0, 1, 2] and found.array("t").tolist() == [1, 1]
     np.save(tmp_path / "evil.npy", np.array(CALLS["open"], object), allow_pickle=True)
     refuse(written, (tmp_path / "evil.npy").read_bytes(), "refused", read_npy)
     lying = (tmp_path / "a.npy").read_bytes().replace(b"(2, 3)", b"(9, 9)")
@@ -712,65 +746,83 @@ def test_npy_files(tmp_path, written):
     refuse(written, b"not npy", "broken", read_npy)
     refuse(written, b"\x93NUMPY\x09\x00" + bytes(100), "broken", read_npy)
     with pytest.raises(UserError, match="cannot be read"):
-        read_npy(tmp_path / "missing.npy")
+        pickles.read_npy(tmp_path / "missing.npy")
 
 
-def test_npz_files(tmp_path, written):
-    for save in (np.savez, np.savez_compressed):
-        save(tmp_path / "a.npz", a=np.arange(6.0).reshape(2, 3), b=np.array(3))
-        found = read_npz(tmp_path / "a.npz", ("b", "a"))
-        assert list(found) == ["b", "a"] and found["a"].shape == (2, 3) and found["b"] == 3
-    np.savez(tmp_path / "evil.npz", a=np.array(CALLS["open"], object))
-    read = functools.partial(read_npz, names=("a",))
-    refuse(written, (tmp_path / "evil.npz").read_bytes(), "refused", read)
-    refuse(written, (tmp_path / "a.npz").read_bytes(), "lacks the array 'c'", lambda p: read_npz(p, ("c",)))
-    refuse(written, (tmp_path / "a.npz").read_bytes()[:100], "broken", read)
-    with zipfile.ZipFile(tmp_path / "bomb.npz", "w", zipfile.ZIP_DEFLATED) as archive:
-        archive.writestr("a.npy", bytes((1 << 26) + 1))
-    with open(tmp_path / "huge.npz", "wb") as huge:
-        huge.truncate((1 << 26) + 1)
-    with pytest.raises(UserError, match="more than 67108864 bytes"):
-        read_npz(tmp_path / "huge.npz", ("a",))
-    refuse(written, (tmp_path / "bomb.npz").read_bytes(), "more than 67108864 bytes in", read)
+def chumpy(state) -> Record:
+    return Record(Name("chumpy.ch", "Ch"), (), state)
+
+
+def sparse_matrix(**change) -> Record:
+    state = {"_shape": (2, 2), "data": np.ones(1), "indices": np.zeros(1, int), "indptr": np.array([0, 1, 1])}
+    arrays = {
+        k: objects(pickle.dumps(v)) if isinstance(v, np.ndarray) else v for k, v in (state | change).items()
+    }
+    return Record(Name("scipy.sparse._csc", "csc_matrix"), (), arrays)
+
+
+def read_record(record: Record) -> np.ndarray:
+    """What the parent makes of a record that stands for an array."""
+    files = Files(Extent(io.BytesIO(), 0, 0, 0), io.BytesIO())
+    answer = json.loads(json.dumps({"arrays": {"a": untrusted.describe_array(record, files)}, "nested": []}))
+    return pickles.contents("given", "pickle", answer, (None, files.answer)).array("a")
 
 
 def test_arrays_out_of_records():
-    with pytest.raises(UserError, match=r"holds a foo\.Bar where"):
-        to_array(Record(Name("foo", "Bar")))
-    for state, said in (
-        ({"x": Record(Name("chumpy.ch", "Ch"), (), {"x": 1})}, "computed from others"),
-        (None, "no values"),
-    ):
-        with pytest.raises(UserError, match=said):
-            to_array(Record(Name("chumpy.ch", "Ch"), (), state))
-    sparse = Record(Name("scipy.sparse._csc", "csc_matrix"))
-    good = {"_shape": (2, 2), "data": np.ones(1), "indices": np.zeros(1, int), "indptr": np.array([0, 1, 1])}
-    sparse.set_state(good)
-    assert to_array(sparse).tolist() == [[1, 0], [0, 0]]
+    with pytest.raises(Broken, match=r"a foo\.Bar, not an array"):
+        read_record(Record(Name("foo", "Bar")))
+    for state, said in (({"x": chumpy({"x": 1})}, "computed from others"), (None, "no values")):
+        with pytest.raises(Broken, match=said):
+            read_record(chumpy(state))
+    assert read_record(sparse_matrix()).tolist() == [[1, 0], [0, 0]]
     for change in (
         {"_shape": (2, 2, 2)}, {"_shape": (2**40, 2**40)}, {"_shape": (-1, 2)}, {"indices": np.array([5])},
-        {"indptr": np.array([0, 5, 1])}, {"data": np.ones(3)}, {"data": None},
+        {"indptr": np.array([0, 5, 1])}, {"data": np.ones(3)}, {"indices": np.array([0.5])},
     ):  # fmt: skip
-        sparse.set_state(good | change)
         with pytest.raises(UserError, match="sparse matrix"):
-            to_array(sparse)
-    sparse.set_state(None)
-    with pytest.raises(UserError, match="sparse matrix"):
-        to_array(sparse)
-    with pytest.raises(UserError, match="given: truncated"):
-        read_pickle_bytes(b"", "given")
+            read_record(sparse_matrix(**change))
+    for change in ({"data": None}, {"data": [1.0]}, {"_shape": None}):
+        with pytest.raises(Broken):
+            read_record(sparse_matrix(**change))
 
 
-def test_extents():
-    extent = memory_extent(bytes(range(100)))
-    assert extent.part(10, 5).part(1, 2).read() == bytes([11, 12]) and len(extent.part(10, 0)) == 0
-    stream, file = Stream(extent), SeekableExtent(extent)
-    assert stream.read(3) == bytes([0, 1, 2]) and stream.skip(50).start == 3 and stream.read(1) == bytes([53])
-    assert file.readable() and file.seekable()
-    file.seek(-2, io.SEEK_END)
-    assert file.read() == bytes([98, 99]) and file.read() == b""
-    with pytest.raises(OSError):
-        file.seek(-101, io.SEEK_END)
+def test_windows():
+    extent = Extent(io.BytesIO(bytes(range(100))), 0, 10, 50)
+    assert extent.part(10, 5).part(1, 2).read() == bytes([21, 22]) and extent.part(10, 0).read() == b""
+    stream = extent.open()
+    stream.seek(-2, io.SEEK_END)
+    assert stream.read() == bytes([58, 59]) and stream.read() == b""
+    for offset, size in ((-1, 2), (0, 51), (50, 1)):
+        with pytest.raises(Broken):
+            extent.part(offset, size)
+
+
+def test_a_scan_lists_what_is_asked_for_and_does_nothing(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "file.pkl"
+    path.write_bytes(pickle.dumps([CALLS["system"], np.arange(3), CALLS["nested"]], protocol=2))
+    found = scan(path)
+    calls = {name: known for name, _, known in found.calls}
+    assert calls["posix.system"] is False and calls["__builtin__.exec"] is False
+    assert any(known for name, known in calls.items() if name.endswith("_reconstruct"))
+    assert not (tmp_path / "executed").exists() and not found.tensors
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+def test_the_process_reads_what_is_read_here(tmp_path, kind):
+    path = tmp_path / "file.bin"
+    path.write_bytes(FORMATS[kind]({"a": torch.arange(12.0).reshape(3, 4).t(), "b": {"c": torch.ones(2)}}))
+    there, here = read_torch(path), read_here(path)
+    assert (there.names, there.nested) == (here.names, here.nested) == (("a", "b"), {"b"})
+    for key in ("a", "b.c"):
+        np.testing.assert_array_equal(there[key], here[key])
+
+
+def test_what_is_no_file(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    for name in ("pipe", ".", "missing"):
+        with pytest.raises(UserError, match="cannot be read"):
+            read_torch(tmp_path / name)
 
 
 # Fuzz ------------------------------------------------------------------------------------------------------
@@ -808,9 +860,9 @@ INSTRUCTIONS = [
 def read_everything(data: bytes, path) -> None:
     """Reads a file by every reader: each ends well or in one line."""
     path.write_bytes(data)
-    for reader in (read_torch, read_pickle, read_npy):
+    for reader in (read_here, read_pickle, read_npy):
         try:
-            found = state_dict(reader(path), path)
+            found = reader(path)
             for key in found:
                 assert found[key].nbytes < 1 << 26
         except UserError as error:
@@ -823,7 +875,7 @@ def fuzzed(tmp_path_factory):
 
 
 FUZZ = settings(
-    max_examples=300, deadline=2000, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large]
+    max_examples=150, deadline=2000, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large]
 )
 
 
@@ -865,7 +917,6 @@ def test_every_truncation_is_one_line(written, kind):
 
 def test_nothing_is_imported(written):
     """Names in a pickle are texts: a module that does not exist is as good as any."""
-    value = written(b"cno.such.module\nThing\n)\x81}X\x01\x00\x00\x00xK\x01sb.")
+    value = run(b"cno.such.module\nThing\n)\x81}X\x01\x00\x00\x00xK\x01sb.")
     assert value.cls == Name("no.such.module", "Thing") and value.state == {"x": 1}
-    assert isinstance(written(b"B\x00\x20\x00\x00" + bytes(8192) + b"."), Extent)
-    assert isinstance(tensors_below(written(zip_file({"a": torch.ones(1)})))["a"], Tensor)
+    assert isinstance(run(b"B\x00\x20\x00\x00" + bytes(8192) + b"."), Extent)

@@ -271,6 +271,22 @@ def test_what_is_wrong_is_one_line_and_nothing_is_written(run, tmp_path):
     fails(run(bytes(flipped)), "checksum", out)
 
 
+def test_a_scan_prints_what_is_asked_for_and_converts_nothing(run, tmp_path):
+    data = zip_file({"a": torch.ones(1), "b": Evil(open, "executed\x1b[31m", "w")})
+    code, lines, errors = run(data, "--config.scan=True")
+    assert (code, errors) == (0, []) and not (tmp_path / "out").exists()
+    assert any("calls io.open 1 times: is refused" in line for line in lines)
+    assert any("calls torch._utils._rebuild_tensor_v2 1 times: is read as data" in line for line in lines)
+
+
+def test_names_of_a_file_are_printed_without_what_a_terminal_obeys(run, tmp_path):
+    state = {"\x1b[31mred": torch.ones(1)}
+    code, _, errors = run(zip_file({"part\x07": state, "other": state}))
+    assert code == 2 and errors[0].isprintable() and "[31mred" in errors[0]
+    code, lines, _ = run(zip_file({"\x1b[2Jpart": torch_side().state_dict()}))
+    assert code == 0 and all(line.isprintable() for line in lines)
+
+
 def test_right_sha256_and_right_name(run):
     data = zip_file(torch_side().state_dict())
     digest = hashlib.sha256(data).hexdigest()

@@ -15,9 +15,10 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from p4d_jax.convert.pickles import read_npy, read_npz, read_pickle, to_array
+from p4d_jax.convert.pickles import read_npy, read_pickle
 from p4d_jax.errors import UserError
 from p4d_jax.head.model import NECK, NEIGHBOURS, HeadModel
+from p4d_jax.npz import open_npz
 
 _SHAPE_SIZE, _EXPRESSION_SIZE = 300, 100
 MODEL_KEYS = ("v_template", "shapedirs", "posedirs", "J_regressor", "weights", "f")
@@ -132,9 +133,9 @@ def _int(array: Any) -> jnp.ndarray:
 
 def _model_arrays(path: Path) -> dict[str, np.ndarray]:
     model = read_pickle(path)
-    if not isinstance(model, dict) or any(name not in model for name in MODEL_KEYS):
+    if any(name not in model.names for name in MODEL_KEYS):
         raise UserError(f"{path}: not a FLAME model, expected a dict with {', '.join(MODEL_KEYS)}")
-    arrays = {name: to_array(model[name]) for name in MODEL_KEYS}
+    arrays = {name: model.array(name) for name in MODEL_KEYS}
     vertices = len(arrays["v_template"])
     expected = {
         "v_template": (vertices, 3),
@@ -164,9 +165,9 @@ def _regions(masks: str | Path | None, vertices: int) -> dict[str, jnp.ndarray]:
         return {}
     found = read_pickle(masks)
     names = ("face", "left_eyeball", "right_eyeball", "lips", "eye_region")
-    if not isinstance(found, dict) or any(name not in found for name in names):
+    if any(name not in found.names for name in names):
         raise UserError(f"{masks}: not FLAME's vertex masks, expected a dict with {', '.join(names)}")
-    regions = {str(name): np.asarray(to_array(value), np.int64).ravel() for name, value in found.items()}
+    regions = {str(name): np.asarray(value, np.int64).ravel() for name, value in found.items()}
     for name, indices in regions.items():
         _check_indices(masks, name, indices, vertices)
     # FLAME's masks cover all skin and both eyeballs; the inner mouth is what they leave out. The public
@@ -182,9 +183,9 @@ def _regions(masks: str | Path | None, vertices: int) -> dict[str, jnp.ndarray]:
 
 def _dict_of_arrays(source: str | Path, kind: str, names: tuple[str, ...]) -> list[np.ndarray]:
     found = read_npy(source)
-    if not isinstance(found, dict) or any(name not in found for name in names):
+    if any(name not in found.names for name in names):
         raise UserError(f"{source}: not {kind}, expected a dict with {', '.join(names)}")
-    return [to_array(found[name]) for name in names]
+    return [found.array(name) for name in names]
 
 
 def _neighbours(source: str | Path, vertices: int) -> tuple[np.ndarray, jnp.ndarray]:
@@ -262,9 +263,9 @@ def _landmarks68(
         }
     found = read_npy(source)
     names = [f"{kind}_lmk_{part}" for kind in ("full", "dynamic") for part in ("faces_idx", "bary_coords")]
-    if not isinstance(found, dict) or any(name not in found for name in names):
+    if any(name not in found.names for name in names):
         raise UserError(f"{source}: not a landmark embedding, expected a dict with {', '.join(names)}")
-    full_idx, full_bary, contour_idx, contour_bary = (to_array(found[name]) for name in names)
+    full_idx, full_bary, contour_idx, contour_bary = (found.array(name) for name in names)
     if full_idx.size < 68 or full_bary.size != 3 * full_idx.size or contour_idx.size != 79 * 17:
         raise UserError(f"{source}: expected 68 landmarks and 79 x 17 contour points")
     full_idx, full_bary = full_idx.reshape(-1)[:68], full_bary.reshape(-1, 3)[:68]
@@ -288,8 +289,9 @@ def _mediapipe(source: str | Path | None, faces: np.ndarray) -> dict[str, jnp.nd
             "mediapipe_triangles": jnp.zeros((0, 3), jnp.int32),
             "mediapipe_barycentric": jnp.zeros((0, 3)),
         }
-    found = read_npz(source, ("landmark_indices", "lmk_face_idx", "lmk_b_coords"))
-    indices, triangles, weights = found.values()
+    with open_npz(source, "MediaPipe's landmark embedding") as found:
+        names = ("landmark_indices", "lmk_face_idx", "lmk_b_coords")
+        indices, triangles, weights = (found.read(name) for name in names)
     triangles, weights = _embedding(source, "lmk_face_idx", triangles, weights, faces)
     return {
         "mediapipe_indices": _int(indices),

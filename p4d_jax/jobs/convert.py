@@ -12,7 +12,6 @@ import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import flax
 import numpy as np
@@ -20,11 +19,10 @@ from ml_collections import ConfigDict
 
 from p4d_jax.convert import genhead, perception, reconstructor, released
 from p4d_jax.convert.flame import MODEL_KEYS, load_flame
-from p4d_jax.convert.machine import Record, one_line_errors
 from p4d_jax.convert.mapping import NetworkImport, convert_state, names_fit
+from p4d_jax.convert.pickles import Contents, LazyState, read_torch, scan
 from p4d_jax.convert.released import Fingerprint
-from p4d_jax.convert.torch_files import LazyState, read_torch, tensors_below
-from p4d_jax.errors import UserError, nearest
+from p4d_jax.errors import UserError, nearest, printable
 from p4d_jax.head.loading import save_head_model
 from p4d_jax.jobs.settings import ConvertSettings
 from p4d_jax.settings import from_config
@@ -55,17 +53,21 @@ class Source:
 
 @dataclass(frozen=True, eq=False)
 class SourceFile:
-    """A file that was read: where it lies, what identifies it, and the objects in it."""
+    """A file that was read: where it lies, what identifies it, and the arrays in it."""
 
     path: Path
     found: Fingerprint
-    value: Any
+    value: Contents
 
 
 def run(config: ConfigDict, workdir: str | Path) -> dict[str, dict]:
     """Converts `config.source` or `config.download`. Returns name -> about.json of each folder written."""
     config, workdir = from_config(ConvertSettings, config), Path(workdir)
     paths = source_files(config, workdir)
+    if config.scan:
+        for path in paths:
+            print_scan(path)
+        return {}
     found = [check_source(path, config.sha256) for path in paths]
     if config.download and not config.sha256:
         unknown = [name for name in released.names_of(config.download) if not released.RELEASED[name].sha256]
@@ -118,24 +120,32 @@ def check_source(path: Path, sha256: str) -> Fingerprint:
     return found
 
 
-def is_flame(value: Any) -> bool:
+def print_scan(path: Path) -> None:
+    """Lists what a pickle names and calls, without doing it."""
+    found = scan(path)
+    print(
+        f"{path}: names {len(found.asked)} things and calls {len(found.calls)}; none was imported or called"
+    )
+    for what, listed in (("calls", found.calls), ("names", found.asked)):
+        for name, count, known in listed:
+            told = "is read as data" if known else "is refused" if what == "calls" else "stays a text"
+            print(f"  {what} {printable(name)} {count} times: {told}", flush=True)
+
+
+def is_flame(value: Contents) -> bool:
     """Whether this is a FLAME model's pickle."""
-    return isinstance(value, dict) and {"v_template", "shapedirs", "J_regressor"} <= value.keys()
+    return {"v_template", "shapedirs", "J_regressor"} <= set(value.names)
 
 
-def find_parts(value: Any, path: Path) -> dict[str, dict]:
+def find_parts(value: Contents, path: Path) -> dict[str, dict]:
     """`Source.parts` of a file: a part is a module or dict directly in its dict.
 
     The prefix that training on several devices leaves on every key is taken off.
     """
-    members = value.items() if isinstance(value, dict) else ()
-    nested = {str(name) for name, member in members if isinstance(member, dict | Record)}
-    with one_line_errors(path, "a file of PyTorch"):
-        whole = tensors_below(value)
     parts: dict[str, dict] = {}
-    for key, tensor in whole.items():
+    for key, tensor in value.tensors.items():
         first, _, rest = key.partition(".")
-        part, name = (first, rest) if first in nested else ("", key)
+        part, name = (first, rest) if first in value.nested else ("", key)
         parts.setdefault(part, {})[name] = tensor
     parts = {name: without_prefix(tensors, "module.") for name, tensors in parts.items() if tensors}
     if not parts:
@@ -324,7 +334,7 @@ def convert_network(source: Source, name: str, part: str, network: NetworkImport
     save_converted(workdir / name, about, converted.variables)
     print(
         f"{workdir / name}: {sum(value.size for value in flat.values())} numbers from"
-        f" {len(state) - len(converted.unused)} tensors of {where};"
+        f" {len(state) - len(converted.unused)} tensors of {printable(where)};"
         f" {len(about['unused'])} tensors of the source are left out, about.json says why",
         flush=True,
     )
@@ -358,7 +368,7 @@ def convert_flame(config: ConvertSettings, source: SourceFile, workdir: Path) ->
         ],
         "unused": {
             f"model.{key}": "not needed: the same for every FLAME model, or for fitting only"
-            for key in model
+            for key in model.names
             if key not in MODEL_KEYS
         },
     }

@@ -134,6 +134,7 @@ class ConvertSettings:
         of one.
       network: Which network it is; '' finds out by its keys.
       part: Part of a file that holds several networks (G, D, G_ema); '' converts all that are known.
+      scan: True lists what a pickle names and calls, and converts nothing.
       sha256: The sha256 that the source must have; '' prints what it has.
       download: Name of a released file that is fetched, or of a set of them, whose licences you accept by it:
         'portrait4d_v2' is the reconstructor with the encoder of its motion vectors.
@@ -149,6 +150,7 @@ class ConvertSettings:
     source: str = ""
     network: str = ""
     part: str = ""
+    scan: bool = False
     sha256: str = ""
     download: str = ""
     endpoint: str = ""
