@@ -3,7 +3,7 @@
 The invisible mark is a fixed pattern of noise, two grey levels strong, spread over the whole picture; it is
 found by correlation, also after compression and resizing, but not after cropping or turning. Anyone with this
 file can find it and take it away: it helps those who want to know, and hinders nobody who wants to deceive.
-Pictures are uint8 (H, W, 3), or (H, W, 4) with alpha, which no mark touches.
+Pictures are uint8 (H, W, 3), or (H, W, 4) with alpha, which stays, but under the word that is to be seen.
 """
 
 from __future__ import annotations
@@ -23,16 +23,17 @@ FOUND = 8.0  # score from which a picture has the mark; others score within some
 
 def mark_visibly(picture: np.ndarray) -> np.ndarray:
     """The picture with a word in its lower right corner."""
-    image = Image.fromarray(picture[..., :3])
-    pen = ImageDraw.Draw(image, "RGBA")
+    image = Image.fromarray(picture).convert("RGBA")
+    label = Image.new("RGBA", image.size)
+    pen = ImageDraw.Draw(label)
     size = max(10, round(0.05 * min(image.size)))
     font = ImageFont.load_default(size)
     corner = image.width - 0.4 * size, image.height - 0.3 * size
-    box = pen.textbbox(corner, TEXT, font, anchor="rd")
+    left, top, right, bottom = pen.textbbox(corner, TEXT, font, anchor="rd")
     margin = size // 4
-    pen.rectangle((box[0] - margin, box[1] - margin, box[2] + margin, box[3] + margin), (0, 0, 0, 110))
+    pen.rectangle((left - margin, top - margin, right + margin, bottom + margin), (0, 0, 0, 110))
     pen.text(corner, TEXT, (255, 255, 255, 230), font, anchor="rd")
-    return np.concatenate([np.asarray(image), picture[..., 3:]], axis=-1)
+    return np.asarray(Image.alpha_composite(image, label))[..., : picture.shape[-1]]
 
 
 def mark_invisibly(picture: np.ndarray) -> np.ndarray:

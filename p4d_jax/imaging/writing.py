@@ -1,11 +1,12 @@
-"""Pictures and videos as files: panels side by side, depth as colours, a mesh as a shaded picture, H.264.
+"""Pictures and videos as files: panels side by side, depth as colours, films with alpha and sound.
 
-Pictures here are (H, W, 3) uint8, row 0 on top, on the host.
+Pictures here are (H, W, 3) uint8, or (H, W, 4) with alpha, row 0 on top, on the host.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 
@@ -62,38 +63,79 @@ def color_depth(depth: np.ndarray, opacity: np.ndarray) -> np.ndarray:
     return (colors * opaque[..., None] + 0.5).astype(np.uint8)
 
 
+@dataclass(frozen=True)
+class Encoding:
+    """How films are written.
+
+    Attributes:
+      suffix: Of their files.
+      codec: FFmpeg's encoder.
+      pixel_format: Of FFmpeg; formats with alpha take pictures of four channels.
+      options: Of the encoder. Packets have to come in the order of time.
+      sound: FFmpeg's encoder of sound.
+      multiple: Of pixels that width and height must have.
+    """
+
+    suffix: str
+    codec: str
+    pixel_format: str
+    options: Mapping[str, str]
+    sound: str
+    multiple: int = 1
+
+
+# Plays everywhere. Without B-frames packets lie in the order of time; each says how long its picture lasts.
+H264 = Encoding(".mp4", "libx264", "yuv420p", {"crf": "10", "bf": "0"}, "aac", multiple=2)
+VP9_ALPHA = Encoding(
+    ".webm", "libvpx-vp9", "yuva420p", {"crf": "18", "b": "0", "auto-alt-ref": "0"}, "libopus"
+)
+PRORES_4444 = Encoding(".mov", "prores_ks", "yuva444p10le", {"profile": "4444"}, "pcm_s16le")
+
+
 class VideoWriter:
-    """An H.264 video that plays everywhere (yuv420p): `add` pictures of one even size, then `close`."""
+    """A film: `add` pictures (H, W, 3), or (H, W, 4) for an encoding with alpha, of one size, then `close`.
+
+    A size that the encoding does not take grows by repeated pixels to the right and below.
+    """
 
     def __init__(
-        self, path: Path, fps: float, edges: Sequence[float] | None = None, sound: Path | None = None
+        self,
+        path: Path,
+        fps: float,
+        edges: Sequence[float] | None = None,
+        sound: Path | None = None,
+        encoding: Encoding = H264,
     ):
         """Opens the file.
 
         Args:
-          path: Of the file, .mp4.
+          path: Of the file, with the encoding's ending.
           fps: Frames a second.
           edges: Seconds at which each picture appears, and at which the last one ends; None: evenly.
           sound: A film whose sound goes along, from its first picture on until the last one here ends.
+          encoding: Of pictures and sound; H.264, unless told.
         """
-        self._file = av.open(str(path), "w")
-        self._stream = self._file.add_stream("libx264", Fraction(fps).limit_denominator(60_000))
-        # Without B-frames, packets lie in the order of time, and each says how long its picture is shown.
-        self._stream.options = {"crf": "10", "bf": "0"}
+        self._file, self._encoding = av.open(str(path), "w"), encoding
+        self._stream = self._file.add_stream(encoding.codec, Fraction(fps).limit_denominator(60_000))
+        self._stream.options = dict(encoding.options)
         self._fps, self._edges, self._count = fps, edges, 0
         self._lasting: dict[int, int] = {}  # ticks of the frames that are being encoded
-        self._sound = None if sound is None else SoundTrack(self._file, sound, "aac")
+        self._sound = None if sound is None else SoundTrack(self._file, sound, encoding.sound)
 
     def add(self, picture: np.ndarray) -> None:
-        """Appends a picture (H, W, 3) uint8."""
-        height, width = picture.shape[:2]
+        """Appends a picture, uint8."""
+        margins = [(0, -side % self._encoding.multiple) for side in picture.shape[:2]]
+        picture = np.pad(picture, (*margins, (0, 0)), mode="edge")
+        height, width, channels = picture.shape
         if not self._count:
-            self._stream.width, self._stream.height, self._stream.pix_fmt = width, height, "yuv420p"
+            self._stream.width, self._stream.height = width, height
+            self._stream.pix_fmt = self._encoding.pixel_format
             self._stream.codec_context.time_base = VIDEO_TICK
         elif (width, height) != (self._stream.width, self._stream.height):
             size = f"{self._stream.width}x{self._stream.height}"
             raise ValueError(f"picture: {width}x{height} pixels, where the video has {size}")
-        frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), format="rgb24")
+        format = {3: "rgb24", 4: "rgba"}[channels]
+        frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), format=format)
         frame.pts, frame.time_base = self._tick(self._count), VIDEO_TICK
         self._lasting[frame.pts] = self._tick(self._count + 1) - frame.pts
         self._count += 1
@@ -166,13 +208,14 @@ def save_video(
     fps: float = 25.0,
     edges: Sequence[float] | None = None,
     sound: Path | None = None,
+    encoding: Encoding = H264,
 ) -> None:
-    """Writes pictures (H, W, 3) uint8 of one even size as an H.264 film; none is kept in memory.
+    """Writes pictures, uint8, of one size as a film, H.264 unless told; none is kept in memory.
 
     edges: Seconds at which each picture appears, and at which the last one ends; None: evenly.
     sound: A film whose sound goes along, from its first picture on.
     """
-    with VideoWriter(Path(path), fps, edges, sound) as video:
+    with VideoWriter(Path(path), fps, edges, sound, encoding) as video:
         for picture in pictures:
             video.add(picture)
 
