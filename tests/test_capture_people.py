@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -14,7 +16,16 @@ from p4d_jax.capture.landmarks import LEFT_EYE_CONTOUR, RIGHT_EYE_CONTOUR, Landm
 from p4d_jax.capture.outside import combine_alphas
 from p4d_jax.capture.people import LIPS, draw_people, find_person, see_face
 from p4d_jax.capture.photo import check_face, describe, face_roll
-from p4d_jax.capture.shots import is_cut, is_one_clip, thumbnail
+from p4d_jax.capture.shots import (
+    face_greys,
+    find_dissolves,
+    find_new_faces,
+    grey_thumbnail,
+    is_cut,
+    is_one_clip,
+    normalised,
+    thumbnail,
+)
 from p4d_jax.errors import UserError
 from p4d_jax.imaging.video import Video, VideoFrame
 
@@ -136,6 +147,10 @@ class Told:
         return None if image.std() < 1 else self.landmarks
 
 
+def shifted(landmarks: Landmarks, across: float) -> Landmarks:
+    return dataclasses.replace(landmarks, points=landmarks.points + np.array([across, 0]))
+
+
 def film_of(pictures, duration=None) -> Video:
     frames = [VideoFrame(picture, index / 10, 0.1) for index, picture in enumerate(pictures)]
     return Video(frames, len(frames), duration)
@@ -156,6 +171,34 @@ def test_a_cut_parts_a_film_and_a_flash_or_a_moving_head_does_not(photo, landmar
     np.testing.assert_allclose(seen.edges, np.arange(9) / 10, atol=1e-9)
     brighter = np.clip(photo.astype(int) + 60, 0, 255).astype(np.uint8)
     assert not is_cut(thumbnail(photo), thumbnail(brighter))
+
+
+def test_another_face_before_the_same_background_is_a_cut(photo, landmarks):
+    box = slice(40, 260), slice(120, 330)
+    other = photo.copy()
+    other[box] = np.clip(photo[box][::-1].astype(int) + 20, 0, 255)  # a face with other features
+    assert not is_cut(thumbnail(photo), thumbnail(other))
+    moved = [np.roll(photo, 6 * k, axis=1) for k in range(3)]
+    followed = [shifted(landmarks, 6 * k) for k in range(3)]
+    greys = [face_greys(picture, face) for picture, face in zip(moved, followed, strict=True)]
+    assert find_new_faces(greys) == []
+    stranger = face_greys(other, landmarks)
+    assert find_new_faces([*greys, stranger, stranger]) == [3]
+    assert find_new_faces([*greys, stranger, *greys]) == []  # one frame in which the landmarks slipped
+    assert find_new_faces([*greys, None, *greys]) == []
+    seen = find_landmarks(film_of([photo] * 3 + [other] * 3), Told(landmarks))
+    assert seen.shots == [0, 3]
+
+
+def test_a_dissolve_is_a_cut_and_a_slow_move_is_not(photo, rng):
+    ends = [grey_thumbnail(np.ascontiguousarray(one[:400, :400])) for one in (photo, data.coffee())]
+    for length in (5, 12, 30):
+        shares = np.clip((np.arange(length + 40) - 20) / length, 0, 1)[:, None, None]
+        mixed = (1 - shares) * ends[0] + shares * ends[1] + rng.normal(0, 1, (len(shares), 24, 24))
+        (cut,) = find_dissolves(mixed.clip(0, 255).astype(np.uint8))
+        assert abs(cut - (20 + length / 2)) <= max(2, length / 4)
+    pan = [grey_thumbnail(np.ascontiguousarray(data.coffee()[:300, 6 * k : 6 * k + 300])) for k in range(50)]
+    assert is_cut(normalised(pan[0]), normalised(pan[24])) and find_dissolves(np.stack(pan)) == []
 
 
 def test_frames_are_one_clip_and_photos_are_not(photo):

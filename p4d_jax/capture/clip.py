@@ -24,7 +24,14 @@ from p4d_jax.capture.outside import Cutout, cut_out
 from p4d_jax.capture.people import Person, find_person, see_face
 from p4d_jax.capture.photo import check_face, describe, face_roll, frame_params, turned_targets
 from p4d_jax.capture.segmentation import Segmenter
-from p4d_jax.capture.shots import is_cut, thumbnail
+from p4d_jax.capture.shots import (
+    face_greys,
+    find_dissolves,
+    find_new_faces,
+    grey_thumbnail,
+    is_cut,
+    normalised,
+)
 from p4d_jax.capture.smoothing import WIDTH, smooth_still
 from p4d_jax.errors import UserError
 from p4d_jax.head.model import HeadModel
@@ -216,11 +223,12 @@ def find_landmarks(
     Raises:
       UserError: There is no face, or not that of `person`.
     """
-    found, times, shots = [], [], []
+    found, times, shots, greys, faces = [], [], [], [], []
     before, previous, last, shape = None, None, None, None
     for index, frame in enumerate(film):
         picture = split_alpha(frame.picture)[0]
-        now = thumbnail(picture)
+        greys.append(grey_thumbnail(picture))
+        now = normalised(greys[-1])
         if before is None or is_cut(before, now):
             shots.append(index)
             previous = None
@@ -238,9 +246,12 @@ def find_landmarks(
                 f"film: no face found in {name}, neither at its beginning nor in frames spread over it"
             )
         found.append(previous)
+        faces.append(None if previous is None else face_greys(picture, previous))
         times.append((frame.time, frame.duration))
         if progress is not None:
             progress(len(found), film.length)
+    others = {*find_new_faces(faces), *(find_dissolves(np.stack(greys)) if greys else ())}
+    shots = sorted({*shots, *(cut for cut in others if all(abs(cut - shot) > 1 for shot in shots))})
     return FilmLandmarks(found, frame_edges(times), shots, shape or (0, 0))
 
 
