@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import re
 import subprocess
 import sys
@@ -17,6 +18,9 @@ from synthetic_reconstructor import save_random_weights
 import p4d_jax as p4d
 from p4d_jax import assets
 from p4d_jax.avatar.file import FORMAT
+from p4d_jax.avatar.stablehlo import write_stablehlo
+from p4d_jax.imaging.writing import to_alpha, to_image
+from p4d_jax.train.devices import compiler_options
 
 ROOT = Path(__file__).parents[1]
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
@@ -162,3 +166,36 @@ def test_importing_brings_in_nothing_until_it_is_used():
         "assert all(hasattr(p4d_jax, name) for name in p4d_jax.__all__)"
     )
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
+
+
+def test_stablehlo_runs_with_jax_alone_and_gives_the_same(model, capture, tmp_path):
+    avatar = p4d.Avatar.from_photo(capture, weights=model, personalise=0, samples=(4, 4))
+    sizes = write_stablehlo(tmp_path, avatar)
+    assert all((tmp_path / name).stat().st_size == size for name, size in sizes.items())
+    size = avatar.size
+    params = avatar.act(avatar.params, {"jawOpen": 0.5}, gaze=(0.2, 0.1))
+    np.savez(
+        tmp_path / "inputs.npz",
+        image=to_image(capture.crop, size),
+        alpha=to_alpha(capture.alpha, size),
+        known=to_alpha(capture.known, size),
+        photo=avatar.params.to_vector(),
+        params=params.to_vector(),
+    )
+    code = (
+        "import sys; sys.modules['p4d_jax'] = None\n"  # it cannot be imported
+        "import jax, numpy as np\n"
+        "from jax import export\n"
+        f"options = {compiler_options()}\n"
+        "program = lambda name: export.deserialize(bytearray(open(name, 'rb').read())).call\n"
+        "read = lambda name: jax.jit(program(name), compiler_options=options)\n"
+        "given = np.load('inputs.npz')\n"
+        "source = read('encode.stablehlo')(*(given[k] for k in ('image', 'alpha', 'known', 'photo')))\n"
+        "image, alpha, depth = read('frame.stablehlo')(source, given['params'])\n"
+        "np.savez('made.npz', image=image, alpha=alpha, depth=depth)\n"
+    )
+    cache = {"JAX_COMPILATION_CACHE_DIR": jax.config.jax_compilation_cache_dir}
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=tmp_path, env=os.environ | cache)
+    here, made = avatar.render(params), np.load(tmp_path / "made.npz")
+    for name in ("image", "alpha", "depth"):
+        np.testing.assert_allclose(made[name], getattr(here, name), atol=1e-5)

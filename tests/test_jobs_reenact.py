@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import shutil
 import tempfile
 from pathlib import Path
@@ -21,11 +22,12 @@ from p4d_jax.imaging.reading import read_photo
 from p4d_jax.imaging.video import open_video
 from p4d_jax.imaging.writing import save_video
 from p4d_jax.jobs._fields import parse_person
+from p4d_jax.jobs._inputs import source_names
 from p4d_jax.jobs._publish import check_workdir, published_files
-from p4d_jax.jobs.reenact import source_names
 
 CONFIG = f"--config={Path(__file__).parents[1]}/configs/reenact.py"
-WRITTEN = {"reenactment.mp4", "turntable.mp4", "depth.png", "mesh.ply", "report.json"}
+REPORTS = {"report.json", "report.html"}
+WRITTEN = {"reenactment.mp4", "turntable.mp4", "depth.png", "mesh.ply", "mesh.obj"} | REPORTS
 QUICK = (
     "--config.personalise_steps=2",
     "--config.turntable_frames=2",
@@ -78,16 +80,30 @@ def test_photo_and_motion_become_films_mesh_and_report(tiny_weights, tmp_path):
         "seconds"
     ].keys()
     assert report["config"]["max_frames"] == 3
+    assert all(0 <= share < 0.5 for share in report["guessed"]["share_of_frames"])
+    page = (tmp_path / "run/report.html").read_text()
+    assert len(re.findall("<video", page)) == 1 and len(re.findall("<img", page)) == 3
+    sources = re.findall(r'src="([^"]{20})', page)
+    assert len(sources) == 4 and all(source.startswith("data:") for source in sources)
+    assert "http" not in page and "synthetic" in page
 
 
 def test_photo_drives_a_photo(tiny_weights, tmp_path):
     photo = tmp_path / "me.png"
     Image.fromarray(assets.photo("astronaut")[:300, 60:360]).save(photo)
     same = (f"--config.source={photo}", f"--config.driving={photo}", f"--config.weights={tiny_weights}")
-    quick = ("--config.personalise_steps=0", "--config.exports=avatar,gltf")
+    quick = (
+        "--config.personalise_steps=0",
+        "--config.exports=avatar,gltf,motion,arkit",
+        "--config.watermark=visible",
+    )
     assert run(tmp_path / "run", *same, *quick) == 0
     written = {path.name for path in (tmp_path / "run").iterdir()}
-    assert written == {"reenactment.mp4", "frame_0000.png", "avatar.avatar", "head.glb", "report.json"}
+    exported = {"avatar.avatar", "head.glb", "motion.npz", "arkit.csv"}
+    assert written == {"reenactment.mp4", "frame_0000.png"} | exported | REPORTS
+    assert "Marks in the pictures: visible." in (tmp_path / "run/report.html").read_text()
+    corner = read_photo(tmp_path / "run/frame_0000.png")[-6:, -30:]
+    assert corner.max() > 200 and len(Motion.open(tmp_path / "run/motion.npz")) == 1
 
 
 def test_a_film_drives_a_photo(tiny_weights, tmp_path):
@@ -97,6 +113,54 @@ def test_a_film_drives_a_photo(tiny_weights, tmp_path):
     assert run(tmp_path / "run", *rest) == 0
     report = json.loads((tmp_path / "run/report.json").read_text())
     assert report["film"]["frames"] == 3 and report["film"]["fps"] == pytest.approx(10)
+
+
+def test_heads_pasted_back_leave_the_photo_and_each_has_a_driver(tiny_weights, tmp_path):
+    photo = assets.photo("astronaut")[:288, 64:351]  # of an odd width
+    both = np.concatenate([photo, photo[:, ::-1]], axis=1)
+    Image.fromarray(both[:, :-1]).save(tmp_path / "two.png")
+    arguments = (
+        f"--config.source={tmp_path / 'two.png'}",
+        "--config.person=1",
+        "--config.people=2=motion_talk",
+        f"--config.weights={tiny_weights}",
+        "--config.pose_driving=motion_talk",
+        "--config.personalise_steps=0",
+        "--config.films=pasted,webm,prores,png",
+        "--config.exports=",
+    )
+    folder = tmp_path / "run"
+    assert run(folder, *arguments) == 0
+    for name in ("reenactment.mp4", "pasted.mp4", "alpha.webm", "alpha.mov"):
+        assert len(pictures_of(folder / name)) == 3
+    assert pictures_of(folder / "pasted.mp4").shape[1:] == (288, 574, 3)  # H.264 takes even sizes
+    pasted = np.asarray(Image.open(folder / "pasted_0002.png"))
+    changed = np.abs(pasted.astype(int) - both[:, :-1]).max(axis=-1) > 0
+    assert pasted.shape == (288, 573, 3) and changed[:, :287].any() and changed[:, 287:].any()
+    assert not changed[:, 270:300].any() and not changed[230:].any()  # between the two, and their bodies
+    frames = [Image.open(path) for path in sorted((folder / "frames").iterdir())]
+    assert len(frames) == 3 and {frame.mode for frame in frames} == {"RGBA"}
+    assert "people.png" in json.loads((folder / "report.json").read_text())["files"]
+
+
+def test_a_face_pasted_into_a_film_leaves_what_is_around_it(tiny_weights, tmp_path):
+    face = assets.photo("astronaut")[:288, 64:352]
+    into = tmp_path / "take.mp4"
+    save_video(into, [face] * 2, edges=[0, 0.1, 0.14])
+    arguments = (
+        f"--config.weights={tiny_weights}",
+        "--config.personalise_steps=0",
+        "--config.films=pasted",
+        "--config.exports=",
+        f"--config.paste_into={into}",
+        "--config.reference_frame=2",
+    )
+    assert run(tmp_path / "run", *arguments) == 0
+    still = np.asarray(Image.open(tmp_path / "run/pasted_0001.png"))
+    changed = np.abs(still.astype(int) - pictures_of(into)[1]).max(axis=-1) > 0
+    assert 0.02 < changed.mean() < 0.6 and not changed[:, [0, -1]].any() and not changed[[0, -1]].any()
+    times = [frame.time for frame in open_video(tmp_path / "run/pasted.mp4")]
+    np.testing.assert_allclose(times, [0, 0.1], atol=0.001)
 
 
 def test_the_bundled_motion_shuts_both_eyes_of_the_head_it_moves():
@@ -125,6 +189,13 @@ def test_photo_without_a_face_writes_nothing(tiny_weights, tmp_path, capsys):
         (["--config.neck_share=1.5"], ["config.neck_share=1.5", "0 to 1"]),
         (["--config.panel=65"], ["config.panel=65", "even"]),
         (["--config.strength.pose=4.0"], ["config.strength", "pose=4.0", "0 to 3"]),
+        (["--config.films=pastd"], ["config.films", "did you mean 'pasted'"]),
+        (["--config.watermark=visibel"], ["config.watermark", "no mark 'visibel'"]),
+        (["--config.paste_into=take.mp4"], ["config.paste_into", "take.mp4"]),
+        (["--config.gaze_driving=nobody.mp4"], ["config.gaze_driving", "nobody.mp4"]),
+        (["--config.people=2"], ["config.people", "2=clip.mp4"]),
+        (["--config.people=2=motion_talk"], ["config.people", "pasted"]),
+        (["--config.people=1=motion_talk", "--config.films=pasted"], ["config.people", "person 1 is whom"]),
         (["--config.exports=turntabel"], ["config.exports", "did you mean 'turntable'"]),
         (["--config.driving="], ["config.driving", "nothing is given"]),
         ([f"--config.source={Path(__file__).parent}"], ["config.source", "is a folder"]),

@@ -274,6 +274,7 @@ class Avatar:
         reference_frame: int | None = None,
         neck_share: float = 1.0,
         strength: Strength | None = None,
+        at: FrameParams | None = None,
         max_frames: int | None = None,
     ) -> Iterator[Frame]:
         """The avatar moving as somebody does, frame by frame; none is kept.
@@ -287,6 +288,8 @@ class Avatar:
             whole bust rotates).
           strength: How much of the motion is shown, part by part; Strength(pose=0) is expression without head
             motion. None is all of it.
+          at: Parameters (T, ...) whose cameras and necks are taken as they are, instead of the driver's head
+            motion: those of a film of this person that the pictures are pasted into.
           max_frames: Ends after so many.
 
         Raises:
@@ -302,6 +305,7 @@ class Avatar:
             reference_frame=motion.neutral_frame if reference_frame is None else reference_frame,
             neck_share=neck_share,
             strength=strength,
+            at=at,
         )
         vectors = enumerate(self.driving_vectors(motion, moved))
         yield from _one_ahead(self.render(take(moved, index), motion=vector) for index, vector in vectors)
@@ -314,6 +318,7 @@ class Avatar:
         reference_frame: int = 0,
         neck_share: float = 1.0,
         strength: Strength | None = None,
+        at: FrameParams | None = None,
     ) -> FrameParams:
         """A driver's clip (T, ...) as parameters of this person; see `drive`."""
         names = self.model.head.expression_names
@@ -326,7 +331,11 @@ class Avatar:
             bounded=bool(names),
             factors=Factors.of(strength or Strength(), names),
         )
-        return on_host(moved)
+        moved = on_host(moved)
+        if at is None:
+            return moved
+        at = on_host(take(at, slice(len(moved.expression))))
+        return moved.replace(camera=at.camera, pose=np.concatenate([at.neck, moved.jaw], axis=-1))
 
     def driving_vectors(self, motion: Motion, moved: FrameParams) -> Iterator[Array]:
         """Motion vectors of a driver's frames: of its own pictures or vectors, or of the moved parameters."""

@@ -9,7 +9,7 @@ Pictures are uint8 (H, W, 3), or (H, W, 4) with alpha, which stays, but under th
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
@@ -73,3 +73,16 @@ MARKS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "visible": mark_visibly,
     "invisible": mark_invisibly,
 }
+
+
+def mark(picture: np.ndarray, names: Iterable[str]) -> np.ndarray:
+    """The picture with all marks of these names; none leaves it as it is.
+
+    Raises:
+      ValueError: There is no such mark.
+    """
+    for name in names:
+        if name not in MARKS:
+            raise ValueError(f"no mark {name!r}; there are {', '.join(MARKS)}")
+        picture = MARKS[name](picture)
+    return picture

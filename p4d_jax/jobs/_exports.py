@@ -16,12 +16,15 @@ from tqdm import tqdm
 from p4d_jax.avatar.avatar import Avatar
 from p4d_jax.avatar.gltf import write_gltf
 from p4d_jax.avatar.motion import Motion
+from p4d_jax.avatar.stablehlo import write_stablehlo
 from p4d_jax.avatar.textured_head import build_textured_head
 from p4d_jax.errors import UserError, nearest
 from p4d_jax.geometry import orbit
 from p4d_jax.imaging import writing as pictures
+from p4d_jax.imaging.watermark import mark
+from p4d_jax.jobs._fields import parse_names
 from p4d_jax.jobs.settings import ReenactSettings
-from p4d_jax.render.surface import write_ply
+from p4d_jax.render.surface import write_obj, write_ply
 
 Export = Callable[[Avatar, Path, ReenactSettings, Motion], dict]
 
@@ -34,7 +37,7 @@ def turntable(avatar: Avatar, folder: Path, config: ReenactSettings, driving: Mo
     with pictures.VideoWriter(folder / "turntable.mp4", driving.fps) as film:
         for yaw in tqdm(yaws, desc="turntable", unit="frame"):
             view = avatar.render(camera=turned(avatar.params.camera, yaw))
-            film.add(pictures.resize(view.picture, config.panel))
+            film.add(mark(pictures.resize(view.picture, config.panel), parse_names(config.watermark)))
     return {}
 
 
@@ -47,13 +50,14 @@ def depth(avatar: Avatar, folder: Path, config: ReenactSettings, driving: Motion
 
 
 def mesh(avatar: Avatar, folder: Path, config: ReenactSettings, driving: Motion) -> dict:
-    """mesh.ply: coloured surface of the head at rest; of a network whose densities have none, no file."""
+    """mesh.ply, mesh.obj: coloured surface of the head at rest; where densities have none, no file."""
     try:
         surface = avatar.mesh(config.mesh_resolution)
     except ValueError as error:
-        print(f"no mesh.ply: {error}", flush=True)
+        print(f"no mesh: {error}", flush=True)
         return {"mesh_vertices": 0}
     write_ply(folder / "mesh.ply", surface)
+    write_obj(folder / "mesh.obj", surface)
     return {"mesh_vertices": len(surface.vertices)}
 
 
@@ -82,6 +86,11 @@ def arkit_table(avatar: Avatar, folder: Path, config: ReenactSettings, driving: 
     return {}
 
 
+def stablehlo(avatar: Avatar, folder: Path, config: ReenactSettings, driving: Motion) -> dict:
+    """encode.stablehlo and frame.stablehlo: the avatar's programs, which run with jax alone."""
+    return {"stablehlo_bytes": write_stablehlo(folder, avatar)}
+
+
 EXPORTS: dict[str, Export] = {
     "turntable": turntable,
     "depth": depth,
@@ -90,15 +99,15 @@ EXPORTS: dict[str, Export] = {
     "avatar": avatar_file,
     "motion": motion_file,
     "arkit": arkit_table,
+    "stablehlo": stablehlo,
 }
 
 
 def named_exports(names: str) -> dict[str, Export]:
     """The exports that a config names, with commas between them; none for an empty text."""
-    chosen = [name.strip() for name in names.split(",") if name.strip()]
-    for name in chosen:
+    for name in parse_names(names):
         if name not in EXPORTS:
             raise UserError(
                 f"config.exports: no export {name!r}; there are {', '.join(EXPORTS)}{nearest(name, EXPORTS)}"
             )
-    return {name: EXPORTS[name] for name in chosen}
+    return {name: EXPORTS[name] for name in parse_names(names)}

@@ -29,6 +29,31 @@ def fields_named(config: ConfigDict, section: str = "") -> Iterator[None]:
         raise UserError(f"{prefix if known else ''}{error}") from error
 
 
+@contextmanager
+def user_input(field: str) -> Iterator[None]:
+    """A ValueError about a file that the user named is the user's to put right."""
+    try:
+        yield
+    except ValueError as error:  # a UserError is one too
+        raise UserError(f"config.{field}: {error}") from error
+
+
+def parse_names(text: str) -> list[str]:
+    """Names with commas between them; none for an empty text."""
+    return [name.strip() for name in text.split(",") if name.strip()]
+
+
+def parse_people(text: str) -> dict[int, str]:
+    """'2=b.mp4,3=motion_talk' is a name for each number."""
+    people = {}
+    for part in parse_names(text):
+        number, _, name = (piece.strip() for piece in part.partition("="))
+        if not number.isdecimal() or not name or int(number) in people:
+            raise UserError(f"{part!r}: expected a number once and a driving for it, as in 2=clip.mp4")
+        people[int(number)] = name
+    return people
+
+
 def parse_person(text: str) -> Person | None:
     """'' is nobody, '2' a number, '310,140' a point."""
     text = text.strip()

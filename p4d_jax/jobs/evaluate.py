@@ -29,8 +29,8 @@ from p4d_jax.evaluation.report import print_report
 from p4d_jax.evaluation.sheets import SHEETS, SHOWN, Shown, in_a_row, sheet
 from p4d_jax.evaluation.summary import sort_into_bins, summarise
 from p4d_jax.imaging.writing import save_picture
+from p4d_jax.jobs._fields import user_input
 from p4d_jax.jobs._publish import published, write_json
-from p4d_jax.jobs.reenact import user_input
 from p4d_jax.jobs.settings import EvaluateSettings
 from p4d_jax.openheads.sets import people_set
 from p4d_jax.settings import from_config

@@ -49,6 +49,11 @@ class ReenactSettings(JobSettings):
         actions .csv, or the name of an embedded motion.
       driving_person: Of several people in the driving, as `person`; of a film, in its first frame with a
         face.
+      pose_driving: Another driver, whose head's rotation and way through the picture are taken; '' for none.
+      gaze_driving: Another driver, whose gaze is taken; '' for none.
+      blink_driving: Another driver, whose blinks are taken; '' for none.
+      people: Other people in the source's first photo, by number as `person`, and what drives each:
+        2=b.mp4,3=motion_talk; the film 'pasted' shows them all.
       max_frames: Frames of the driving that are used; the rest is left out.
       fps: Frames a second of the film; 0: the driving's own, 25 for a folder.
       reference_frame: Frame of the driving that stands for the photo; None: the most neutral one.
@@ -67,8 +72,13 @@ class ReenactSettings(JobSettings):
       coarse_samples: Evenly spaced samples a ray.
       fine_samples: Samples a ray placed where the coarse ones found something.
       panel: Height and width of one picture of the film, in pixels.
+      films: Films that are written beside reenactment.mp4, with commas between: pasted, webm, prores, png.
+      paste_into: A film of the person that 'pasted' pastes the head into: it keeps that film's head motion
+        and takes the driving's face; '' is the photo.
+      watermark: Marks of synthetic pictures that all films and stills get, with commas between: visible,
+        invisible.
       exports: What is made beside the film, with commas between: turntable, depth, mesh, gltf, avatar,
-        motion, arkit.
+        motion, arkit, stablehlo.
       turntable_frames: Frames of turntable.mp4.
       turntable_yaw: Degrees to either side that the turntable shows.
       mesh_resolution: Cells of marching cubes along a side of the box.
@@ -80,6 +90,10 @@ class ReenactSettings(JobSettings):
     person: str = ""
     driving: str = "motion_talk"
     driving_person: str = ""
+    pose_driving: str = ""
+    gaze_driving: str = ""
+    blink_driving: str = ""
+    people: str = ""
     max_frames: int = 240
     fps: float = 0.0
     reference_frame: int | None = None
@@ -93,6 +107,9 @@ class ReenactSettings(JobSettings):
     coarse_samples: int = 16
     fine_samples: int = 16
     panel: int = 384
+    films: str = ""
+    paste_into: str = ""
+    watermark: str = ""
     exports: str = "turntable,depth,mesh"
     turntable_frames: int = 48
     turntable_yaw: float = 35.0

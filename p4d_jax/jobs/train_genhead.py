@@ -31,8 +31,7 @@ from p4d_jax.genhead.weights import save_genhead
 from p4d_jax.geometry import look_at_camera
 from p4d_jax.head.actions import ARKIT, compose_motion
 from p4d_jax.head.model import HeadModel
-from p4d_jax.jobs._fields import fields_named
-from p4d_jax.jobs.reenact import user_input
+from p4d_jax.jobs._fields import fields_named, user_input
 from p4d_jax.jobs.settings import TrainGenHeadSettings
 from p4d_jax.networks.inception import InceptionV3
 from p4d_jax.settings import from_config

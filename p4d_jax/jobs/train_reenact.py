@@ -32,9 +32,8 @@ from p4d_jax.genhead.discriminator import Discriminator
 from p4d_jax.genhead.parts import build_head_parts
 from p4d_jax.head.expression_field import build_canonical_frame
 from p4d_jax.head.model import HeadModel
-from p4d_jax.jobs._fields import fields_named
+from p4d_jax.jobs._fields import fields_named, user_input
 from p4d_jax.jobs.evaluate import split_names
-from p4d_jax.jobs.reenact import user_input
 from p4d_jax.jobs.settings import TrainReenactSettings
 from p4d_jax.networks.arcface import IResNet
 from p4d_jax.networks.lpips import LPIPS

@@ -1,4 +1,4 @@
-"""From a density field to a coloured triangle mesh, and PLY files.
+"""From a density field to a coloured triangle mesh, and PLY and OBJ files.
 
 The grid covers the box [-box_warp / 2, box_warp / 2]^3; axis 0 of a grid is x, axis 1 y, axis 2 z; its points
 are the box's corners and evenly between. Runs on the host: a mesh's size is not known beforehand.
@@ -93,6 +93,14 @@ def extract_mesh(
     points = jnp.asarray(np.pad(vertices, ((0, padding), (0, 0))))
     rgb = np.asarray(jax.jit(lambda p: evaluate_field(field, p)[1][:, :3])(points))[: len(vertices)]
     return Mesh(vertices, faces, np.round(np.clip(rgb, 0, 1) * 255).astype(np.uint8))
+
+
+def write_obj(path: str | Path, mesh: Mesh) -> None:
+    """Writes `mesh` as Wavefront OBJ with the colours behind the coordinates, as most programs read them."""
+    values = np.concatenate([mesh.vertices, mesh.colors / np.float32(255)], axis=1)
+    with Path(path).open("w") as file:
+        np.savetxt(file, values, fmt="v %.6f %.6f %.6f %.4f %.4f %.4f")
+        np.savetxt(file, mesh.faces + 1, fmt="f %d %d %d")
 
 
 def write_ply(path: str | Path, mesh: Mesh) -> None:

@@ -1,0 +1,41 @@
+"""How much of what a picture of an avatar shows its photo does not show, and is guessed therefore."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from p4d_jax.avatar.avatar import Avatar
+from p4d_jax.avatar.textured_head import inner_mouth, visibility
+from p4d_jax.head.model import HeadModel
+from p4d_jax.head.skinning import posed_vertices
+from p4d_jax.types import Array, FrameParams
+
+SHOWN = 0.2  # of `visibility`, from which the photo shows a triangle
+
+
+def guessed_shares(avatar: Avatar, frames: FrameParams) -> np.ndarray:
+    """(T,) in [0, 1]: of the head's surface that each frame shows, the share that the first photo does not.
+
+    By the head model alone: hair that hides a face, or a hand, is not known to it.
+
+    Args:
+      frames: Parameters (T, ...) of this person, as `Avatar.retarget` returns them.
+    """
+    head, params = avatar.model.head, avatar.params
+    posed = posed_vertices(head, params.shape, params)
+    shown = jnp.clip(visibility(head, posed, params.camera, inner_mouth(head)) / SHOWN, 0.0, 1.0)
+    return np.asarray(_shares(head, params.shape, shown, frames))
+
+
+@jax.jit
+def _shares(head: HeadModel, shape: Array, shown: Array, frames: FrameParams) -> Array:
+    def one(frame: FrameParams) -> Array:
+        corners = posed_vertices(head, shape, frame)[head.faces]
+        normals = jnp.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])  # as long as large
+        towards = jnp.sum(normals * (frame.camera.cam2world[:3, 3] - corners.mean(axis=1)), axis=-1)
+        area = jnp.maximum(towards, 0.0)
+        return jnp.sum(area * (1.0 - shown)) / jnp.sum(area)
+
+    return jax.lax.map(one, frames)
