@@ -22,6 +22,7 @@ INFERENCE = [
     "dm-pix>=0.4.4",  # SSIM
     "pillow>=10.0",
     "ai-edge-litert>=2.0",  # runs MediaPipe's landmark models, without tensorflow
+    "safetensors>=0.5",  # weights in the format that others read
     "tqdm>=4.60",
     "rich>=13.0",  # tables
 ]

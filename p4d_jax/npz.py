@@ -79,12 +79,17 @@ class Npz:
                 f"{self._path}: not {self._kind}, which has no array {printable(extra[0])[:100]!r}"
             )
 
-    def read(self, name: str, *, shape: tuple[int, ...] | None = None) -> np.ndarray:
+    def has(self, name: str) -> bool:
+        """Whether there is an array of this name."""
+        return name in self.headers
+
+    def read(self, name: str, *, shape: tuple[int, ...] | None = None, finite: bool = True) -> np.ndarray:
         """An array.
 
         Args:
           name: of the array.
           shape: what it must have; None: any.
+          finite: its numbers must be; False where the caller says better which are not.
 
         Raises:
           UserError: it is missing, misshapen, damaged, or holds numbers that are not finite.
@@ -97,7 +102,7 @@ class Npz:
             )
         with _one_line(self._path, self._kind):
             value = self._read(name, header)
-        if value.dtype.kind in "fc" and not np.isfinite(value).all():
+        if finite and value.dtype.kind in "fc" and not np.isfinite(value).all():
             raise UserError(f"{self._path}: {printable(name)} holds values that are not finite")
         return value
 
@@ -143,7 +148,7 @@ def open_npz(path: str | Path, kind: str = "an .npz file") -> Iterator[Npz]:
     """
     path = Path(path).expanduser()
     if not path.is_file():
-        raise UserError(f"{path}: no file of that name; expected {kind}")
+        raise UserError(f"no file {path}; expected {kind}")
     with contextlib.ExitStack() as stack:
         with _one_line(path, kind):
             archive = stack.enter_context(zipfile.ZipFile(path))
@@ -152,16 +157,17 @@ def open_npz(path: str | Path, kind: str = "an .npz file") -> Iterator[Npz]:
 
 
 def read_npz(
-    path: str | Path, kind: str, names: Collection[str], *, others: Collection[str] | None = None
+    path: str | Path,
+    kind: str,
+    names: Collection[str],
+    *,
+    others: Collection[str] | None = None,
+    finite: bool = True,
 ) -> dict[str, np.ndarray]:
     """All arrays of an `.npz`; see `open_npz`, `Npz.require` and `Npz.read` for what is checked."""
     with open_npz(path, kind) as archive:
         archive.require(names, others=others)
-        return {
-            name: archive.read(name)
-            for name in archive.headers
-            if others is None or name in {*names, *others}
-        }
+        return {name: archive.read(name, finite=finite) for name in archive.headers}
 
 
 def _read_header(stream: IO[bytes]) -> Header:

@@ -111,7 +111,7 @@ def save_wide(path):
     ("break_it", "message"),
     [
         (lambda f: (f / "parameters.npz").unlink(), "parameters.npz: no such file"),
-        (lambda f: (f / "parameters.npz").write_bytes(b"PK"), "cannot be read as an .npz"),
+        (lambda f: (f / "parameters.npz").write_bytes(b"PK"), "not a folder's parameters, or damaged"),
         (lambda f: spoil(f, frames=None), "lacks frames"),
         (lambda f: spoil(f, format="other.1"), "format is 'other.1'"),
         (lambda f: spoil(f, head="flame2020"), "head 'flame2020', but the head in use is 'openhead'"),

@@ -220,7 +220,7 @@ def test_a_motion_file_comes_back_as_it_was(tmp_path):
         ({"fps": np.float32(0)}, "fps"),
         ({"format": np.array("other")}, "format"),
         ({"names": None}, "lacks"),
-        ({"names": np.array([{}], dtype=object)}, "pickles"),
+        ({"names": np.array([{}], dtype=object)}, "pickled objects"),
     ],
 )
 def test_a_bad_motion_file_is_named(tmp_path, change, message):

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -23,11 +22,12 @@ from p4d_jax.avatar.avatar import Avatar
 from p4d_jax.avatar.encode import EncodedSource
 from p4d_jax.avatar.model import AvatarModel
 from p4d_jax.avatar.motion_source import EncoderMotion, ParameterMotion
-from p4d_jax.errors import UserError
+from p4d_jax.errors import UserError, printable
 from p4d_jax.head.expression_field import CanonicalFrame
 from p4d_jax.head.model import HeadModel
 from p4d_jax.head.mouth import Mouth
 from p4d_jax.networks.motion_encoder import MotionEncoder
+from p4d_jax.npz import open_npz
 from p4d_jax.reconstructor.config import ReconstructorConfig
 from p4d_jax.reconstructor.encoders import SourceFeatures
 from p4d_jax.reconstructor.model import Reconstructor
@@ -98,15 +98,19 @@ def load_avatar(path: str | Path) -> Avatar:
     if not path.is_file():
         raise UserError(f"path: no file {str(path)!r}; an avatar's file is written by Avatar.save")
     try:
-        with np.load(path, allow_pickle=False) as stored:
-            header = json.loads(str(stored["avatar"]))
+        with open_npz(path, "an avatar's file") as stored:
+            header = json.loads(stored.text("avatar"))
             if header["format"] != FORMAT:
                 raise ValueError(f"format {header['format']!r}, expected {FORMAT!r}")
             avatar = restore(header["avatar"], stored)
         if not isinstance(avatar, Avatar):
             raise ValueError(f"it holds {type(avatar).__name__}")
-    except (AttributeError, EOFError, KeyError, OSError, TypeError, ValueError, zipfile.BadZipFile) as error:
-        raise UserError(f"path: {str(path)!r} is not an avatar's file, or damaged ({error})") from None
+    except UserError:
+        raise
+    # A tree whose nodes do not fit each other fails in as many ways as there are types in it.
+    except Exception as error:
+        said = printable(str(error).split("\n")[0])[:200]
+        raise UserError(f"path: {str(path)!r} is not an avatar's file, or damaged ({said})") from None
     return avatar
 
 
@@ -138,7 +142,7 @@ def restore(node, stored):
     if kind == "value":
         return content
     if kind == "array":
-        return jnp.asarray(stored[str(content)])
+        return jnp.asarray(stored.read(str(content)))
     if kind == "tuple":
         return tuple(restore(one, stored) for one in content)
     if kind == "dict":

@@ -23,9 +23,10 @@ from p4d_jax.convert.mapping import (
     shapes_of,
 )
 from p4d_jax.convert.reconstructor import DECODER, SUPERRESOLUTION
-from p4d_jax.genhead.config import DiscriminatorConfig, GenHeadConfig
+from p4d_jax.genhead.config import DiscriminatorConfig
 from p4d_jax.genhead.discriminator import Discriminator
-from p4d_jax.genhead.model import CAMERA_SIZE, GenHead
+from p4d_jax.genhead.model import CAMERA_SIZE
+from p4d_jax.genhead.weights import RELEASED, genhead_shapes
 from p4d_jax.train.adversarial import DiscriminatorInput
 
 _FILTER = Unused(r".*resample_filter", "the filter (1, 3, 3, 1) is a constant of the resampling layers")
@@ -86,14 +87,7 @@ DISCRIMINATOR: Rules = [
 ]
 
 
-RELEASED = GenHeadConfig()
 RELEASED_DISCRIMINATOR = DiscriminatorConfig()
-
-
-def genhead_shapes(config: GenHeadConfig = RELEASED) -> dict:
-    """Shapes of GenHead's variables."""
-    latent, camera = jnp.zeros((1, config.latent_size)), jnp.zeros((1, CAMERA_SIZE))
-    return shapes_of(GenHead(config).init, latent, camera, jnp.zeros((1, config.shape_size)))
 
 
 def discriminator_shapes(config: DiscriminatorConfig = RELEASED_DISCRIMINATOR) -> dict:

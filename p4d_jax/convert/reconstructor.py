@@ -6,8 +6,6 @@ released models have one structure and differ in how they were trained.
 
 from __future__ import annotations
 
-import jax.numpy as jnp
-
 from p4d_jax.convert.mapping import (
     NetworkImport,
     Rule,
@@ -18,10 +16,8 @@ from p4d_jax.convert.mapping import (
     dense,
     layer,
     same,
-    shapes_of,
 )
-from p4d_jax.reconstructor.config import ReconstructorConfig
-from p4d_jax.reconstructor.model import Reconstructor
+from p4d_jax.reconstructor.weights import RELEASED, variable_shapes
 
 
 def norm(key: str, path: str) -> list[Rule]:
@@ -144,16 +140,8 @@ RECONSTRUCTOR: Rules = [
     Unused(r"renderer\..*", "axes of the planes: constants"),
 ]
 
-CONFIG = ReconstructorConfig()
+CONFIG = RELEASED
 MOTION_SOURCE = "pdfgc"  # whose motion vectors the three were trained with (`avatar.motion_source`)
-
-
-def variable_shapes(config: ReconstructorConfig = CONFIG) -> dict:
-    """Shapes of the variables of a reconstructor without source lifting."""
-    image = jnp.zeros((1, config.image_size, config.image_size, 3))
-    motion = jnp.zeros((1, config.motion_size))
-    # A closure: eval_shape takes arrays only, and there is no lifted image here.
-    return shapes_of(lambda key: Reconstructor(config).init(key, image, motion, motion, None))
 
 
 def network(rules: Rules = RECONSTRUCTOR) -> NetworkImport:

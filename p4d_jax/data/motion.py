@@ -21,7 +21,6 @@ The bundled clip embedded/motion_talk.npz is written by `python -m tools.bake_mo
 
 from __future__ import annotations
 
-import zipfile
 from pathlib import Path
 
 import jax
@@ -30,7 +29,9 @@ import numpy as np
 from flax import struct
 
 from p4d_jax.data.dice import Dice
+from p4d_jax.errors import UserError
 from p4d_jax.head.actions import ARKIT, Motion, compose_motion
+from p4d_jax.npz import read_npz
 from p4d_jax.types import FRAME_VECTOR_SIZE, Array, FrameParams
 
 MOTION_FORMAT = "p4d_jax.motion.1"
@@ -222,24 +223,15 @@ def motion_for_head(motion: MotionFile, names: tuple[str, ...]) -> MotionFile:
 
 
 def load_motion(path: str | Path) -> MotionFile:
-    """Reads and checks a motion file. Raises ValueError with what is wrong and how such files are made."""
-    path = Path(path)
-    if not path.is_file():
-        raise ValueError(
-            f"motion: no file {path}; expected an .npz written by p4d_jax.data.motion.save_motion"
-        )
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            content = {name: archive[name] for name in archive.files}
-    except (ValueError, OSError, EOFError, KeyError, AttributeError, zipfile.BadZipFile) as error:
-        raise ValueError(
-            f"motion: {path} cannot be read as a motion .npz without pickles ({error})"
-        ) from error
-    missing = {"format", "head", "fps", "names", "frames"} - set(content)
-    if missing:
-        raise ValueError(f"motion: {path} lacks {sorted(missing)}; expected a file written by save_motion")
+    """Reads and checks a motion file.
+
+    Raises:
+      UserError: it is missing, damaged, or not what `save_motion` writes.
+    """
+    names = ("format", "head", "fps", "names", "frames")
+    content = read_npz(path, "a motion file", names, others=("motion_vectors", "edges"))
     if str(content["format"]) != MOTION_FORMAT:
-        raise ValueError(f"motion: {path} has format '{content['format']}', expected '{MOTION_FORMAT}'")
+        raise UserError(f"motion: {path} has format '{content['format']}', expected '{MOTION_FORMAT}'")
     return _checked(path, content)
 
 
@@ -251,35 +243,29 @@ def _checked(path: Path, content: dict[str, np.ndarray]) -> MotionFile:
         or len(frames) == 0
         or frames.dtype.kind != "f"
     ):
-        raise ValueError(
+        raise UserError(
             f"motion: {path} has frames of shape {frames.shape} and type {frames.dtype},"
             f" expected floats (T >= 1, {FRAME_VECTOR_SIZE})"
         )
-    bad = ~np.isfinite(frames).all(axis=1)
-    if bad.any():
-        raise ValueError(
-            f"motion: {path} has numbers that are not finite, first in frame {int(bad.argmax())}"
-        )
+    if not np.isfinite(frames.astype(np.float32)).all():
+        raise UserError(f"motion: {path} has frames with numbers beyond float32")
     if fps.shape != () or fps.dtype.kind not in "fiu" or not 1.0 <= float(fps) <= 1000.0:
-        raise ValueError(f"motion: {path} has fps {fps}, expected one number in [1, 1000]")
+        raise UserError(f"motion: {path} has fps {fps}, expected one number in [1, 1000]")
     vectors = content.get("motion_vectors")
     if vectors is not None:
         if vectors.ndim != 2 or len(vectors) != len(frames) or vectors.dtype.kind != "f":
-            raise ValueError(
+            raise UserError(
                 f"motion: {path} has motion_vectors of shape {vectors.shape} and type {vectors.dtype},"
                 f" expected floats ({len(frames)}, M)"
             )
-        if not np.isfinite(vectors).all():
-            raise ValueError(f"motion: {path} has motion_vectors that are not finite")
         vectors = jnp.asarray(vectors, jnp.float32)
     edges = content.get("edges")
     if edges is not None and (
-        edges.shape != (len(frames) + 1,)
-        or edges.dtype.kind != "f"
-        or not np.isfinite(edges).all()
-        or (np.diff(edges) <= 0).any()
+        edges.shape != (len(frames) + 1,) or edges.dtype.kind != "f" or (np.diff(edges) <= 0).any()
     ):
-        raise ValueError(f"motion: {path} has edges that are not {len(frames) + 1} ascending seconds")
+        raise UserError(f"motion: {path} has edges that are not {len(frames) + 1} ascending seconds")
     params = FrameParams.from_vector(jnp.asarray(frames, jnp.float32))
+    if content["names"].ndim != 1 or len(content["names"]) > 100:
+        raise UserError(f"motion: {path} has names of shape {content['names'].shape}, expected (E <= 100,)")
     names = tuple(str(name) for name in content["names"])
     return MotionFile(params, float(fps), str(content["head"]), names, vectors, edges)

@@ -30,7 +30,6 @@ import dataclasses
 import itertools
 import os
 import sys
-import zipfile
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -45,6 +44,7 @@ from p4d_jax.geometry import camera_for_bent_neck
 from p4d_jax.head.mirror import build_mirror
 from p4d_jax.head.model import NECK, HeadModel
 from p4d_jax.head.skinning import head_joints
+from p4d_jax.npz import read_npz
 from p4d_jax.types import FRAME_VECTOR_SIZE, FrameParams, VectorParts
 
 PHOTOS_FORMAT = "p4d_jax.photos.1"
@@ -243,11 +243,7 @@ def load_parameters(path: Path, head: HeadModel) -> dict[str, np.ndarray]:
     """The arrays of a parameters.npz, checked."""
     if not path.is_file():
         raise UserError(f"{path}: no such file; {LOOK}")
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            stored = {name: archive[name] for name in archive.files}
-    except (ValueError, OSError, EOFError, KeyError, zipfile.BadZipFile) as error:
-        raise UserError(f"{path} cannot be read as an .npz without pickles ({error})") from None
+    stored = read_npz(path, "a folder's parameters", (), finite=False)  # `check_frames` names the picture
     if missing := {"format", "head", "expressions", "pictures", "frames"} - set(stored):
         raise UserError(f"{path} lacks {', '.join(sorted(missing))}; {LOOK}")
     if str(stored["format"]) != PHOTOS_FORMAT:

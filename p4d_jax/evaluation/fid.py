@@ -11,6 +11,7 @@ be sent, and nobody waits for the primary one.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import json
@@ -31,6 +32,7 @@ from p4d_jax.genhead.forward import random_pictures
 from p4d_jax.genhead.frames import rasterize_frames
 from p4d_jax.genhead.training import GenHeadTraining
 from p4d_jax.networks.inception import InceptionV3
+from p4d_jax.npz import open_npz
 from p4d_jax.train.devices import DATA_AXIS, local, replicate, replicated, split
 from p4d_jax.train.network_folder import load_converted
 from p4d_jax.train.processes import agreed, is_primary
@@ -155,11 +157,11 @@ def cached_statistics(path: Path, about: dict, gather: Callable[[], FeatureStati
     text = json.dumps(about, sort_keys=True, default=str)
     known = False
     if is_primary() and path.is_file():
-        with np.load(path, allow_pickle=False) as stored:
-            known = str(stored["about"]) == text
+        with contextlib.suppress(UserError), open_npz(path) as stored:  # a damaged one is gathered anew
+            known = stored.text("about") == text
     if agreed(float(known)):
-        with np.load(path, allow_pickle=False) as stored:
-            return FeatureStatistics(int(stored["count"]), stored["mean"], stored["scatter"])
+        with open_npz(path, "statistics of features") as stored:
+            return FeatureStatistics(int(stored.read("count")), stored.read("mean"), stored.read("scatter"))
     statistics = gather()
     if is_primary():
         temporary = path.with_suffix(".tmp.npz")

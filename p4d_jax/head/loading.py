@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import zipfile
 from pathlib import Path
 
 import jax.numpy as jnp
 import numpy as np
 
-from p4d_jax.errors import UserError
+from p4d_jax.errors import UserError, printable
 from p4d_jax.head.model import NEIGHBOURS, REGIONS, HeadModel
+from p4d_jax.npz import read_npz
 
 _HALF = ("shape_basis", "expression_basis", "pose_basis", "uv")
 _PLAIN = tuple(
@@ -47,33 +47,44 @@ def load_head_model(path: str | Path) -> HeadModel:
       UserError: the file is missing, not an .npz, or an array is missing, misshapen, not finite or points
         outside the mesh.
     """
-    try:
-        with np.load(path, allow_pickle=False) as stored:
-            arrays = {name: stored[name] for name in stored.files}
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such head model") from None
-    except (OSError, ValueError, zipfile.BadZipFile, EOFError, KeyError) as error:
-        raise UserError(f"{path}: not a head model .npz ({error})") from None
+    arrays = read_npz(path, "a head model", ())
     if "template" in arrays and arrays["template"].ndim == 2:
         arrays.setdefault("pose_basis", np.zeros((*arrays["template"].shape, 36), np.float16))
     missing = [name for name in (*_PLAIN, "about") if name not in arrays]
     missing += [f"regions/{name}" for name in REGIONS if f"regions/{name}" not in arrays]
     if missing:
         raise UserError(f"{path}: not a head model, it lacks {', '.join(missing)}")
+    extra = sorted(name for name in arrays if name not in (*_PLAIN, "about") and name[:8] != "regions/")
+    if extra:
+        raise UserError(f"{path}: not a head model, which has no array {printable(extra[0])[:100]!r}")
+    name, expression_names = _names(path, arrays.pop("about"))
     _check(path, arrays)
     regions = {key[8:]: jnp.asarray(value) for key, value in arrays.items() if key.startswith("regions/")}
     fields = {
         name: jnp.asarray(arrays[name].astype(np.float32 if arrays[name].dtype.kind == "f" else np.int32))
         for name in _PLAIN
     }
-    about = json.loads(str(arrays["about"]))
-    return HeadModel(
-        **fields, regions=regions, name=about["name"], expression_names=tuple(about["expression_names"])
-    )
+    return HeadModel(**fields, regions=regions, name=name, expression_names=expression_names)
+
+
+def _names(path, about: np.ndarray) -> tuple[str, tuple[str, ...]]:
+    """The head's name and those of its expressions."""
+    try:
+        told = json.loads(str(about))
+        name, expressions = told["name"], told["expression_names"]
+    except (ValueError, TypeError, KeyError, RecursionError):
+        name, expressions = None, ()
+    if not all(isinstance(one, str) for one in (name, *expressions)):
+        raise UserError(f"{path}: about is no JSON of name and expression_names")
+    return name, tuple(expressions)
 
 
 def _check(path, arrays: dict[str, np.ndarray]) -> None:
     """Every array's shape, values and indices; V and the other sizes come from the arrays themselves."""
+    flat = [name for name in _PLAIN if arrays[name].ndim == 0 or arrays[name].dtype.kind not in "biuf"]
+    if flat:
+        value = arrays[flat[0]]
+        raise UserError(f"{path}: {flat[0]} has shape {value.shape} and type {value.dtype}")
     vertices = len(arrays["template"])
     points, shapes = len(arrays["mediapipe_indices"]), arrays["shape_basis"].shape[-1]
     expressions, small = arrays["expression_basis"].shape[-1], len(arrays["decimated_triangles"])
@@ -92,8 +103,6 @@ def _check(path, arrays: dict[str, np.ndarray]) -> None:
     for name, shape in expected.items():
         if arrays[name].shape != shape:
             raise UserError(f"{path}: {name} has shape {arrays[name].shape}, expected {shape}")
-        if not np.isfinite(arrays[name]).all():
-            raise UserError(f"{path}: {name} holds values that are not finite")
     limits = {name: vertices for name in arrays if name.endswith("_triangles") or name.startswith("regions/")}
     limits |= {
         "faces": vertices,
@@ -103,5 +112,9 @@ def _check(path, arrays: dict[str, np.ndarray]) -> None:
     }
     for name, limit in limits.items():
         value = arrays[name]
-        if value.dtype.kind not in "iu" or (value.size and (value.min() < 0 or value.max() >= limit)):
+        if (
+            value.ndim == 0
+            or value.dtype.kind not in "iu"
+            or (value.size and (value.min() < 0 or value.max() >= limit))
+        ):
             raise UserError(f"{path}: {name} must hold indices in 0..{limit - 1}")
