@@ -14,6 +14,15 @@ class UserError(ValueError):
     """An input that cannot be used. The message names it, its value, what was expected and the way out."""
 
 
+class Preempted(Exception):
+    """A run was asked to end, and has saved its state: the same command goes on with it.
+
+    Its exit code is that of sysexits.h for a temporary failure: launchers may try again.
+    """
+
+    EXIT_CODE = 75
+
+
 def nearest(name: str, names: Iterable[str]) -> str:
     """`; did you mean 'x'?` for the name closest to `name`, or an empty string."""
     close = difflib.get_close_matches(name, list(names), n=1, cutoff=0.5)

@@ -25,7 +25,7 @@ from pathlib import Path
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-from p4d_jax.errors import UserError, nearest, printable
+from p4d_jax.errors import Preempted, UserError, nearest, printable
 from p4d_jax.jobs._publish import check_workdir
 from p4d_jax.jobs.settings import SETTINGS
 from p4d_jax.settings import help_text
@@ -68,6 +68,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except UserError as error:
         print(f"p4d_jax: {one_line(error)}", file=sys.stderr)
         return 2
+    except Preempted as error:
+        print(f"p4d_jax: {error}; the same command goes on", file=sys.stderr)
+        return Preempted.EXIT_CODE
     except KeyboardInterrupt:
         print("\np4d_jax: stopped by Ctrl-C; what was not finished is not written", file=sys.stderr)
         return 130
@@ -96,6 +99,10 @@ def parse_command_line(argv: Sequence[str]) -> CommandLine:
         raise UserError(str(error)) from error
     if unused:
         raise UserError(f"unexpected argument {unused[0]!r}; {USAGE}")
+    if "://" in (values.workdir or ""):
+        raise UserError(
+            f"--workdir={values.workdir}: runs write to folders; mount the bucket and give the folder's path"
+        )
     workdir = home_expanded(values.workdir or Path("runs") / path.stem)
     return CommandLine(values.config, workdir, values.coordinator, values.processes, values.process)
 

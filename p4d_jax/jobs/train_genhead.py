@@ -32,6 +32,7 @@ from p4d_jax.geometry import look_at_camera
 from p4d_jax.head.actions import ARKIT, compose_motion
 from p4d_jax.head.model import HeadModel
 from p4d_jax.jobs._fields import fields_named, user_input
+from p4d_jax.jobs._record import run_record
 from p4d_jax.jobs.settings import TrainGenHeadSettings
 from p4d_jax.networks.inception import InceptionV3
 from p4d_jax.settings import from_config
@@ -83,6 +84,7 @@ def run(config: ConfigDict, workdir: Path) -> None:
             build_grid(training, data.shapes(SHOWN), config, key),
             build_export(training, config),
             evaluate=evaluate, batch=config.batch, shown=("generator", "discriminator"),
+            record=run_record(config),
         )  # fmt: skip
 
 

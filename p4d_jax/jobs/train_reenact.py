@@ -33,6 +33,7 @@ from p4d_jax.genhead.parts import build_head_parts
 from p4d_jax.head.expression_field import build_canonical_frame
 from p4d_jax.head.model import HeadModel
 from p4d_jax.jobs._fields import fields_named, user_input
+from p4d_jax.jobs._record import run_record
 from p4d_jax.jobs.evaluate import split_names
 from p4d_jax.jobs.settings import TrainReenactSettings
 from p4d_jax.networks.arcface import IResNet
@@ -88,7 +89,7 @@ def run(config: ConfigDict, workdir: Path) -> None:
             build_grid(config, training, constants, draw_pairs),
             build_export(config, training),
             evaluate=build_evaluation(config, training, constants),
-            batch=config.batch, shown=("image", "psnr"),
+            batch=config.batch, shown=("image", "psnr"), record=run_record(config),
         )  # fmt: skip
 
 

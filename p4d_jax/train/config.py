@@ -27,6 +27,8 @@ class LoopConfig:
         end alone.
       best: Score of an evaluation that tells which checkpoint is best; '' tells none.
       best_is: Whether the 'lowest' or the 'highest' score is the best.
+      not_finite: What is done where a loss or the state is not finite: 'stop', or 'go_back' to the last
+        checkpoint, with other noise, at most three times.
       profile: Steps of this command before JAX's profiler writes a trace to `profile/`, and steps that are
         traced; (0, 0) traces none.
     """
@@ -43,11 +45,14 @@ class LoopConfig:
     evaluate_every: int = 0
     best: str = ""
     best_is: str = "lowest"
+    not_finite: str = "stop"
     profile: tuple[int, int] = (0, 0)
 
     def __post_init__(self):
         if self.best_is not in ("lowest", "highest"):
             raise ValueError(f"best_is={self.best_is!r}: expected 'lowest' or 'highest'")
+        if self.not_finite not in ("stop", "go_back"):
+            raise ValueError(f"not_finite={self.not_finite!r}: expected 'stop' or 'go_back'")
         if len(self.profile) != 2 or min(self.profile) < 0:
             raise ValueError(
                 f"profile={self.profile!r}: expected (steps before, steps traced), as in (10, 5)"

@@ -6,8 +6,10 @@ Only the primary process writes; the others call the same functions, which do no
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import jax
@@ -19,7 +21,7 @@ from p4d_jax.train.processes import is_primary
 
 
 class Journal:
-    """Of one run, from the step at which this command starts or goes on.
+    """Of one run, from the step at which this command starts or goes on; a context manager.
 
     Args:
       workdir: where it is written; made if it is not there.
@@ -33,6 +35,46 @@ class Journal:
     def __init__(self, workdir: Path, batch: int, shown: tuple[str, ...]):
         self.workdir, self.batch, self.shown = workdir, batch, shown
         self.events = open_events(workdir)
+        self._spent: dict[str, float] = {}
+        self._begun = time.time()
+
+    def __enter__(self) -> Journal:
+        return self
+
+    def __exit__(self, *_) -> None:
+        if is_primary():
+            self.events.close()
+
+    @contextlib.contextmanager
+    def spending(self, on: str) -> Iterator[None]:
+        """Counts the time inside as lost to something: restart, compile, checkpoint, ..."""
+        started = time.time()
+        try:
+            yield
+        finally:
+            self._spent[on] = self._spent.get(on, 0.0) + time.time() - started
+
+    def is_first_step(self) -> bool:
+        """Whether no step of this command has been counted, so that the next one compiles."""
+        return "compile" not in self._spent
+
+    def log_goodput(self, number: int) -> None:
+        """A line of `goodput.jsonl`: the share of this command's time that went into steps, and what took the
+        rest of it."""
+        whole = max(time.time() - self._begun, 1e-9)
+        parts = {f"seconds_{on}": round(spent, 3) for on, spent in self._spent.items()}
+        share = round(1 - sum(self._spent.values()) / whole, 4)
+        if is_primary():
+            line = {"step": number, "seconds": round(whole, 3), "goodput": share, **parts}
+            with open(self.workdir / "goodput.jsonl", "a") as log:
+                log.write(json.dumps(line) + "\n")
+            self.events.write_scalars(number, {"goodput": share})
+
+    def log_return(self, number: int, to: int, seconds: float, times: int, why: str) -> None:
+        """A return to a checkpoint, since something was not finite."""
+        self._write(number, seconds, {"returned_to": to, "returns": times})
+        if is_primary():
+            print(f"{why}; goes back to step {to} with other noise, time {times}", flush=True)
 
     def start(self, number: int, done: float) -> None:
         """The clock starts: `number` steps are done, a share `done` of the run."""
@@ -71,11 +113,6 @@ class Journal:
             save_picture(self.workdir / f"grid_{number:06d}.png", picture)
             self.events.write_images(number, {"grid": picture[None]})
             self.events.flush()
-
-    def close(self) -> None:
-        """After the last line."""
-        if is_primary():
-            self.events.close()
 
     def _write(self, number: int, seconds: float, values: dict) -> None:
         if is_primary():

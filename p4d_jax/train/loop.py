@@ -1,9 +1,11 @@
 """The loop around a pure step: resume, step, log, draw, evaluate, save.
 
 A run lives in its workdir: TensorBoard events and `metrics.jsonl` (a line each `log_every` steps),
-`grid_<step>.png`, `checkpoints/` (Orbax), `weights.npz` (the moving average, ready to use), and of a run that
-is evaluated `best_weights.npz`. The same command goes on where a killed run stopped: the random key of a step
-depends only on the run's key and the step's number, and the best score so far is stored with its checkpoint.
+`grid_<step>.png`, `checkpoints/` (Orbax), `weights.npz` (the moving average, ready to use), of a run that is
+evaluated `best_weights.npz`, `run.json` (its config) and `goodput.jsonl` (where each command's time went).
+The same command goes on where a killed run stopped: the random key of a step depends only on the run's key
+and the step's number, and the best score so far is stored with its checkpoint. A run that is asked to end
+(SIGTERM, SIGINT) saves the step that it is at.
 
 With several processes (`train.processes`) all go through the same loop in step: checkpoints are written by
 all of them into the one workdir, everything else by the primary one, whose clock is the run's.
@@ -11,11 +13,13 @@ all of them into the one workdir, everything else by the primary one, whose cloc
 
 from __future__ import annotations
 
+import contextlib
 import math
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -23,10 +27,13 @@ import numpy as np
 import orbax.checkpoint.experimental.v1 as ocp
 from absl import logging
 
-from p4d_jax.errors import UserError
+from p4d_jax.errors import Preempted, UserError
+from p4d_jax.train.checkpoints import CHECKPOINTS, Checkpoints, check_finite, inspect_state
 from p4d_jax.train.config import LoopConfig
 from p4d_jax.train.devices import filled_like, local
+from p4d_jax.train.identity import WorkdirLock, check_goes_on, check_same_everywhere, temporary_beside
 from p4d_jax.train.journal import Journal, ProfileWindow
+from p4d_jax.train.preemption import Notice
 from p4d_jax.train.processes import agreed, check_shared, is_primary
 from p4d_jax.train.state import TrainState, learning_rate
 
@@ -48,6 +55,7 @@ def train(
     evaluate: Callable[[TrainState], dict[str, float]] | None = None,
     batch: int = 0,
     shown: tuple[str, ...] = (),
+    record: Mapping[str, Any] | None = None,
 ) -> TrainState:
     """Trains from `state`, or from the workdir's last checkpoint, to the end.
 
@@ -55,65 +63,121 @@ def train(
       step: (state, learning rate) -> (state, metrics); donates the state.
       draw: a picture (H, W, 3) uint8 of what the moving average does; called by every process.
       export: writes the moving average's weights to a file; called by the primary process alone, with its own
-        copy of the state.
+        copy of the state. What it cannot write is a warning.
       evaluate: scores of the moving average, called by every process; the primary's scores count.
       batch: pictures a step, for the log.
       shown: metrics that the terminal shows; () are all.
+      record: what makes the run what it is, nested (`train.identity`): config, package's version, head.
 
     Raises:
-      UserError: a loss or score is not finite; the last checkpoint is left as it is. Or the processes do not
-        share the workdir, or `best` is no score.
+      UserError: a loss, score or part of the state is not finite; the last checkpoint is left as it is. Or
+        the processes do not share the workdir or their record, another run has the workdir, it holds a run of
+        another record or model, or `best` is no score.
+      Preempted: it was asked to end, and has saved its state.
     """
     if config.best and evaluate is None:
         raise UserError(f"best={config.best!r}: this run has no evaluation; set it to ''")
-    journal = Journal(workdir, batch, shown)
+    record = dict(record or {})
     check_shared(workdir)
     with (
-        ocp.training.Checkpointer(
-            workdir.resolve() / "checkpoints", preservation_policy=preservation_policy(config)
-        ) as saved,
+        WorkdirLock(workdir),
+        Journal(workdir, batch, shown) as journal,
+        Notice() as notice,
+        Checkpoints(workdir, preservation_policy(config)) as saved,
         ProfileWindow(workdir / "profile", *config.profile) as profile,
     ):
-        if saved.latest is not None:
-            state = saved.load(saved.latest, state)
+        with journal.spending("restart"):
+            check_same_everywhere(record | {"the first state": int(inspect_state(state)[1])})
+            check_goes_on(workdir, record)
+            state = saved.load(state)
+        if int(state.step):
             logging.info("going on from step %d of %s", int(state.step), workdir)
-        best = max((config.merit(checkpoint.metrics) for checkpoint in saved.checkpoints), default=-math.inf)
+        best = max(map(config.merit, saved.metrics), default=-math.inf)
         before, started, number = float(state.seconds), time.time(), int(state.step)
         # To agree on the time, all hosts wait for the step: with one process each step, else at log lines.
         tick = 1 if jax.process_count() == 1 else config.log_every
-        seconds, last_save = before, before
+        seconds, last_save, asked, returned = before, before, False, 0
         journal.start(number, progress(config, number, seconds))
 
-        while (done := progress(config, number, seconds)) < 1.0:
+        while (done := progress(config, number, seconds)) < 1.0 and not asked:
             profile.before_step(state)
             rate = learning_rate(done, number, config.peak_rate, config.warmup, config.final_share)
-            state, metrics = step(state, jnp.float32(rate))
+            with journal.spending("compile") if journal.is_first_step() else contextlib.nullcontext():
+                state, metrics = step(state, jnp.float32(rate))
             number += 1
             if number % tick == 0:
                 seconds = before + agreed(time.time() - started)
             done = progress(config, number, seconds)
+            asked = notice.came(number)
 
-            if number % config.log_every == 0:
-                journal.log_steps(number, done, seconds, rate, finite(metrics, number, workdir))
-            if done == 1.0 or number % config.grid_every == 0:
-                journal.show(number, draw(state))
+            try:
+                if number % config.log_every == 0:
+                    journal.log_steps(number, done, seconds, rate, finite(metrics, number))
+                if done == 1.0 or (number % config.grid_every == 0 and not asked):
+                    with journal.spending("pictures"):
+                        journal.show(number, draw(state))
 
-            scores, improved = {}, False
-            if evaluate and (done == 1.0 or (config.evaluate_every and number % config.evaluate_every == 0)):
-                scores = score(config, evaluate, state, number, workdir)
-                journal.log_scores(number, seconds, scores)
-                improved = bool(config.best) and config.merit(scores) >= best
-                best = max(best, config.merit(scores))
+                scores, improved = {}, False
+                if evaluate and (done == 1.0 or (is_due(config.evaluate_every, number) and not asked)):
+                    with journal.spending("evaluation"):
+                        scores = score(config, evaluate, state, number)
+                    journal.log_scores(number, seconds, scores)
+                    improved = bool(config.best) and config.merit(scores) >= best
+                    best = max(best, config.merit(scores))
 
-            if done == 1.0 or improved or seconds - last_save > 60 * config.save_minutes:
-                finite(metrics, number, workdir)
-                state, last_save = state.replace(seconds=filled_like(state.seconds, seconds)), seconds
-                write_weights(state, workdir, export, improved)
-                saved.save_async(
-                    number, state, metrics=scores or None, force=True
-                )  # waits for the one before
-    journal.close()
+                if done == 1.0 or improved or asked or seconds - last_save > 60 * config.save_minutes:
+                    finite(metrics, number)
+                    state, last_save = state.replace(seconds=filled_like(state.seconds, seconds)), seconds
+                    jax.block_until_ready(state)
+                    with journal.spending("checkpoint"):
+                        saved.save(number, state, check_state(state, number), scores or None)
+                        write_weights(state, workdir, export, improved)
+            except NotFinite as error:
+                if config.not_finite == "stop" or returned == MOST_RETURNS or not saved.metrics:
+                    raise UserError(
+                        f"{error}; the last checkpoint in {workdir / CHECKPOINTS} is good: start again with a"
+                        " lower peak_rate"
+                    ) from None
+                returned += 1
+                state = with_other_noise(saved.load(state), returned)
+                journal.log_return(number, int(state.step), seconds, returned, str(error))
+                number = int(state.step)
+        journal.log_goodput(number)
+    if asked and done < 1.0:
+        raise Preempted(f"asked to end after step {number}, which is saved in {workdir}")
     return state
+
+
+MOST_RETURNS = 3  # to a checkpoint, in one command
+
+
+class NotFinite(Exception):
+    """A number of a run is not finite."""
+
+
+def is_due(every: int, number: int) -> bool:
+    """Whether what is done every so many steps (0: never) is to be done now."""
+    return bool(every) and number % every == 0
+
+
+def check_state(state: TrainState, number: int) -> int:
+    """The checksum of a state whose numbers are all finite.
+
+    Raises:
+      NotFinite: they are not.
+    """
+    try:
+        return check_finite(state)
+    except FloatingPointError as error:
+        raise NotFinite(f"step {number}: the state's {error} not finite") from None
+
+
+def with_other_noise(state: TrainState, number: int) -> TrainState:
+    """The same state with another random key, so that what comes is not what came."""
+    other = jax.jit(
+        lambda key: jax.random.key_data(jax.random.fold_in(jax.random.wrap_key_data(key), number))
+    )
+    return state.replace(key=other(state.key))
 
 
 def preservation_policy(config: LoopConfig):
@@ -126,38 +190,44 @@ def preservation_policy(config: LoopConfig):
     return policies.AnyPreservationPolicy([latest, best])
 
 
-def score(config: LoopConfig, evaluate: Callable, state: TrainState, number: int, workdir: Path) -> dict:
+def score(config: LoopConfig, evaluate: Callable, state: TrainState, number: int) -> dict[str, float]:
     """The scores of an evaluation, the same on all processes."""
     scores = {name: agreed(float(value)) for name, value in evaluate(state).items()}
     if config.best and config.best not in scores:
         raise UserError(f"best={config.best!r}: the evaluation gives {', '.join(scores)}")
-    return finite(scores, number, workdir)
+    return finite(scores, number)
 
 
-def finite(metrics: dict, number: int, workdir: Path) -> dict[str, float]:
+def finite(metrics: dict, number: int) -> dict[str, float]:
     """The metrics as numbers.
 
     Raises:
-      UserError: one is not finite.
+      NotFinite: one is not.
     """
     values = {name: float(f"{float(value):.9g}") for name, value in metrics.items()}
     broken = [name for name, value in values.items() if not np.isfinite(value)]
     if broken:
-        raise UserError(
-            f"step {number}: {', '.join(broken)} not finite; the last checkpoint in {workdir / 'checkpoints'}"
-            " is good: start again with a lower peak_rate"
-        )
+        raise NotFinite(f"step {number}: {', '.join(broken)} not finite")
     return values
 
 
 def write_weights(state: TrainState, workdir: Path, export: Callable, improved: bool) -> None:
-    """Writes `weights.npz`, and if they are the best so far `best_weights.npz`, by the primary process."""
+    """Writes `weights.npz`, and if they are the best so far `best_weights.npz`, by the primary process.
+
+    The run is in its checkpoints: what cannot be written here is a warning.
+    """
     if not is_primary():
         return
-    temporary = workdir / "weights.tmp.npz"
-    export(local(state), temporary)
-    if improved:
-        copy = workdir / "best_weights.tmp.npz"
-        shutil.copyfile(temporary, copy)
-        copy.replace(workdir / "best_weights.npz")
-    temporary.replace(workdir / "weights.npz")
+    temporary, copy = (temporary_beside(workdir / name) for name in ("weights.npz", "best_weights.npz"))
+    try:
+        export(local(state), temporary)
+        if improved:
+            shutil.copyfile(temporary, copy)
+            copy.replace(workdir / "best_weights.npz")
+        temporary.replace(workdir / "weights.npz")
+    except (OSError, ValueError) as error:
+        said = str(error).replace(str(temporary), "weights.npz")
+        print(f"the weights are not written, the checkpoint is: {said}", flush=True)
+    finally:
+        for path in (temporary, copy):
+            path.unlink(missing_ok=True)

@@ -155,6 +155,13 @@ def agreed(value: float) -> float:
     return float(multihost_utils.broadcast_one_to_all(np.float32(value)))
 
 
+def all_agree(yes: bool) -> bool:
+    """Whether every process says yes; all must call."""
+    if jax.process_count() == 1:
+        return yes
+    return bool(multihost_utils.process_allgather(np.asarray(yes)).all())
+
+
 def check_shared(folder: Path, patience: float = 30.0) -> None:
     """Makes the folder, and makes sure that every process sees the primary's; all must call.
 
