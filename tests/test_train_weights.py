@@ -73,6 +73,15 @@ def test_foreign_parameters_are_named(tmp_path, ending, variables, said):
         load(save(tmp_path / f"weights{ending}", variables))
 
 
+def test_parameters_that_are_no_floats_are_named(tmp_path):
+    with np.load(save(tmp_path / "weights.npz")) as stored:
+        arrays = {name: stored[name] for name in stored.files}
+    for wrong in (np.array("text"), np.zeros((2, 2), int)):
+        np.savez(tmp_path / "wrong.npz", **arrays | {"params/layer/kernel": wrong})
+        with pytest.raises(UserError, match=r"params/layer/kernel is of type .*, expected floats"):
+            load(tmp_path / "wrong.npz")
+
+
 @pytest.mark.parametrize("ending", ENDINGS)
 def test_what_float16_does_not_hold_is_not_written(tmp_path, ending):
     with pytest.raises(UserError, match=r"not finite in float16.*params/layer/bias"):

@@ -108,7 +108,11 @@ def _load(path_or_name: str | Path, network: str, config_class, shapes: Callable
             raise UserError(f"weights: {str(path)!r} is not an exported {network}")
         config = _config(path, stored.text("config"), config_class)
         names = [name for name in stored.headers if name not in _TEXTS]
-        flat = {name: jnp.asarray(stored.read(name).astype(np.float32)) for name in names}
+        strange = [name for name in names if stored.headers[name].dtype.kind != "f"]
+        if strange:
+            told = f"{printable(strange[0])[:200]} is of type {stored.headers[strange[0]].dtype}"
+            raise UserError(f"{path}: {told}, expected floats")
+        flat = {name: jnp.asarray(stored.read(name), jnp.float32) for name in names}
     if path not in NAMES.values():  # those are ours, and tracing the network takes seconds
         _check_shapes(path, {name: value.shape for name, value in flat.items()}, shapes(config))
     return config, flax.traverse_util.unflatten_dict(flat, sep="/")
