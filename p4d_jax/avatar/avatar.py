@@ -201,6 +201,7 @@ class Avatar:
         gaze: Array | None = None,
         camera: Camera | None = None,
         motion: Array | None = None,
+        planes: Array | None = None,
         background: bool = True,
     ) -> Frame:
         """One picture, with alpha and depth.
@@ -213,6 +214,8 @@ class Avatar:
           gaze: (2,) radians to the person's left, and up, in place of the frame's.
           camera: In place of the frame's.
           motion: (M,) motion vector; None lets the model's motion source make it of the parameters.
+          planes: (3, PT, PT, C) what `animate` made of the motion vector, where it is at hand: other cameras
+            and other rotations of the neck share it. None makes it.
           background: False shows the head before black.
 
         Raises:
@@ -228,10 +231,10 @@ class Avatar:
             frame = frame.replace(pose=jnp.asarray(pose, jnp.float32))
         if camera is not None:
             frame = frame.replace(camera=camera)
-        if motion is None:
+        if motion is None and planes is None:
             see = motion_of_frame
             motion = see(self.model.motion_source, self.model.head, frame) if changed else self.motion
-        return self._render(frame, motion, background)
+        return self._render(frame, motion, background, planes)
 
     def act(self, frame: FrameParams, actions: Mapping[str, float], gaze: Array | None = None) -> FrameParams:
         """A frame with amounts of ARKit's actions, by name, and a gaze (left, up) in the place of its own.
@@ -388,11 +391,18 @@ class Avatar:
         """(S, S, 1) the person in it."""
         return to_alpha(self.alpha, self.size)
 
-    def _render(self, frame: FrameParams, motion: Array, background: bool = True) -> Frame:
+    def _render(
+        self,
+        frame: FrameParams,
+        motion: Array | None,
+        background: bool = True,
+        planes: Array | None = None,
+    ) -> Frame:
         behind = self.source.background if background else jnp.zeros_like(self.source.background)
         meshes = driven_meshes(self.model.head, self.params.shape, frame)
+        planes = self.animate(motion) if planes is None else planes
         return _render_posed(
-            self.model, self.animate(motion), self.source.texture, behind, meshes, frame.neck, frame.camera,
+            self.model, planes, self.source.texture, behind, meshes, frame.neck, frame.camera,
             resolution=self.resolution, samples=self.samples,
         )  # fmt: skip
 

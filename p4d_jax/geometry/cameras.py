@@ -93,10 +93,17 @@ def project(
 
 
 @exact_products
-def orbit(camera: Camera, yaw: Array | float) -> Camera:
-    """The camera turned about the world's y axis by `yaw` radians."""
-    rotation = jnp.eye(4).at[:3, :3].set(axis_angle_to_matrix(jnp.array([0.0, yaw, 0.0])))
-    return camera.replace(cam2world=rotation @ camera.cam2world)
+def orbit(camera: Camera, yaw: Array | float, pitch: Array | float = 0.0) -> Camera:
+    """The camera turned about the world's origin.
+
+    Args:
+      camera: Where it starts.
+      yaw: Radians about the world's y axis; it then sees more of the person's left side.
+      pitch: Radians about its own x axis; it then sees the head from farther below.
+    """
+    across, up = axis_angle_to_matrix(jnp.array([0.0, yaw, 0.0])), pitch * camera.cam2world[:3, 0]
+    rotation = across @ axis_angle_to_matrix(up)
+    return camera.replace(cam2world=jnp.eye(4).at[:3, :3].set(rotation) @ camera.cam2world)
 
 
 @exact_products

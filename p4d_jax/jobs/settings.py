@@ -118,6 +118,39 @@ class ReenactSettings(JobSettings):
 
 
 @dataclasses.dataclass(frozen=True)
+class ServeSettings(JobSettings):
+    """Opens the page on which a photo's head is turned and moved.
+
+    Attributes:
+      host: Address to listen on; another one than this machine's own takes a token.
+      port: Port to listen on.
+      token: What everybody has to bring who opens the page; '' asks for none, on this machine alone.
+      weights: Weights of the reconstructor: an embedded name, or an exported file.
+      watermark: Marks of pictures and films that are taken home, with commas between: visible, invisible; ''
+        is none.
+      photo_megabytes: The largest photo.
+      motion_megabytes: The largest film or motion file.
+      max_frames: Frames of a film that are used; the rest is left out.
+      sessions: People at once.
+      away_seconds: Seconds after which somebody who has closed the page has gone, and with them all files.
+      personalise_steps: Steps of optimisation that the page's button makes.
+    """
+
+    job: str = "serve"
+    host: str = "127.0.0.1"
+    port: int = 8014
+    token: str = ""
+    weights: str = "reenact_demo"
+    watermark: str = "visible,invisible"
+    photo_megabytes: float = 20.0
+    motion_megabytes: float = 100.0
+    max_frames: int = 240
+    sessions: int = 8
+    away_seconds: float = 60.0
+    personalise_steps: int = 25
+
+
+@dataclasses.dataclass(frozen=True)
 class CaptureSettings(JobSettings):
     """Finds the head's parameters in a photo, a film or a folder.
 
@@ -468,6 +501,7 @@ SETTINGS = {
     "evaluate": EvaluateSettings,
     "evaluate_genhead": EvaluateGenHeadSettings,
     "reenact": ReenactSettings,
+    "serve": ServeSettings,
     "synthesize": SynthesizeSettings,
     "train_genhead": TrainGenHeadSettings,
     "train_reenact": TrainReenactSettings,

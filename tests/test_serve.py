@@ -1,0 +1,377 @@
+"""The page's server: who may speak to it, whose data it shows, what it refuses; from photo to film."""
+
+from __future__ import annotations
+
+import io
+import json
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from starlette.testclient import TestClient
+from starlette.websockets import WebSocketDisconnect
+from synthetic_reconstructor import save_random_weights
+
+import p4d_jax as p4d
+from p4d_jax import assets, main
+from p4d_jax.imaging.watermark import FOUND, invisible_score
+from p4d_jax.serve.app import Limits, Server, pack, unpack
+from p4d_jax.serve.view import MOST_TURN, View, apply_view
+from p4d_jax.serve.worker import Worker
+
+HERE = "http://127.0.0.1:8014"
+LIVE = "ws://127.0.0.1:8014/live"
+LIMITS = Limits(photo_bytes=3_000_000, motion_bytes=1_000_000, frames=3, sessions=4, away_seconds=0.0)
+
+
+def as_file(picture: np.ndarray, kind: str = "PNG") -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(picture).save(file, kind)
+    return file.getvalue()
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory) -> Server:
+    """A small network of noise behind the page."""
+    weights = save_random_weights(tmp_path_factory.mktemp("weights") / "tiny.npz")
+    return Server(p4d.AvatarModel.load(weights), LIMITS, ("visible", "invisible"))
+
+
+@pytest.fixture(scope="module")
+def page(server):
+    """The page, prepared."""
+    with TestClient(server.application(), base_url=HERE) as client:
+        deadline = time.monotonic() + 300
+        while not server.ready:
+            assert time.monotonic() < deadline and "cannot" not in server.said, server.said
+            time.sleep(0.1)
+        yield client
+
+
+class Visitor:
+    """Somebody with an open page."""
+
+    def __init__(self, page: TestClient, session: str | None = None):
+        self.page = page
+        self.socket = page.websocket_connect(LIVE, headers={"origin": HERE})
+        self.socket.__enter__()
+        self.socket.send_json({"session": session})
+        self.hello = self.socket.receive_json()
+        self.token = self.hello.get("session")
+
+    def post(self, path: str, content: bytes | dict = b"", name: str = ""):
+        content = json.dumps(content).encode() if isinstance(content, dict) else content
+        headers = {"x-session": self.token, "x-name": name, "origin": HERE}
+        return self.page.post(path, content=content, headers=headers)
+
+    def look(self, webcam: bytes = b"", **view) -> tuple[dict, np.ndarray | str]:
+        """The answer to a view: header and picture, or the message."""
+        if webcam:
+            self.socket.send_bytes(pack(view, webcam))
+        else:
+            self.socket.send_json(view)
+        while True:
+            message = self.socket.receive()
+            if message.get("bytes"):
+                header, content = unpack(message["bytes"])
+                return json.loads(header), np.asarray(Image.open(io.BytesIO(content)))
+            said = json.loads(message["text"])
+            if said["type"] == "error":
+                return said, said["said"]
+
+    def leave(self) -> None:
+        self.socket.__exit__(None, None, None)
+
+
+@pytest.fixture
+def visitor(page):
+    one = Visitor(page)
+    yield one
+    one.leave()
+
+
+@pytest.fixture(scope="module")
+def anna(page, photo):
+    """A visitor with the astronaut's head."""
+    one = Visitor(page)
+    answer = one.post("/photo", as_file(photo), "me.png")
+    assert answer.status_code == 200 and answer.json()["head"]
+    yield one
+    one.leave()
+
+
+# The walk ---------------------------------------------------------------------------------------------------
+
+
+def test_a_photo_becomes_a_head_that_turns_and_moves(anna):
+    header, rest = anna.look(number=1)
+    assert header["number"] == 1 and rest.shape == (128, 128, 3)
+    header, coarse = anna.look(number=2, coarse=True)
+    assert header["coarse"] and 0 < np.abs(coarse.astype(int) - rest).mean() < 60  # half as many rays a side
+    same = lambda **view: np.abs(anna.look(**view)[1].astype(int) - rest).mean()
+    assert same() < 0.5
+    moved = {name: same(**{name: 1.0}) for name in ("orbit_x", "orbit_y", "turn_x", "mouth", "blink_left")}
+    assert min(moved.values()) > 0.5, moved
+    for picture in ("depth", "mesh", "alpha"):
+        assert np.abs(anna.look(picture=picture)[1].astype(int) - rest).mean() > 1
+
+
+def test_the_webcam_moves_the_head(anna, photo):
+    anna.socket.send_json({"start_live": True})
+    first, still = anna.look(as_file(photo, "JPEG"), mover="live", coarse=True)
+    shifted = np.roll(photo, 40, axis=1)
+    for _ in range(3):
+        header, moved = anna.look(as_file(shifted, "JPEG"), mover="live", coarse=True)
+    assert first["face"] and header["face"]
+    assert np.abs(moved.astype(int) - still).mean() > 1
+    assert anna.look(as_file(np.zeros((64, 64, 3), np.uint8)), mover="live")[0]["face"] is False
+    assert "cannot be read" in anna.look(b"no picture", mover="live")[1]
+
+
+def test_what_is_taken_home_can_be_used(anna, tmp_path):
+    assert anna.post("/take", {"kind": "film"}).status_code == 400  # nothing moves it yet
+    clip = assets.motion("motion_talk").read_bytes()
+    state = anna.post("/motion", clip, "talk.npz").json()
+    assert state["film"]["name"] == "talk.npz" and 0 < state["film"]["seconds"] < 1
+    assert np.abs(anna.look(mover="film", time=0.08)[1].astype(int) - anna.look()[1]).mean() > 0.1
+    files = {}
+    for kind in ("still", "film", "motion", "avatar"):  # glTF has a test of its own
+        answer = anna.post("/take", {"kind": kind, "view": {"orbit_x": 0.2}})
+        assert answer.status_code == 200, answer.text
+        name = answer.headers["content-disposition"].split('"')[1]
+        files[kind] = tmp_path / name
+        files[kind].write_bytes(answer.content)
+    still = np.asarray(Image.open(files["still"]))
+    assert invisible_score(still) > FOUND
+    assert len(p4d.Motion.load(files["motion"])) == LIMITS.frames
+    assert p4d.load_avatar(files["avatar"]).render().picture.shape == (128, 128, 3)
+    assert files["film"].stat().st_size > 1000
+
+
+def test_a_recording_becomes_the_film(anna, photo):
+    assert anna.post("/record", {"keep": False}).status_code == 200
+    for _ in range(3):
+        anna.look(as_file(photo, "JPEG"), mover="live", coarse=True)
+    assert anna.post("/record", {"keep": True}).json()["film"]["name"] == "recording"
+    assert anna.look(mover="film", time=0.0)[1].shape == (128, 128, 3)
+
+
+# Whose data -------------------------------------------------------------------------------------------------
+
+
+def test_two_people_see_nothing_of_each_other(page, server, anna):
+    bea = Visitor(page)
+    assert bea.token != anna.token and len(bea.token) > 40
+    assert not bea.hello["state"]["head"] and "no head" in bea.look(number=1)[1]
+    assert page.get("/crop", headers={"x-session": bea.token}).status_code == 404
+    assert bea.post("/take", {"kind": "still"}).status_code == 400
+    folders = [server.sessions.find(one.token).folder for one in (anna, bea)]
+    assert folders[0] != folders[1] and not any(folders[1].iterdir())
+    assert all(oct(folder.stat().st_mode & 0o777) == "0o700" for folder in folders)
+    for guess in ("", "x", anna.token[:-1], bea.token + "x"):
+        assert page.get("/crop", headers={"x-session": guess}).status_code == 404
+    bea.leave()
+
+
+def test_uploads_go_with_their_session(page, server, photo):
+    carl = Visitor(page)
+    carl.post("/photo", as_file(photo), "me.png")
+    folder = server.sessions.find(carl.token).folder
+    assert any(folder.iterdir())
+    assert carl.post("/end").status_code == 200
+    assert not folder.exists() and carl.post("/take", {"kind": "still"}).status_code == 404
+    carl.leave()
+    dora = Visitor(page)
+    folder = server.sessions.find(dora.token).folder
+    dora.post("/motion", assets.motion("motion_talk").read_bytes(), "talk.npz")
+    assert any(folder.iterdir())
+    dora.leave()  # closes the page without a word
+    deadline = time.monotonic() + 10
+    while folder.exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
+def test_a_reloaded_page_finds_its_head_again(page, anna):
+    again = Visitor(page, anna.token)
+    assert again.token == anna.token and again.hello["state"]["head"]
+    again.leave()
+    stranger = Visitor(page, "not a token")
+    assert stranger.token not in (anna.token, "not a token") and not stranger.hello["state"]["head"]
+    stranger.leave()
+
+
+def test_a_full_page_says_so(page, server):
+    crowd = [Visitor(page) for _ in range(LIMITS.sessions + 1)]
+    assert crowd[-1].hello["type"] == "full" and "4 people" in crowd[-1].hello["said"]
+    for one in crowd:
+        if one.token:
+            one.post("/end")
+        one.leave()
+
+
+# Who may speak to it ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "host", ["evil.example", "evil.example:8014", "192.168.0.7:8014", "127.0.0.1.evil.example", ""]
+)
+def test_another_host_is_refused(page, host):
+    assert page.get("/", headers={"host": host}).status_code == 403
+    with pytest.raises(WebSocketDisconnect), page.websocket_connect("/live", headers={"host": host}):
+        pass
+
+
+def test_another_sites_script_is_refused(page, anna):
+    foreign = {"origin": "https://evil.example", "x-session": anna.token}
+    assert page.get("/crop", headers=foreign).status_code == 403
+    assert page.post("/end", headers=foreign).status_code == 403
+    with pytest.raises(WebSocketDisconnect), page.websocket_connect(LIVE, headers=foreign):
+        pass
+
+
+def test_with_a_token_nobody_enters_without_it(server):
+    token = "a-token-of-some-length"
+    client = TestClient(server.application(token), base_url="http://10.1.2.3:8014")  # without its lifespan
+    assert client.get("/").status_code == 403
+    assert client.get("/?token=wrong").status_code == 403
+    with pytest.raises(WebSocketDisconnect), client.websocket_connect(LIVE):
+        pass
+    answer = client.get(f"/?token={token}", follow_redirects=False)
+    assert answer.status_code == 303 and answer.headers["location"] == "/"  # it does not stay in the address
+    assert "HttpOnly" in answer.headers["set-cookie"]
+    assert client.get("/").status_code == 200
+
+
+def test_another_address_needs_a_token(tmp_path, capsys):
+    command = ["p4d", "serve", f"--workdir={tmp_path}", "--host=0.0.0.0"]
+    assert main.main(command) == 2
+    said = capsys.readouterr().err
+    assert "config.host='0.0.0.0'" in said and "config.token" in said
+    assert main.main([*command, "--token=short"]) == 2
+
+
+def test_the_page_is_whole_and_asks_nobody_else(page):
+    for path in ("/", "/page.css", "/page.js", "/icon.svg"):
+        answer = page.get(path)
+        assert answer.status_code == 200
+        assert (
+            "http://" not in answer.text.replace("http://www.w3.org/2000/svg", "")
+            and "https://" not in answer.text
+        )
+        assert "default-src 'self'" in answer.headers["content-security-policy"]
+    assert page.get("/page.py").status_code == 404 and page.get("/../setup.py").status_code == 404
+    assert "agreed to it" in page.get("/").text
+
+
+# What it refuses --------------------------------------------------------------------------------------------
+
+
+def bad_uploads(photo: np.ndarray) -> list[tuple[str, str, bytes]]:
+    """(path, name, content) of thirty files that are of no use."""
+    png, jpg = as_file(photo), as_file(photo, "JPEG")
+    grey = as_file(np.full((300, 300, 3), 128, np.uint8))
+    noise = as_file(np.random.default_rng(0).integers(0, 255, (200, 200, 3), np.uint8))
+    bomb = png[:16] + (60_000).to_bytes(4, "big") * 2 + png[24:]  # a header that says 60,000 pixels a side
+    photos = [
+        ("me.png", b""), ("me.png", b"hello"), ("me.png", png[:100]), ("me.png", png[: len(png) // 2]),
+        ("me.jpg", jpg[:200]), ("me.jpg", b"\xff\xd8\xff" + bytes(1000)), ("me.png", grey), ("me.png", noise),
+        ("me.png", as_file(photo[:8, :8])), ("me.png", as_file(photo[:1])), ("me.png", bomb), ("me", png),
+        ("me.png", bytes(4_000_000)), ("me.txt", b"hello"), ("", png), ("me.svg", b"<svg/>"),
+        ("../../me.exe", png), ("me.heic", bytes(500)), ("me.tif", b"II*\0" + bytes(60)), ("me.gif", b"GIF89a"),
+        ("me.webp", b"RIFF\x10\0\0\0WEBPVP8 "), ("small.png", as_file(photo[::16, ::16])),
+    ]  # fmt: skip
+    motions = [
+        ("clip.mp4", b""), ("clip.mp4", b"hello"), ("clip.mp4", bytes(2_000_000)), ("clip.npz", b"PK\3\4no"),
+        ("clip.npz", b"hello"), ("clip.avi", b"RIFF" + bytes(100)), ("clip.pkl", b"\x80\x04."),
+        ("clip.png", grey),
+    ]  # fmt: skip
+    return [*(("/photo", *one) for one in photos), *(("/motion", *one) for one in motions)]
+
+
+def test_thirty_bad_uploads_are_thirty_messages(page, server, anna, photo):
+    folder = server.sessions.find(anna.token).folder
+    uploads = bad_uploads(photo)
+    assert len(uploads) == 30
+    for path, name, content in uploads:
+        answer = anna.post(path, content, name)
+        assert 400 <= answer.status_code < 500, (path, name, answer.status_code, answer.text)
+        said = answer.json()["said"]
+        assert said and "\n" not in said and len(said) < 500, said
+        assert str(folder) not in said and "Traceback" not in said, said
+    assert anna.look(number=9)[1].shape == (128, 128, 3)  # the head is still there
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        "no json",
+        "[1]",
+        '{"orbit_x": "far"}',
+        '{"number": -1}',
+        '{"smile": NaN}',
+        '{"fly": 1}',
+        '{"coarse": 1}',
+    ],
+)
+def test_a_bad_message_is_answered(anna, message):
+    anna.socket.send_text(message)
+    said = anna.socket.receive_json()
+    assert said["type"] == "error" and said["said"]
+    assert anna.look(number=3)[0]["number"] == 3
+
+
+def test_bad_requests_are_answered(anna):
+    assert anna.post("/take", {"kind": "everything"}).status_code == 400
+    assert anna.post("/take", {"kind": "still", "view": {"orbit_x": "x"}}).status_code == 400
+    assert anna.post("/person", {"person": "me"}).status_code == 400
+    assert anna.post("/take", b"no json").status_code == 400
+    assert anna.post("/take", bytes(20_000)).status_code == 413
+
+
+# Its parts --------------------------------------------------------------------------------------------------
+
+
+def test_a_worker_keeps_the_newest_task_of_each_key_and_takes_turns():
+    worker, gate, done = Worker("test"), threading.Event(), []
+    worker.submit("x", gate.wait)
+    while worker._waiting:
+        time.sleep(0.001)
+    futures = [
+        worker.submit(key, lambda key=key, n=n: done.append((key, n))) for n in range(3) for key in "ab"
+    ]
+    gate.set()
+    futures[-1].result(5)
+    assert done == [("a", 2), ("b", 2)]
+    assert [one.cancelled() for one in futures] == [True] * 4 + [False] * 2
+    with pytest.raises(ZeroDivisionError):
+        worker.submit("a", lambda: 1 / 0).result(5)
+    assert worker.submit("a", lambda: 7).result(5) == 7  # and goes on
+    worker.close()
+    assert worker.submit("a", lambda: 7).cancelled()
+
+
+def test_a_view_at_rest_changes_nothing_and_sliders_add(server):
+    avatar = server._example.avatar
+    frame = avatar.params
+    assert apply_view(avatar, frame, View()) is frame
+    names = avatar.model.head.expression_names
+    smiling = apply_view(avatar, frame, View(smile=1.0))
+    changed = {
+        name for name, a, b in zip(names, smiling.expression, frame.expression, strict=False) if a != b
+    }
+    assert changed <= {"mouthSmileLeft", "mouthSmileRight", "cheekSquintLeft", "cheekSquintRight"}
+    assert float(smiling.expression.max()) <= 1
+    turned = apply_view(avatar, frame, View(turn_x=0.5))
+    np.testing.assert_allclose(turned.neck - frame.neck, [0, MOST_TURN / 2, 0], atol=1e-6)
+    looking = apply_view(avatar, frame, View(gaze_x=1.0))
+    np.testing.assert_allclose((looking.eyes - frame.eyes)[1], np.deg2rad(30), atol=1e-5)
+    assert View.read({"orbit_x": 7, "time": -3}) == View(orbit_x=1.0, time=0.0)
+
+
+def test_the_files_of_the_page_are_installed():
+    package = Path(p4d.__file__).parent / "serve/page"
+    assert {path.name for path in package.iterdir()} == {"index.html", "page.css", "page.js", "icon.svg"}
