@@ -1,4 +1,4 @@
-"""Install p4d_jax: `pip install .`, with extras heif, serve, train, convert, test, cuda, tpu and bake."""
+"""Install p4d_jax: `pip install .`; extras: heif, serve, train, convert, docs, test, cuda, tpu, bake."""
 
 import re
 from pathlib import Path
@@ -42,6 +42,10 @@ SERVE = [
 CONVERT = [
     "huggingface_hub>=1.0",  # for --config.download
 ]
+DOCS = [
+    "mkdocs-material>=9.5,<10",
+    "mkdocstrings[python]>=0.26",
+]
 TEST = [
     "pytest>=8.0",
     "pytest-xdist>=3.7",
@@ -76,7 +80,8 @@ setup(
         "train": TRAIN,
         "convert": CONVERT,
         "serve": SERVE,
-        "test": TRAIN + CONVERT + SERVE + TEST,
+        "docs": DOCS,
+        "test": TRAIN + CONVERT + SERVE + DOCS + TEST,
         "cuda": ["jax[cuda13]>=0.10,<0.13"],
         "tpu": ["jax[tpu]>=0.10,<0.13"],
     },

@@ -5,6 +5,8 @@ from __future__ import annotations
 import ast
 import functools
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -231,3 +233,11 @@ def test_commands_name_configs_and_their_fields():
 @pytest.mark.parametrize("text", ["genhead.synthesis.nothing", "GenHead.fly", "p4d_jax.nowhere"])
 def test_a_name_that_is_not_there_is_found_out(text):
     assert not resolves(text)
+
+
+def test_the_site_builds_without_a_warning(tmp_path):
+    """Every page is in its navigation, every link and every docstring that it shows is there."""
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(tmp_path)]
+    built = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert built.returncode == 0, built.stdout + built.stderr
+    assert "from_photo" in (tmp_path / "reference/docstrings.html").read_text()

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import importlib.util
 import io
 import json
+import shutil
 import threading
 import time
 from pathlib import Path
 
 import numpy as np
 import pytest
+import uvicorn
 from PIL import Image
 from starlette.testclient import TestClient
 from starlette.websockets import WebSocketDisconnect
@@ -115,7 +118,8 @@ def test_a_photo_becomes_a_head_that_turns_and_moves(anna):
     assert same() < 0.5
     moved = {name: same(**{name: 1.0}) for name in ("orbit_x", "orbit_y", "turn_x", "mouth", "blink_left")}
     assert min(moved.values()) > 0.5, moved
-    for picture in ("depth", "mesh", "alpha"):
+    assert anna.look(picture="mesh")[1].std() > 1
+    for picture in ("depth", "alpha"):
         assert np.abs(anna.look(picture=picture)[1].astype(int) - rest).mean() > 1
 
 
@@ -281,7 +285,7 @@ def bad_uploads(photo: np.ndarray) -> list[tuple[str, str, bytes]]:
         ("me.jpg", jpg[:200]), ("me.jpg", b"\xff\xd8\xff" + bytes(1000)), ("me.png", grey), ("me.png", noise),
         ("me.png", as_file(photo[:8, :8])), ("me.png", as_file(photo[:1])), ("me.png", bomb), ("me", png),
         ("me.png", bytes(4_000_000)), ("me.txt", b"hello"), ("", png), ("me.svg", b"<svg/>"),
-        ("../../me.exe", png), ("me.heic", bytes(500)), ("me.tif", b"II*\0" + bytes(60)), ("me.gif", b"GIF89a"),
+        ("../me.exe", png), ("me.heic", bytes(500)), ("me.tif", b"II*\0" + bytes(60)), ("me.gif", b"GIF89a"),
         ("me.webp", b"RIFF\x10\0\0\0WEBPVP8 "), ("small.png", as_file(photo[::16, ::16])),
     ]  # fmt: skip
     motions = [
@@ -330,6 +334,197 @@ def test_bad_requests_are_answered(anna):
     assert anna.post("/person", {"person": "me"}).status_code == 400
     assert anna.post("/take", b"no json").status_code == 400
     assert anna.post("/take", bytes(20_000)).status_code == 413
+
+
+# In a real browser ------------------------------------------------------------------------------------------
+
+CHROMIUM = next(
+    (found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))),
+    None,
+)
+needs_browser = pytest.mark.skipif(
+    CHROMIUM is None or importlib.util.find_spec("playwright") is None,
+    reason="no Chromium on this machine, or no playwright: the page is not tried in a browser",
+)
+HEARS = (
+    "window.pictures = []; document.getElementById('picture').addEventListener('picture',"
+    " (event) => window.pictures.push(event.detail))"
+)
+
+
+@pytest.fixture(scope="module")
+def address(server, page) -> str:
+    """A second page of the same network, on a port; the first one has compiled its programs."""
+    other = Server(server.model, Limits(frames=3, away_seconds=5.0))
+    settings = uvicorn.Config(other.application(), port=0, log_level="error")
+    listener = uvicorn.Server(settings)
+    thread = threading.Thread(target=listener.run)
+    thread.start()
+    while not (listener.started and other.ready):
+        assert thread.is_alive() and "cannot" not in other.said
+        time.sleep(0.05)
+    yield f"http://127.0.0.1:{listener.servers[0].sockets[0].getsockname()[1]}/"
+    listener.should_exit = True
+    thread.join(20)
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory, photo) -> Path:
+    """What is brought: a photo, films, and one second of a webcam."""
+    folder = tmp_path_factory.mktemp("files")
+    Image.fromarray(photo).save(folder / "me.jpg", quality=95)
+    shifted = [np.roll(photo, 12 * step, axis=1) for step in range(4)]
+    p4d.save_video(folder / "clip.mp4", shifted)
+    with (folder / "webcam.mjpeg").open("wb") as webcam:
+        for picture in shifted + shifted[::-1]:
+            Image.fromarray(picture).save(webcam, "JPEG")
+    (folder / "bad.png").write_bytes(b"no picture")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def chromium(files):
+    from playwright.sync_api import sync_playwright
+
+    flags = [
+        "--no-sandbox",
+        "--disable-background-networking",
+        "--use-fake-ui-for-media-stream",
+        "--use-fake-device-for-media-stream",
+        f"--use-file-for-fake-video-capture={files / 'webcam.mjpeg'}",
+    ]
+    with sync_playwright() as play:
+        browser = play.chromium.launch(executable_path=CHROMIUM, args=flags)
+        yield browser
+        browser.close()
+
+
+class Tab:
+    """A tab of somebody else's browser, and what its console complains about."""
+
+    def __init__(self, chromium, address: str, **options):
+        self.context = chromium.new_context(**options)
+        self.page = self.context.new_page()
+        self.page.set_default_timeout(120_000)  # on a busy machine
+        self.complaints: list[str] = []
+        self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
+        self.page.on("console", lambda said: said.type == "error" and self.complaints.append(said.text))
+        self.page.goto(address)
+        self.page.evaluate(HEARS)
+
+    def bring(self, photo: Path) -> None:
+        self.page.set_input_files("#photo", photo)
+        self.page.wait_for_selector("#picture:visible")
+        self.until("window.pictures.some((one) => !one.coarse)")
+
+    def until(self, condition: str) -> None:
+        self.page.wait_for_function(f"() => {condition}")
+
+    def newer(self, act, condition: str = "true") -> None:
+        """Acts, and waits for a full picture that was asked for afterwards, of which a condition holds."""
+        self.page.evaluate("window.pictures.length = 0")
+        act()
+        self.until(f"window.pictures.some((one) => !one.coarse && {condition})")
+
+    def pixels(self) -> np.ndarray:
+        return np.asarray(
+            Image.open(io.BytesIO(self.page.locator("#picture").screenshot())).convert("RGB"), int
+        )
+
+    def close(self) -> None:
+        self.context.close()
+
+
+@pytest.fixture
+def tab(chromium, address):
+    one = Tab(chromium, address)
+    yield one
+    one.close()
+
+
+@needs_browser
+def test_a_hand_turns_the_head_and_moves_its_face(tab, files):
+    assert tab.page.locator("#empty").is_visible() and tab.page.locator("#slider_mouth").is_disabled()
+    tab.bring(files / "me.jpg")
+    rest = tab.pixels()
+    box = tab.page.locator("#picture").bounding_box()
+    middle = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+
+    def drag() -> None:
+        tab.page.mouse.move(*middle)
+        tab.page.mouse.down()
+        for step in range(10):
+            tab.page.mouse.move(middle[0] + 12 * step, middle[1])
+        tab.page.mouse.up()
+
+    tab.newer(drag)
+    turned = tab.pixels()
+    assert np.abs(turned - rest).mean() > 0.5
+    tab.newer(lambda: tab.page.keyboard.press("Home"))
+    assert np.abs(tab.pixels() - rest).mean() < np.abs(turned - rest).mean() / 4
+    tab.newer(lambda: tab.page.locator("#slider_mouth").press("End"))
+    assert np.abs(tab.pixels() - rest).mean() > 0.1
+    tab.newer(lambda: tab.page.locator("#picture").press("ArrowLeft"))
+    tab.newer(lambda: tab.page.get_by_label("Depth").check())
+    tab.page.keyboard.press("b")
+    assert tab.page.locator("#before").is_visible()
+    assert tab.complaints == []
+
+
+@needs_browser
+def test_webcam_and_film_move_it_and_files_go_home(tab, files, tmp_path):
+    tab.bring(files / "me.jpg")
+    tab.page.click("#live")
+    tab.until("window.pictures.filter((one) => one.face).length > 3")
+    tab.page.click("#record")
+    tab.until("document.getElementById('record').textContent.startsWith('Stop')")
+    tab.page.evaluate("window.pictures.length = 0")
+    tab.until("window.pictures.filter((one) => one.face).length > 2")
+    tab.page.click("#record")
+    tab.until("document.getElementById('play').textContent === 'Pause'")
+    tab.page.set_input_files("#motion", files / "clip.mp4")
+    tab.until("document.getElementById('message').hidden && !document.getElementById('photo2').disabled")
+    tab.page.evaluate("window.pictures.length = 0")
+    tab.until("window.pictures.length > 3")
+    tab.newer(lambda: tab.page.click("#play"))
+    for kind, name in (("still", "head.png"), ("film", "film.mp4"), ("motion", "motion.npz")):
+        with tab.page.expect_download() as coming:
+            tab.page.click(f"button[data-kind={kind}]")
+        coming.value.save_as(tmp_path / name)
+        assert coming.value.suggested_filename == name and (tmp_path / name).stat().st_size > 500
+    assert tab.complaints == []
+
+
+@needs_browser
+def test_a_reload_keeps_the_head_and_delete_ends_it(tab, files):
+    tab.bring(files / "me.jpg")
+    tab.page.reload()
+    tab.page.wait_for_selector("#picture:visible")
+    tab.page.click("#end")
+    tab.page.wait_for_selector("#empty:visible")
+    assert "deleted" in tab.page.locator("#status").inner_text() and tab.complaints == []
+    tab.page.reload()
+    tab.page.wait_for_function("() => document.getElementById('status').textContent === ''")
+    assert tab.page.locator("#picture").is_hidden() and tab.complaints == []
+
+
+@needs_browser
+def test_two_browsers_have_two_heads_and_a_bad_file_harms_none(tab, chromium, address, files):
+    tab.bring(files / "me.jpg")
+    other = Tab(
+        chromium, address, viewport={"width": 360, "height": 740}, color_scheme="dark", has_touch=True
+    )
+    assert other.page.locator("#picture").is_hidden()
+    for name in ("bad.png", "clip.mp4"):
+        other.page.set_input_files("#photo", files / name)
+        other.page.wait_for_selector("#message:visible")
+        assert name in other.page.locator("#message").inner_text()
+    assert len(other.complaints) == 2 and all("status of 400" in said for said in other.complaints)
+    assert other.page.evaluate("() => document.documentElement.scrollWidth") <= 360
+    other.bring(files / "me.jpg")
+    other.close()
+    tab.newer(lambda: tab.page.locator("#picture").press("ArrowRight"))
+    assert tab.complaints == []
 
 
 # Its parts --------------------------------------------------------------------------------------------------

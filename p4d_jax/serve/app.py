@@ -49,7 +49,7 @@ from p4d_jax.serve.worker import Worker
 
 PAGE = Path(__file__).parent / "page"
 KINDS = {".html": "text/html", ".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
-MOTION_SUFFIXES = (".npz", *FILM_SUFFIXES, *PHOTO_SUFFIXES)
+MOTION_SUFFIXES = (".npz", ".csv", *FILM_SUFFIXES, *PHOTO_SUFFIXES)
 LARGEST_MESSAGE = 1 << 20  # bytes of a webcam's picture with its view
 LARGEST_WEBCAM = 1280 * 960  # pixels of it
 QUALITY, COARSE_QUALITY = 92, 85  # of JPEG

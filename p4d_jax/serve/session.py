@@ -31,7 +31,7 @@ from p4d_jax.head.shading import shade_head, vertex_paint
 from p4d_jax.imaging.reading import split_alpha
 from p4d_jax.imaging.sound import has_sound
 from p4d_jax.imaging.video import is_video
-from p4d_jax.imaging.watermark import MARKS
+from p4d_jax.imaging.watermark import mark
 from p4d_jax.imaging.writing import color_depth, resize, save_picture, save_video, to_picture
 from p4d_jax.reconstructor.field import Frame
 from p4d_jax.serve.view import View, apply_view
@@ -256,7 +256,7 @@ class Session:
             say("writing the mesh")
             write_gltf(path, build_textured_head(avatar))
         elif kind == "motion":
-            replace(self._driver(), pictures=None).save(path)
+            self._driver().without_identity().save(path)
         else:
             say("writing the avatar")
             avatar.save(path)
@@ -268,9 +268,7 @@ class Session:
         return self.motion
 
     def _marked(self, picture: np.ndarray) -> np.ndarray:
-        for mark in self.marks:
-            picture = MARKS[mark](picture)
-        return picture
+        return mark(picture, self.marks)
 
     def _film_pictures(self, view: View, say: Say) -> Iterator[np.ndarray]:
         """Every frame of the film in full, with the sliders and from the side of a view."""

@@ -448,7 +448,7 @@ document.ondrop = (event) => {
   event.preventDefault();
   find("frame").classList.remove("over");
   const file = event.dataTransfer.files[0];
-  if (file) bring(file, !state.head || !(file.type.startsWith("video/") || file.name.endsWith(".npz")));
+  if (file) bring(file, !state.head || !(file.type.startsWith("video/") || /\.(npz|csv)$/.test(file.name)));
 };
 
 for (const [name, isPhoto] of [["photo", true], ["photo2", true], ["motion", false]]) {
