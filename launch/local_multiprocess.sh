@@ -47,19 +47,40 @@ if $dry_run; then
   exit
 fi
 
-# Runs process K, its number before every line that it prints.
+# Runs process K, its number before every line that it prints. Who reads the lines does so to the end.
 run_process() {
-  "${command[@]}" "--process=$1" 2>&1 | while IFS= read -r line; do
-    printf '[%d] %s\n' "$1" "$line"
-  done
+  "${command[@]}" "--process=$1" 2>&1 | {
+    trap '' INT TERM
+    while IFS= read -r line; do
+      printf '[%d] %s\n' "$1" "$line"
+    done
+  }
 }
 
 set -m  # each process leads a group, so that it can be stopped with all that it started
 started=()
-stop() {
+signal_all() {
   for group in "${started[@]}"; do
-    kill -- "-$group" 2>/dev/null || true
+    kill "-$1" -- "-$group" 2>/dev/null || true
   done
+}
+any_left() {
+  for group in "${started[@]}"; do
+    if kill -0 -- "-$group" 2>/dev/null; then
+      return 0
+    fi
+  done
+  return 1
+}
+# Asks all to end, which save their step first, and ends those that have not done so after 30 s.
+stop() {
+  trap '' INT TERM
+  signal_all TERM
+  for ((tenths = 0; tenths < 300; tenths++)); do
+    any_left || return 0
+    sleep 0.1
+  done
+  signal_all KILL
 }
 trap stop EXIT
 trap 'exit 130' INT TERM
@@ -68,6 +89,15 @@ for ((k = 0; k < processes; k++)); do
   started+=($!)
 done
 # The first that fails ends all: the others would wait for it.
-for ((k = 0; k < processes; k++)); do
-  wait -n || exit
+for ((left = processes; left > 0; left--)); do
+  code=0
+  wait -n -p ended || code=$?
+  if ((code)); then
+    for ((k = 0; k < processes; k++)); do
+      if [[ ${started[k]} == "${ended:-}" ]]; then
+        echo "local_multiprocess.sh: process $k ended with code $code; the others are asked to end" >&2
+      fi
+    done
+    exit "$code"
+  fi
 done

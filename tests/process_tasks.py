@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import signal
+import time
 from pathlib import Path
 
 import flax.linen as nn
@@ -13,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import PartitionSpec
 
+from p4d_jax.errors import Preempted
 from p4d_jax.geometry import look_at_camera
 from p4d_jax.train import journal, loop
 from p4d_jax.train.config import LoopConfig
@@ -121,12 +123,43 @@ def train_toys(runs: list[dict]) -> list[dict]:
     return [train_toy(**run) for run in runs]
 
 
-def train_toy(workdir: str, kill_at: int = -1, steps: int = 8, minutes: float = 0.0) -> dict:
-    """Fits a vector to noise that every device draws for itself; all processes die before step `kill_at`."""
+def hosts_that_differ(workdir: str) -> list[str]:
+    """What is said of runs whose processes have another config, version, head and first state each."""
+    number, said = jax.process_index(), []
+    for change in (
+        {"record": {"loop": {"steps": 8 + number}}},
+        {"record": {"package": f"1.{number}"}},
+        {"record": {"head_file": f"digest {number}"}},
+        {"record": {f"field_{number}": 1}},
+        {"first": 1.0 + number},
+    ):
+        try:
+            train_toy(workdir, **change)
+            said.append("")
+        except ValueError as error:
+            said.append(str(error))
+    return said
+
+
+def train_toy(
+    workdir: str,
+    kill_at: int = -1,
+    steps: int = 8,
+    minutes: float = 0.0,
+    term_at: int = -1,
+    pause: float = 0.0,
+    first: float = 1.0,
+    record: dict | None = None,
+) -> dict:
+    """Fits a vector to noise that every device draws for itself.
+
+    All processes die before step `kill_at`; the last one gets SIGTERM before step `term_at`, of steps that
+    take `pause` seconds. Vectors begin with `first`.
+    """
     mesh = build_mesh()
     optimizer = build_optimizer(0.9, 0.99, 1e-8, 1.0)
     key = jax.random.key(0)
-    state = create_state({"params": {"w": jnp.ones(4)}}, optimizer, jax.random.key_data(key))
+    state = create_state({"params": {"w": jnp.full(4, first)}}, optimizer, jax.random.key_data(key))
     state = replicate(state, mesh)
 
     def error(params, key):
@@ -154,6 +187,9 @@ def train_toy(workdir: str, kill_at: int = -1, steps: int = 8, minutes: float = 
         nonlocal done
         if int(state.step) == kill_at:
             os.kill(os.getpid(), signal.SIGKILL)
+        if int(state.step) == term_at and jax.process_index() == jax.process_count() - 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(pause)
         done += 1
         return update(state, rate)
 
@@ -165,7 +201,11 @@ def train_toy(workdir: str, kill_at: int = -1, steps: int = 8, minutes: float = 
         steps=steps, minutes=minutes, peak_rate=0.1, warmup=2, log_every=1, grid_every=5, save_minutes=0
     )
     journal.open_events = open_silent_events
-    state = loop.train(config, Path(workdir), state, step, draw, lambda s, path: np.savez(path, **s.average))
+    export = lambda s, path: np.savez(path, **s.average)
+    try:
+        state = loop.train(config, Path(workdir), state, step, draw, export, record=record)
+    except Preempted as error:
+        return {"preempted": str(error), "done": done}
     return {"step": int(state.step), "done": done, "w": np.asarray(state.params["w"]).tolist()}
 
 

@@ -3,8 +3,10 @@
 import os
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -160,3 +162,53 @@ def test_tpu_logs_are_fetched_from_every_host():
     make, fetch = dry_run("tpu_vm.sh", "logs", "there")
     assert make == ["mkdir", "-p", "there"]
     assert fetch[-2:] == ["--command=cat p4d_jax/run.log", "--output-directory=there"]
+
+
+# Instead of Python: tells its process, and takes a second to save its step when it is asked to end.
+ENDS_WHEN_ASKED = """#!/bin/bash
+echo $$ >> {folder}/started
+trap 'echo asked >> {folder}/asked; sleep 1; echo saved; exit 75' TERM
+if [[ "${{!#}}" == --process=1 && -n "$FAILS" ]]; then sleep 1; exit 3; fi
+for ((k = 0; k < 600; k++)); do sleep 0.1; done
+"""
+
+
+def start_local(tmp_path, **environment) -> subprocess.Popen:
+    """The launcher with two such processes, which run."""
+    stand_in = tmp_path / "python"
+    stand_in.write_text(ENDS_WHEN_ASKED.format(folder=tmp_path))
+    stand_in.chmod(0o755)
+    paths = f"{tmp_path}{os.pathsep}{os.environ['PATH']}"
+    run = subprocess.Popen(
+        [str(LAUNCH / "local_multiprocess.sh"), "configs/quickstart.py"],
+        env={**os.environ, "PATH": paths, **environment},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    give_up = time.time() + 20
+    while not (tmp_path / "started").exists() or len((tmp_path / "started").read_text().split()) < 2:
+        assert time.time() < give_up and run.poll() is None
+        time.sleep(0.05)
+    return run
+
+
+def nothing_runs(tmp_path) -> bool:
+    return not any(Path(f"/proc/{pid}").exists() for pid in (tmp_path / "started").read_text().split())
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_children_of_a_stopped_launcher_save_and_end(tmp_path, number):
+    run = start_local(tmp_path, FAILS="")
+    run.send_signal(number)
+    out, _ = run.communicate(timeout=30)
+    assert run.returncode == 130 and nothing_runs(tmp_path)
+    assert sorted(line for line in out.splitlines() if "saved" in line) == ["[0] saved", "[1] saved"]
+
+
+def test_the_process_that_fails_is_named_and_the_others_end(tmp_path):
+    run = start_local(tmp_path, FAILS="1")
+    out, errors = run.communicate(timeout=30)
+    assert run.returncode == 3 and nothing_runs(tmp_path) and "[0] saved" in out
+    told = errors.splitlines()[0]
+    assert told == "local_multiprocess.sh: process 1 ended with code 3; the others are asked to end"

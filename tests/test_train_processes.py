@@ -72,6 +72,26 @@ def test_a_run_on_two_processes_is_killed_and_goes_on_bit_for_bit(tmp_path):
     assert (fewer["step"], fewer["done"]) == (9, 1)
 
 
+def test_sigterm_to_one_process_ends_both_after_the_same_step(tmp_path):
+    arguments = {"workdir": str(tmp_path), "steps": 10**5, "term_at": 5, "pause": 0.02}
+    first, second = results("process_tasks:train_toy", 2, 1, **arguments)
+    assert first == second and first["done"] < 10**4
+    assert f"asked to end after step {first['done']}, which is saved" in first["preempted"]
+    saved = max(int(path.name) for path in (tmp_path / "checkpoints").iterdir())
+    assert saved == first["done"] == max(losses(tmp_path))
+
+
+def test_hosts_that_differ_are_told_by_all_and_nothing_hangs(tmp_path):
+    told = results("process_tasks:hosts_that_differ", 2, 1, workdir=str(tmp_path))
+    for said in told:
+        for message, field in zip(
+            said, ("loop.steps", "package", "head_file", "", "the first state"), strict=True
+        ):
+            expected = f"{field} is not the same on all hosts: process 1" if field else "different fields"
+            assert expected in message and "\n" not in message
+    assert not list((tmp_path / "checkpoints").iterdir()) and not (tmp_path / "run.json").exists()
+
+
 def test_a_time_limit_ends_both_processes_at_the_same_step(tmp_path):
     run = {"workdir": str(tmp_path), "steps": 10**6, "minutes": 0.02}
     first, second = results("process_tasks:train_toy", 2, 1, **run)
@@ -90,7 +110,7 @@ def test_a_folder_that_one_process_cannot_see_is_said_by_all(tmp_path):
 def initialized(monkeypatch) -> list:
     """Records the calls of jax.distributed.initialize instead of doing them."""
     calls = []
-    monkeypatch.setattr(processes.jax.distributed, "initialize", lambda *flags: calls.append(flags))
+    monkeypatch.setattr(processes.jax.distributed, "initialize", lambda *flags, **_: calls.append(flags))
     monkeypatch.setattr(processes.jax.config, "update", lambda *setting: calls.append(setting))
     monkeypatch.setattr(processes, "has_tpu", lambda environment: False)
     monkeypatch.setattr(processes, "wait_for_coordinator", lambda coordinator: None)

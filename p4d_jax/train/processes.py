@@ -22,6 +22,7 @@ from jax.experimental import multihost_utils
 
 from p4d_jax.errors import UserError
 
+HEARTBEAT = 40  # seconds after which a process that is not heard of any more is taken for dead
 PATIENCE = 1800  # seconds that a process waits for the slowest at a meeting
 TOGETHER = "coordinator=HOST:PORT, processes=N and process=K (0 to N-1) go together"
 
@@ -52,7 +53,7 @@ def connect_processes(
     if process:
         wait_for_coordinator(coordinator)
     try:
-        jax.distributed.initialize(coordinator, processes, process)
+        jax.distributed.initialize(coordinator, processes, process, heartbeat_timeout_seconds=HEARTBEAT)
     except (RuntimeError, ValueError) as error:
         where = f"coordinator={coordinator}" if coordinator else f"{cluster} cluster"
         raise UserError(f"{where}: the processes of the run did not find each other: {error}") from error

@@ -130,9 +130,8 @@ def _check_shapes(path: Path, found: dict[str, tuple[int, ...]], expected: dict)
         name: tuple(value.shape) for name, value in flax.traverse_util.flatten_dict(expected, sep="/").items()
     }
     if missing := sorted(wanted.keys() - found.keys()):
-        raise UserError(
-            f"{path}: lacks {missing[0]!r} and {len(missing) - 1} more of its network's parameters"
-        )
+        more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+        raise UserError(f"{path}: lacks {missing[0]!r}{more} of its network's parameters")
     if extra := sorted(found.keys() - wanted.keys()):
         raise UserError(f"{path}: holds {printable(extra[0])[:200]!r}, which its network does not have")
     for name, shape in wanted.items():
