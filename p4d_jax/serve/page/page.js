@@ -434,8 +434,7 @@ canvas.onkeydown = (event) => {
   moved();
 };
 document.onkeydown = (event) => {
-  const typing = event.target instanceof HTMLInputElement;
-  if (event.key.toLowerCase() === "b" && !event.ctrlKey && !event.metaKey && !typing && state.head)
+  if (event.key.toLowerCase() === "b" && !event.ctrlKey && !event.metaKey && state.head)
     compare(find("before").hidden);
 };
 
