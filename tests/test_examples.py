@@ -18,9 +18,13 @@ from synthetic_reconstructor import save_random_weights
 import p4d_jax as p4d
 from p4d_jax import assets
 from p4d_jax.avatar.file import FORMAT
+from p4d_jax.avatar.guessed import guessed_shares
 from p4d_jax.avatar.stablehlo import write_stablehlo
+from p4d_jax.geometry import orbit
 from p4d_jax.imaging.writing import to_alpha, to_image
+from p4d_jax.jobs._filming import worst_frames
 from p4d_jax.train.devices import compiler_options
+from p4d_jax.types import stack
 
 ROOT = Path(__file__).parents[1]
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
@@ -199,3 +203,18 @@ def test_stablehlo_runs_with_jax_alone_and_gives_the_same(model, capture, tmp_pa
     here, made = avatar.render(params), np.load(tmp_path / "made.npz")
     for name in ("image", "alpha", "depth"):
         np.testing.assert_allclose(made[name], getattr(here, name), atol=1e-5)
+
+
+def test_more_of_a_turned_head_is_guessed(avatar):
+    own = avatar.params
+    views = [own.replace(camera=orbit(own.camera, yaw)) for yaw in (0.0, 0.4, 0.8)]
+    front, turned, side = guessed_shares(avatar, stack(views))
+    assert 0 <= front < 0.2 and front + 0.05 < turned and turned + 0.1 < side < 0.8
+
+
+def test_the_worst_frames_are_not_one_moment():
+    guessed = np.zeros(60)
+    guessed[20:26], guessed[3], guessed[50] = 0.4, 0.2, 0.3
+    assert worst_frames(guessed) == [3, 20, 50]
+    assert worst_frames(guessed[:1]) == [0]
+    assert worst_frames(guessed[19:21]) == [0, 1]

@@ -10,13 +10,15 @@ from p4d_jax.avatar.avatar import Avatar
 from p4d_jax.avatar.textured_head import inner_mouth, visibility
 from p4d_jax.head.model import HeadModel
 from p4d_jax.head.skinning import posed_vertices
+from p4d_jax.render.raster import rasterize
 from p4d_jax.types import Array, FrameParams
 
 SHOWN = 0.2  # of `visibility`, from which the photo shows a triangle
+PIXELS = 128  # a side, of the frames in which the share is counted
 
 
 def guessed_shares(avatar: Avatar, frames: FrameParams) -> np.ndarray:
-    """(T,) in [0, 1]: of the head's surface that each frame shows, the share that the first photo does not.
+    """(T,) in [0, 1]: of the head's pixels that each frame shows, the share that the first photo does not.
 
     By the head model alone: hair that hides a face, or a hand, is not known to it.
 
@@ -32,10 +34,9 @@ def guessed_shares(avatar: Avatar, frames: FrameParams) -> np.ndarray:
 @jax.jit
 def _shares(head: HeadModel, shape: Array, shown: Array, frames: FrameParams) -> Array:
     def one(frame: FrameParams) -> Array:
-        corners = posed_vertices(head, shape, frame)[head.faces]
-        normals = jnp.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])  # as long as large
-        towards = jnp.sum(normals * (frame.camera.cam2world[:3, 3] - corners.mean(axis=1)), axis=-1)
-        area = jnp.maximum(towards, 0.0)
-        return jnp.sum(area * (1.0 - shown)) / jnp.sum(area)
+        raster = rasterize(posed_vertices(head, shape, frame), head.faces, frame.camera, PIXELS)
+        there = raster.face_index >= 0
+        lacks = jnp.where(there, 1.0 - shown[raster.face_index], 0.0)
+        return jnp.sum(lacks) / jnp.maximum(jnp.sum(there), 1)
 
     return jax.lax.map(one, frames)

@@ -97,7 +97,7 @@ def write_films(
         others=tuple((one.place, one.frames(edges, config)) for one in around.others),
     )
     guessed = guessed_shares(avatar, avatar.retarget(driving.params, **how))
-    kept = Kept(show, np.sort(np.argsort(-guessed)[:WORST]).tolist())
+    kept = Kept(show, worst_frames(guessed))
     frames = avatar.drive(driving, **how)
     drivers = show_driving(driving, avatar.model.head, config.panel)
     with contextlib.ExitStack() as opened:
@@ -110,6 +110,15 @@ def write_films(
             for film in made:
                 film.add(*one)
     return Made(driving, reference, guessed, kept.rows, around.sound is not None)
+
+
+def worst_frames(guessed: np.ndarray) -> list[int]:
+    """Numbers, ascending, of some frames of which most (T,) is guessed, none next to another."""
+    apart, worst = len(guessed) / (2 * WORST), []
+    for index in np.argsort(-guessed, kind="stable").tolist():
+        if len(worst) < WORST and all(abs(index - other) >= apart for other in worst):
+            worst.append(index)
+    return sorted(worst)
 
 
 def at_times_of(driving: Motion, scene: FilmCapture) -> Motion:

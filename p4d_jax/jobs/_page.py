@@ -32,7 +32,7 @@ def write_page(path: Path, report: dict, worst: dict[int, np.ndarray]) -> None:
     ]
     share = report["guessed"]["share_of_frames"]
     pictures = [
-        figure(row, f"Frame {index}: {share[index]:.0%} of the head's surface is not in the photo")
+        figure(row, f"Frame {index}: {share[index]:.0%} of the head is not in the photo")
         for index, row in worst.items()
     ]
     names = (html.escape(str(report["config"][field])) for field in ("source", "driving"))

@@ -84,7 +84,7 @@ def said_of_synthesis(config: ReenactSettings, made: Made) -> list[str]:
 def said_of_guesses(made: Made, captures: list[Capture]) -> list[str]:
     """Sentences on what the films show and the photo does not."""
     said = [
-        f"Of the head's surface that a frame shows, the first photo does not show {made.guessed.mean():.0%}"
+        f"Of the head that a frame shows, the first photo does not show {made.guessed.mean():.0%}"
         f" on average, and {made.guessed.max():.0%} in the worst frame: it is taken from other photos, or"
         " guessed from what is near.",
         "Teeth and tongue that no photo shows are drawn as those of an average mouth; the background that the"
