@@ -1,5 +1,8 @@
 """The data set `p4d_heads`: TFDS gives back, bit for bit, what was put in; what is not whole is not there."""
 
+import os
+import shutil
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -108,7 +111,7 @@ def test_a_shard_that_is_not_whole_is_not_there(tmp_path, spec):
         p4d_heads.write_shard(p4d_heads.shard_path(dataset, 0, 2), spec, broken())
     assert [path.name for path in dataset.iterdir()] == ["recipe.json"]
     p4d_heads.write_shard(p4d_heads.shard_path(dataset, 1, 2), spec, [record(0)])
-    assert p4d_heads.missing_shards(dataset, 2) == [0]
+    assert p4d_heads.missing_shards(dataset, 2, 1) == [0]
     with pytest.raises(ValueError, match="1 of 2 are missing"):
         p4d_heads.finish_dataset(dataset, spec, 2, 1)
     with pytest.raises(UserError, match="no finished data set p4d_heads/static"):
@@ -127,3 +130,53 @@ def test_shards_of_two_recipes_do_not_mix(tmp_path):
     p4d_heads.start_dataset(tmp_path, recipe)
     with pytest.raises(UserError, match="seed=0, not 1"):
         p4d_heads.start_dataset(tmp_path, recipe | {"seed": 1})
+
+
+DAMAGES = {
+    "empty": lambda data: b"",
+    "a third": lambda data: data[: len(data) // 3],
+    "a byte short": lambda data: data[:-1],
+    "a byte more": lambda data: data + b"x",
+    "zeros": lambda data: bytes(len(data)),
+    "text": lambda data: b"hello" * 30_000,
+    "start gone": lambda data: data[1 << 16 :],
+    "folder": None,
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_shard_is_named_and_made_again(tmp_path, stored, spec, damage, capsys):
+    shutil.copytree(stored, tmp_path / "data")
+    dataset = p4d_heads.dataset_folder(tmp_path / "data", "dynamic")
+    path, change = p4d_heads.shard_path(dataset, 1, 2), DAMAGES[damage]
+    whole = path.read_bytes()
+    path.unlink()
+    if change is None:
+        path.mkdir()
+    else:
+        path.write_bytes(change(whole))
+    with pytest.raises(UserError, match=r"00001-of-00002 is damaged .*synthesize"):
+        p4d_heads.read_heads(tmp_path / "data", "dynamic")
+    assert p4d_heads.missing_shards(dataset, 2, 2) == [1]
+    assert "00001-of-00002 is damaged" in capsys.readouterr().out
+    if change is None:
+        path.rmdir()
+    p4d_heads.write_shard(path, spec, [record(2), record(3)])
+    assert p4d_heads.missing_shards(dataset, 2, 2) == [] and path.read_bytes() == whole
+    source = p4d_heads.read_heads(tmp_path / "data", "dynamic")
+    assert len(source) == 4
+    assert_same(source[3], record(3))
+
+
+def test_a_shard_with_other_records_than_promised_is_damaged(stored):
+    dataset = p4d_heads.dataset_folder(stored, "dynamic")
+    assert p4d_heads.missing_shards(dataset, 2, 3) == [0, 1]
+
+
+def test_what_killed_processes_left_is_removed_and_what_others_write_is_not(tmp_path):
+    old, young = (tmp_path / f".shard.{name}.part" for name in ("old", "young"))
+    for path in (old, young):
+        path.write_bytes(b"half")
+    os.utime(old, (0, 0))
+    p4d_heads.start_dataset(tmp_path, {"seed": 0})
+    assert not old.exists() and young.exists()

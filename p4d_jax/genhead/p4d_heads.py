@@ -13,9 +13,12 @@ is complete. tensorflow_datasets (extra `train`) is imported by the functions th
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import tempfile
+import time
+import uuid
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -31,6 +34,8 @@ NAME, VERSION, SPLIT = "p4d_heads", "1.0.0", "train"
 DESCRIPTION = "Synthetic 4D portraits: identities in motion from all sides, with all that is known of them."
 # Fields that are stored as they are; the image is uint8, all others float16.
 EXACT = ("depth", "landmarks", "points", "motion", "params", "latent", "conditioning")
+
+STALE_SECONDS = 3600.0  # after which a half-written file is taken for nobody's
 
 RecordSpec = dict[str, jax.ShapeDtypeStruct]
 
@@ -93,9 +98,34 @@ def shard_path(dataset: Path, shard: int, shards: int) -> Path:
     return dataset / f"{NAME}-{SPLIT}.array_record-{shard:05d}-of-{shards:05d}"
 
 
-def missing_shards(dataset: Path, shards: int) -> list[int]:
-    """The shards that are not there yet."""
-    return [k for k in range(shards) if not shard_path(dataset, k, shards).exists()]
+def missing_shards(dataset: Path, shards: int, samples: int) -> list[int]:
+    """The shards that are not there yet, or not whole; those that are damaged are named.
+
+    Args:
+      samples: Number of records of each shard.
+    """
+    missing = []
+    for number in range(shards):
+        path = shard_path(dataset, number, shards)
+        problem = shard_problem(path, samples) if path.exists() else ""
+        if problem:
+            print(f"{path} is damaged ({problem}): it is made again", flush=True)
+        if problem or not path.exists():
+            missing.append(number)
+    return missing
+
+
+def shard_problem(path: Path, samples: int) -> str:
+    """What is wrong with a shard's file, by its index and its number of records; '' if nothing is."""
+    from array_record.python.array_record_module import ArrayRecordReader
+
+    try:
+        reader = ArrayRecordReader(str(path))
+        count = reader.num_records() if reader.ok() else 0
+        reader.close()
+    except (RuntimeError, OSError, ValueError) as error:
+        return str(error).split("\n")[0][:100]
+    return "" if count == samples else f"{count} records where {samples} are expected"
 
 
 def start_dataset(dataset: Path, recipe: dict) -> None:
@@ -105,6 +135,7 @@ def start_dataset(dataset: Path, recipe: dict) -> None:
       UserError: There are shards of another recipe.
     """
     dataset.mkdir(parents=True, exist_ok=True)
+    remove_stale_parts(dataset)
     path, text = dataset / "recipe.json", json.dumps(recipe, indent=2, sort_keys=True) + "\n"
     if not path.exists():
         write_atomically(path, text.encode())
@@ -126,9 +157,37 @@ def read_recipe(folder: Path, kind: str) -> dict:
 
 def write_atomically(path: Path, content: bytes) -> None:
     """A file that is there whole or not at all."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    temporary = part_of(path)
     temporary.write_bytes(content)
+    publish(temporary, path)
+
+
+def part_of(path: Path) -> Path:
+    """A name for a file while it is written, which no other process or host has."""
+    return path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")
+
+
+def publish(temporary: Path, path: Path) -> None:
+    """Gives a complete file its name, when it is on the disk and not only on its way there."""
+    _flush(temporary)
     temporary.replace(path)
+    _flush(path.parent)
+
+
+def _flush(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def remove_stale_parts(dataset: Path) -> None:
+    """Removes what killed processes left half written; what is younger may be somebody's at work."""
+    for path in dataset.glob(".*.part"):
+        with contextlib.suppress(FileNotFoundError):
+            if time.time() - path.stat().st_mtime > STALE_SECONDS:
+                path.unlink()
 
 
 # TFDS -------------------------------------------------------------------------------------------------------
@@ -160,10 +219,10 @@ def write_shard(path: Path, spec: RecordSpec, records: Iterable[dict[str, np.nda
         return example.SerializeToString(deterministic=True)
 
     rows = ((number, serialize(record)) for number, record in enumerate(records))
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    temporary = part_of(path)
     try:
         tfds.core.file_adapters.ArrayRecordFileAdapter.write_examples(temporary, rows)
-        temporary.replace(path)
+        publish(temporary, path)
     except OSError as error:
         raise UserError(f"{path}: cannot be written ({error.strerror or error})") from None
     finally:
@@ -185,7 +244,7 @@ def finish_dataset(dataset: Path, spec: RecordSpec, shards: int, samples_per_sha
       samples_per_shard: Number of records of each shard.
     """
     tfds = _tfds()
-    if missing := missing_shards(dataset, shards):
+    if missing := missing_shards(dataset, shards, samples_per_shard):
         raise ValueError(f"shards: {len(missing)} of {shards} are missing in {dataset}, first {missing[0]}")
     template = tfds.core.ShardedFileTemplate(
         data_dir=dataset, dataset_name=NAME, split=SPLIT, filetype_suffix="array_record"
@@ -214,7 +273,12 @@ def read_heads(folder: Path, kind: str):
         raise UserError(
             f"no finished data set {NAME}/{kind} in {str(folder)!r}; the job `synthesize` makes one"
         )
-    return _tfds().builder_from_directory(str(dataset)).as_data_source(split=SPLIT)
+    builder = _tfds().builder_from_directory(str(dataset))
+    split = builder.info.splits[SPLIT]
+    for path, samples in zip(split.filepaths, split.shard_lengths, strict=True):
+        if problem := shard_problem(Path(path), samples):
+            raise UserError(f"{path} is damaged ({problem}); the job `synthesize` makes it again")
+    return builder.as_data_source(split=SPLIT)
 
 
 def _tfds():

@@ -200,7 +200,7 @@ def make_dataset(
     """Makes this process's missing shards, and the metadata if no shard is missing then. Returns figures."""
     dataset = p4d_heads.dataset_folder(workdir, order.kind)
     p4d_heads.start_dataset(dataset, recipe(config, order))
-    missing = p4d_heads.missing_shards(dataset, order.shards)
+    missing = p4d_heads.missing_shards(dataset, order.shards, order.samples)
     mine = [k for k in missing if k % jax.process_count() == jax.process_index()]
     figures = {"samples_made": len(mine) * order.samples}
     if mine:
@@ -216,7 +216,7 @@ def make_dataset(
         seconds = time.perf_counter() - started
         figures["samples_per_second"] = round(len(mine) * order.samples / seconds, 4)
         figures["views_per_second"] = round(figures["samples_per_second"] * views(order), 4)
-    if not p4d_heads.missing_shards(dataset, order.shards):
+    if not p4d_heads.missing_shards(dataset, order.shards, order.samples):
         p4d_heads.finish_dataset(dataset, order.spec, order.shards, order.samples)
     return figures | sizes(dataset, order)
 
@@ -258,7 +258,7 @@ def views(order: Order) -> int:
 
 def sizes(dataset: Path, order: Order) -> dict:
     """What is there of a data set, and how large it is."""
-    missing = p4d_heads.missing_shards(dataset, order.shards)
+    missing = p4d_heads.missing_shards(dataset, order.shards, order.samples)
     paths = [p4d_heads.shard_path(dataset, k, order.shards) for k in range(order.shards) if k not in missing]
     samples = len(paths) * order.samples
     stored = sum(path.stat().st_size for path in paths)
