@@ -75,9 +75,7 @@ class Npz:
             lacks = ", ".join(map(repr, missing[:6]))
             raise UserError(f"{self._path}: not {self._kind}, it lacks {lacks}")
         if others is not None and (extra := sorted(self.headers.keys() - {*names, *others})):
-            raise UserError(
-                f"{self._path}: not {self._kind}, which has no array {printable(extra[0])[:100]!r}"
-            )
+            raise UserError(f"{self._path}: not {self._kind}, which has no array {extra[0][:100]!r}")
 
     def has(self, name: str) -> bool:
         """Whether there is an array of this name."""

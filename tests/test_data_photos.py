@@ -1,6 +1,9 @@
 """Folders of photos: what is written is read, the same by any number of processes and from any step."""
 
 import dataclasses
+import struct
+import zlib
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -320,3 +323,43 @@ def test_a_folder_that_is_not_there_stops_the_job(tmp_path):
     gan, _ = job.build_training(config)
     with pytest.raises(UserError, match=r"nowhere.*no such file"):
         job.choose_data(gan, config)
+
+
+# Damaged photos --------------------------------------------------------------------------------------------
+
+
+def bomb(path: Path) -> None:
+    """A PNG of 20000 x 20000 pixels, as small as its header."""
+    data = b"IHDR" + struct.pack(">IIBBBBB", 20_000, 20_000, 8, 2, 0, 0, 0)
+    chunk = struct.pack(">I", 13) + data + struct.pack(">I", zlib.crc32(data))
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + chunk)
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def test_damaged_photos_are_left_out_up_to_a_limit(folder, head, capsys):
+    whole = open_photos(folder, head, SIZE)
+    bomb(whole.pictures[1])  # seen when the folder is opened
+    cut(whole.pictures[3])  # seen when it is read
+    with pytest.raises(UserError, match="not a picture that can be read"):
+        open_photos(folder, head, SIZE)
+    photos = open_photos(folder, head, SIZE, damaged=2)
+    assert len(photos) == len(whole) - 2 and "1 damaged are left out" in photos.summary()
+    kept = [k for k in range(COUNT) if k != 1]
+    np.testing.assert_array_equal(photos.frames[: len(kept)], whole.frames[kept])
+    for _ in range(2):
+        number, image, mask = photos.read_sound(2)  # it was the fourth
+        assert number == 3 and image.shape[:2] == mask.shape
+    out = capsys.readouterr().out
+    assert out.count("left out: ") == 2 and str(whole.pictures[3]) in out and str(whole.pictures[1]) in out
+    for batch in (numbered_photos(photos, 4, 0, np.arange(4))[k] for k in range(3)):
+        assert batch["image"].shape == (4, SIZE, SIZE, 3) and len(batch["frames"]) == 4
+    with pytest.raises(UserError, match="truncated or damaged"):
+        open_photos(folder, head, SIZE, damaged=1).read_sound(2)
+
+
+def test_a_link_into_its_own_folder_ends(folder, head):
+    (folder / "images" / "loop").symlink_to(folder / "images", target_is_directory=True)
+    assert open_photos(folder, head, SIZE).left_out == 0

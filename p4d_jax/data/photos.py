@@ -167,6 +167,8 @@ class PhotoFolder:
       frames: (M, 437) float32: of the pictures, then of the flipped ones if there are any.
       size: S, to which pictures are reduced.
       left_out: Number of pictures in the folder of which there are no parameters.
+      damaged: How many damaged files may be passed over, those at opening included.
+      unreadable: Those that were, each with what is wrong with it.
     """
 
     names: tuple[str, ...]
@@ -175,6 +177,8 @@ class PhotoFolder:
     frames: np.ndarray
     size: int
     left_out: int
+    damaged: int = 0
+    unreadable: dict[Path, str] = dataclasses.field(default_factory=dict, compare=False)
 
     def __len__(self) -> int:
         return len(self.frames)
@@ -183,7 +187,23 @@ class PhotoFolder:
         """How much there is, in words."""
         flipped = ", and as many flipped" if len(self) > len(self.pictures) else ""
         left_out = f"; {self.left_out} without parameters are left out" if self.left_out else ""
+        if self.unreadable:
+            left_out += f"; {len(self.unreadable)} damaged are left out"
         return f"{len(self.pictures)} photos{flipped}{left_out}"
+
+    def read_sound(self, sample: int) -> tuple[int, np.ndarray, np.ndarray]:
+        """The sample, or the next one that is not damaged: its number, picture and mask; see `read`.
+
+        Raises:
+          UserError: More than `damaged` files are.
+        """
+        for one in range(sample, sample + len(self)):
+            try:
+                return one % len(self), *self.read(one % len(self))
+            except UserError as error:
+                path = self.pictures[one % len(self) % len(self.pictures)]
+                pass_over(self.unreadable, path, str(error), self.damaged)
+        raise UserError("not one picture can be read")
 
     def read(self, sample: int) -> tuple[np.ndarray, np.ndarray]:
         """Picture (S, S, 3) and mask (S, S), uint8, of one of the M samples.
@@ -202,19 +222,39 @@ class PhotoFolder:
         return tuple(x[:, ::-1] for x in pair) if mirrored else pair
 
 
-def open_photos(folder: str | Path, head: HeadModel, size: int, mirror: bool = True) -> PhotoFolder:
+def pass_over(unreadable: dict[Path, str], path: Path, problem: str, most: int) -> None:
+    """Notes a damaged file, once.
+
+    Raises:
+      UserError: there are more of them than `most`.
+    """
+    if path in unreadable:
+        return
+    if len(unreadable) >= most:
+        more = f"; {len(unreadable)} others are damaged too, and at most {most} may be" if most else ""
+        raise UserError(f"{problem}{more}")
+    unreadable[path] = problem
+    print(f"left out: {problem}", flush=True)
+
+
+def open_photos(
+    folder: str | Path, head: HeadModel, size: int, mirror: bool = True, damaged: int = 0
+) -> PhotoFolder:
     """A folder of photos whose necks are straight, as GenHead is trained; see `open_bent_photos`."""
-    photos = open_bent_photos(folder, head, size, mirror)
+    photos = open_bent_photos(folder, head, size, mirror, damaged)
     return dataclasses.replace(photos, frames=straighten_necks(head, photos.frames))
 
 
-def open_bent_photos(folder: str | Path, head: HeadModel, size: int, mirror: bool = True) -> PhotoFolder:
+def open_bent_photos(
+    folder: str | Path, head: HeadModel, size: int, mirror: bool = True, damaged: int = 0
+) -> PhotoFolder:
     """Reads the parameters of a folder, and checks it whole, the headers of all pictures included.
 
     Args:
       head: The head model to which the frames belong.
       size: S of the model.
       mirror: Whether each picture is a second sample, flipped.
+      damaged: How many damaged pictures are left out, here and where they are read; with more it is an error.
 
     Raises:
       UserError: The folder is not of this format; says the first thing that is wrong.
@@ -229,14 +269,23 @@ def open_bent_photos(folder: str | Path, head: HeadModel, size: int, mirror: boo
                 raise UserError(f"{folder}: {PARAMETERS} names {name!r}, but {part}/ has no such picture")
     pictures, masks = (tuple(files[name] for name in names) for files in (found, masks))
     with ThreadPoolExecutor(16) as pool:  # on a network drive each takes its time
-        for problem in pool.map(lambda pair: picture_problem(*pair, size), zip(pictures, masks, strict=True)):
-            if problem:
-                raise UserError(problem)
+        problems = pool.map(lambda pair: picture_problem(*pair, size), zip(pictures, masks, strict=True))
+        found_problems = list(problems)
+    unreadable: dict[Path, str] = {}
+    for picture, problem in zip(pictures, found_problems, strict=True):
+        if problem:
+            pass_over(unreadable, picture, problem, damaged)
+    sound = np.array([not problem for problem in found_problems])
+    if not sound.any():
+        raise UserError(f"{folder}: not one picture can be read")
+    choose = lambda values: tuple(value for value, is_sound in zip(values, sound, strict=True) if is_sound)
+    left_out = len(found) - len(names)
+    names, pictures, masks, frames = choose(names), choose(pictures), choose(masks), frames[sound]
     if mirror and "mirrored_frames" in stored:
-        frames = np.concatenate([frames, stored["mirrored_frames"]])
+        frames = np.concatenate([frames, stored["mirrored_frames"][sound]])
     elif mirror:
         frames = np.concatenate([frames, build_mirror(head)(frames)])
-    return PhotoFolder(names, pictures, masks, frames, size, len(found) - len(names))
+    return PhotoFolder(names, pictures, masks, frames, size, left_out, damaged, unreadable)
 
 
 def load_parameters(path: Path, head: HeadModel) -> dict[str, np.ndarray]:
@@ -319,7 +368,12 @@ def list_pictures(folder: Path) -> dict[str, Path]:
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder; {LOOK}")
     files = {}
-    for place, _, names in os.walk(folder, followlinks=True):
+    seen = set()
+    for place, folders, names in os.walk(folder, followlinks=True):
+        if os.path.realpath(place) in seen:  # a link into a folder above it
+            folders.clear()
+            continue
+        seen.add(os.path.realpath(place))
         for name in sorted(names):
             path = Path(place) / name
             if path.suffix.lower() in PICTURE_SUFFIXES:
@@ -335,7 +389,7 @@ def picture_problem(picture: Path, mask: Path, size: int) -> str | None:
             with Image.open(path) as image:
                 found.append(image.size)
                 mode = image.mode
-        except (UnidentifiedImageError, OSError, ValueError) as error:
+        except (UnidentifiedImageError, OSError, ValueError, Image.DecompressionBombError) as error:
             return f"{path} is not a picture that can be read ({error})"
         if mode not in MODES:
             return f"{path}: pixels of type {mode}, expected 8 bits a channel, RGB or grey"
@@ -361,7 +415,7 @@ def read_picture(path: Path) -> Image.Image:
                 white.alpha_composite(image.convert("RGBA"))
                 image = white
             return image.convert("RGB")
-    except (OSError, SyntaxError, ValueError, EOFError) as error:
+    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
         raise UserError(f"{path}: missing, truncated or damaged ({error})") from None
 
 
@@ -389,12 +443,11 @@ def numbered_photos(photos: PhotoFolder, batch: int, seed: int, rows: np.ndarray
     """
 
     def read(samples: np.ndarray) -> dict[str, np.ndarray]:
-        own = samples[rows]
-        images, masks = zip(*(photos.read(int(sample)) for sample in own), strict=True)
+        own, images, masks = zip(*(photos.read_sound(int(sample)) for sample in samples[rows]), strict=True)
         return {
             "image": np.stack(images),
             "mask": np.stack(masks)[..., None],
-            "frames": photos.frames[own],
+            "frames": photos.frames[np.array(own)],
         }
 
     return numbered_samples(len(photos), batch, seed).map(read)

@@ -40,6 +40,7 @@ class PortraitSettings:
       folder: Of photos.
       mirror: Whether photos show flipped as well.
       readers: Threads that read from disk; each reads a batch, and so many are kept ready.
+      damaged: Photos that may be left out because they are damaged.
       openheads: How OpenHeads are drawn.
     """
 
@@ -48,6 +49,7 @@ class PortraitSettings:
     folder: str = ""
     mirror: bool = True
     readers: int = 1
+    damaged: int = 0
     openheads: OpenHeadsSettings = dataclasses.field(default_factory=OpenHeadsSettings)
 
 
@@ -127,7 +129,8 @@ def photos(settings: PortraitSettings, training: GenHeadTraining) -> PortraitSou
     """Photos of a folder (`data.photos`); frames to generate are those of its photos in another order."""
     if settings.readers < 1:
         raise UserError(f"readers={settings.readers}: expected at least 1")
-    found = open_photos(settings.folder, training.head, training.genhead.config.image_size, settings.mirror)
+    size = training.genhead.config.image_size
+    found = open_photos(settings.folder, training.head, size, settings.mirror, settings.damaged)
     announce(f"{settings.folder}: {found.summary()}")
     draw_real, draw_params = photo_draws(
         found, training.mesh, settings.batch, settings.seed, settings.readers

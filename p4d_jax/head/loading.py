@@ -13,7 +13,7 @@ from pathlib import Path
 import jax.numpy as jnp
 import numpy as np
 
-from p4d_jax.errors import UserError, printable
+from p4d_jax.errors import UserError
 from p4d_jax.head.model import NEIGHBOURS, REGIONS, HeadModel
 from p4d_jax.npz import read_npz
 
@@ -56,7 +56,7 @@ def load_head_model(path: str | Path) -> HeadModel:
         raise UserError(f"{path}: not a head model, it lacks {', '.join(missing)}")
     extra = sorted(name for name in arrays if name not in (*_PLAIN, "about") and name[:8] != "regions/")
     if extra:
-        raise UserError(f"{path}: not a head model, which has no array {printable(extra[0])[:100]!r}")
+        raise UserError(f"{path}: not a head model, which has no array {extra[0][:100]!r}")
     name, expression_names = _names(path, arrays.pop("about"))
     _check(path, arrays)
     regions = {key[8:]: jnp.asarray(value) for key, value in arrays.items() if key.startswith("regions/")}

@@ -324,6 +324,7 @@ class TrainGenHeadSettings(JobSettings):
       data: 'openheads', drawn on the device, or a folder of photos.
       mirror: Whether photos are also shown flipped.
       readers: Threads a process that read photos; so many batches are read ahead.
+      damaged: Photos that may be left out because they are damaged; each is named, and one more is an error.
       supersample: Samples a pixel and axis of OpenHeads' pictures; 1 is fastest, 2 gives smooth edges.
       precision: Number type of the networks' activations, 'float32' or 'bfloat16'.
       inception: Folder of Inception from the job convert, for FID every `evaluate_every` steps; ''
@@ -347,6 +348,7 @@ class TrainGenHeadSettings(JobSettings):
     data: str = "openheads"
     mirror: bool = True
     readers: int = 4
+    damaged: int = 0
     supersample: int = 1
     precision: str = "float32"
     inception: str = ""

@@ -138,6 +138,7 @@ def choose_data(training: GenHeadTraining, config: ConfigDict) -> PortraitSource
     settings = from_config(TrainGenHeadSettings, config)
     portraits = PortraitSettings(
         settings.batch, settings.seed, mirror=settings.mirror, readers=settings.readers,
+        damaged=settings.damaged,
         openheads=settings.drawn(),
     )  # fmt: skip
     with fields_named(config):

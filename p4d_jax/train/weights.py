@@ -133,7 +133,7 @@ def _check_shapes(path: Path, found: dict[str, tuple[int, ...]], expected: dict)
         more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
         raise UserError(f"{path}: lacks {missing[0]!r}{more} of its network's parameters")
     if extra := sorted(found.keys() - wanted.keys()):
-        raise UserError(f"{path}: holds {printable(extra[0])[:200]!r}, which its network does not have")
+        raise UserError(f"{path}: holds {extra[0][:200]!r}, which its network does not have")
     for name, shape in wanted.items():
         if found[name] != shape:
             raise UserError(f"{path}: {name} has shape {found[name]}, expected {shape}")
