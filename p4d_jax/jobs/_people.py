@@ -38,15 +38,15 @@ class OtherPerson:
         )
 
 
-def meet_people(inputs: Inputs, capture: Capture, config: ReenactSettings) -> list[OtherPerson]:
-    """The other people that the config names, captured, encoded and personalised.
+def find_people(inputs: Inputs, capture: Capture, config: ReenactSettings) -> list[tuple[Capture, Motion]]:
+    """The other people that the config names, captured, each with the driver's motion.
 
     capture: Of the person whom the driving drives.
 
     Raises:
-      UserError: A number is that person's, or nobody's.
+      UserError: A number is that person's, or nobody's; or a driver cannot be read.
     """
-    met = []
+    found = []
     for number, driver in inputs.people.items():
         print(f"person {number} of the photo ...", flush=True)
         with user_input("people"):
@@ -54,7 +54,18 @@ def meet_people(inputs: Inputs, capture: Capture, config: ReenactSettings) -> li
             apart = captured.landmarks.points.mean(axis=0) - capture.landmarks.points.mean(axis=0)
             if np.linalg.norm(apart) < capture.landmarks.eye_distance:
                 raise UserError(f"person {number} is whom the driving drives; name the others")
-        motion = read_motion(driver, inputs.model.head, config, "people")
+        if captured.note:
+            print(captured.note)
+        found.append((captured, read_motion(driver, inputs.model.head, config, "people")))
+    return found
+
+
+def meet_people(
+    found: list[tuple[Capture, Motion]], inputs: Inputs, config: ReenactSettings
+) -> list[OtherPerson]:
+    """What `find_people` has found, encoded and personalised."""
+    met = []
+    for captured, motion in found:
         avatar = Avatar.from_captures(
             [captured],
             inputs.model,

@@ -44,7 +44,7 @@ from p4d_jax.jobs._exports import named_exports
 from p4d_jax.jobs._fields import user_input
 from p4d_jax.jobs._filming import Surroundings, write_films
 from p4d_jax.jobs._inputs import PARTS, Inputs, read_inputs, read_motion
-from p4d_jax.jobs._people import meet_people
+from p4d_jax.jobs._people import find_people, meet_people
 from p4d_jax.jobs._publish import published
 from p4d_jax.jobs._report import write_reports
 from p4d_jax.jobs.settings import ReenactSettings
@@ -76,7 +76,7 @@ def run(config: ConfigDict, workdir: Path) -> Avatar:
         captures = capture_source(inputs, scores)
     with watch.stage("driving", "reading the driving motion"):
         driving = read_driving(inputs, config, scores)
-        scene = read_scene(inputs, config)
+        scene, found = read_scene(inputs, config), find_people(inputs, captures[0], config)
     with watch.stage("encode", "encoding the avatar"):
         size, samples = config.picture_size or None, (config.coarse_samples, config.fine_samples)
         avatar = Avatar.from_captures(captures, inputs.model, size=size, samples=samples)
@@ -84,7 +84,7 @@ def run(config: ConfigDict, workdir: Path) -> Avatar:
     with watch.stage("personalise", f"personalising it in {config.personalise_steps} steps"):
         avatar = personalise(avatar, config, scores)
         scores["psnr_head_personalised"] = score_source(avatar)
-        others = meet_people(inputs, captures[0], config)
+        others = meet_people(found, inputs, config)
     around = Surroundings(inputs.photo, captures[0].crop_matrix, scene, others, inputs.sound)
     with published(workdir) as folder:
         with watch.stage("film", f"rendering {len(driving)} frames"):
