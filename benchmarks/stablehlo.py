@@ -32,9 +32,11 @@ from jax import export
 read = lambda name: jax.jit(
     export.deserialize(bytearray(open(name, 'rb').read())).call, compiler_options={options}
 )
-given = np.load('inputs.npz')
-source = read('encode.stablehlo')(*(given[name] for name in ('image', 'alpha', 'known', 'photo')))
-image, alpha, depth = read('frame.stablehlo')(source, given['params'])
+given, kept = np.load('inputs.npz'), np.load('weights.npz')
+weights = tuple(kept[f'arr_{{number}}'] for number in range(len(kept.files)))
+photo = (given[name] for name in ('image', 'alpha', 'known', 'photo'))
+source = read('encode.stablehlo')(weights, *photo)
+image, alpha, depth = read('frame.stablehlo')(weights, source, given['params'])
 np.savez('made.npz', image=image, alpha=alpha, depth=depth)
 """
 

@@ -193,9 +193,11 @@ def test_stablehlo_runs_with_jax_alone_and_gives_the_same(model, capture, tmp_pa
         f"options = {compiler_options()}\n"
         "program = lambda name: export.deserialize(bytearray(open(name, 'rb').read())).call\n"
         "read = lambda name: jax.jit(program(name), compiler_options=options)\n"
-        "given = np.load('inputs.npz')\n"
-        "source = read('encode.stablehlo')(*(given[k] for k in ('image', 'alpha', 'known', 'photo')))\n"
-        "image, alpha, depth = read('frame.stablehlo')(source, given['params'])\n"
+        "given, kept = np.load('inputs.npz'), np.load('weights.npz')\n"
+        "weights = tuple(kept[f'arr_{number}'] for number in range(len(kept.files)))\n"
+        "photo = (given[name] for name in ('image', 'alpha', 'known', 'photo'))\n"
+        "source = read('encode.stablehlo')(weights, *photo)\n"
+        "image, alpha, depth = read('frame.stablehlo')(weights, source, given['params'])\n"
         "np.savez('made.npz', image=image, alpha=alpha, depth=depth)\n"
     )
     cache = {"JAX_COMPILATION_CACHE_DIR": jax.config.jax_compilation_cache_dir}

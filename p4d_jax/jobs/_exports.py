@@ -87,7 +87,7 @@ def arkit_table(avatar: Avatar, folder: Path, config: ReenactSettings, driving: 
 
 
 def stablehlo(avatar: Avatar, folder: Path, config: ReenactSettings, driving: Motion) -> dict:
-    """encode.stablehlo and frame.stablehlo: the avatar's programs, which run with jax alone."""
+    """encode.stablehlo, frame.stablehlo, weights.npz: the avatar's programs, which run with jax alone."""
     return {"stablehlo_bytes": write_stablehlo(folder, avatar)}
 
 
