@@ -26,7 +26,7 @@ from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 from p4d_jax.errors import Preempted, UserError, nearest, printable
-from p4d_jax.jobs._publish import check_workdir
+from p4d_jax.jobs._publish import add_to_report, check_workdir
 from p4d_jax.jobs.settings import SETTINGS
 from p4d_jax.settings import help_text
 
@@ -63,8 +63,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         use_exact_float32()
         join_processes(command)
         check_workdir(command.workdir)
-        job = load_job(command.config)
-        job.run(command.config, command.workdir)
+        run_job(command)
     except UserError as error:
         print(f"p4d_jax: {one_line(error)}", file=sys.stderr)
         return 2
@@ -246,6 +245,18 @@ def job_name(config: ConfigDict) -> str:
             f"config.job={name!r} is not one of {', '.join(SETTINGS)}{nearest(str(name), SETTINGS)}"
         )
     return name
+
+
+def run_job(command: CommandLine) -> None:
+    """Runs the job; adds to its report.json, and says in one line, what was compiled for it."""
+    from p4d_jax.train.processes import is_primary
+    from p4d_jax.train.programs import count_programs
+
+    with count_programs() as count:
+        load_job(command.config).run(command.config, command.workdir)
+    if is_primary():
+        add_to_report(command.workdir, {"programs": count.report()})
+        print(count, flush=True)
 
 
 def load_job(config: ConfigDict):

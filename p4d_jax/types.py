@@ -7,7 +7,7 @@ up, world origin at the canonical neck joint, FLAME metres times 3).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Final, TypeVar
 
 import jax
@@ -98,7 +98,8 @@ class FrameParams:
 
     def motion(self) -> Array:
         """flame_motion (..., 109): expression, jaw, eyes."""
-        return jnp.concatenate([self.expression, self.jaw, self.eyes], axis=-1)
+        parts = (self.expression, self.jaw, self.eyes)
+        return _numpy_of(parts).concatenate(parts, axis=-1)
 
     def to_vector(self) -> Array:
         """The public file layout (..., 437): camera 25, shape, expression, pose, eyes."""
@@ -113,7 +114,7 @@ class FrameParams:
             raise ValueError(f"vector: the last axis must be {FRAME_VECTOR_SIZE}, got shape {vector.shape}")
         parts = VectorParts
         label, *rest = (
-            jnp.asarray(vector[..., part])
+            vector[..., part]
             for part in (parts.CAMERA, parts.SHAPE, parts.EXPRESSION, parts.POSE, parts.EYES)
         )
         return cls(Camera.from_label(label), *rest)
@@ -134,7 +135,7 @@ class RenderOutput:
     transmittance: Array
 
 
-# Frames are pytrees with leading axes; these four move between one and many.
+# Frames are pytrees with leading axes; these five move between one and many.
 
 
 def take(tree: Tree, index: Any) -> Tree:
@@ -150,6 +151,18 @@ def stack(trees: Sequence[Tree]) -> Tree:
 def concatenate(trees: Sequence[Tree]) -> Tree:
     """Many joined along their first axis. Leaves of NumPy stay on the host."""
     return jax.tree.map(lambda *x: _numpy_of(x).concatenate(x), *trees)
+
+
+def in_blocks(f: Callable[[Tree], Tree], tree: Tree, rows: int = 64) -> Tree:
+    """`f` of a tree (T, ...), a block of its rows at a time: (T, ...) on the host.
+
+    The last row is repeated to fill the last block: whatever T is, `f` compiles one program.
+    """
+    tree = on_host(tree)
+    count = len(jax.tree.leaves(tree)[0])
+    filled = jax.tree.map(lambda x: np.concatenate([x, np.repeat(x[-1:], -count % rows, axis=0)]), tree)
+    blocks = [on_host(f(take(filled, slice(first, first + rows)))) for first in range(0, count, rows)]
+    return take(concatenate(blocks), slice(count))
 
 
 def on_host(tree: Tree) -> Tree:

@@ -26,8 +26,9 @@ def one_error_line(capsys) -> str:
 
 
 @pytest.fixture
-def recorder(monkeypatch):
+def recorder(monkeypatch, tmp_path):
     """Replaces the job's work: the calls of `run` are recorded instead."""
+    monkeypatch.chdir(tmp_path)
     from p4d_jax.jobs import reenact
 
     calls = []

@@ -119,10 +119,10 @@ class Avatar:
     ) -> Avatar:
         """Makes the avatar of captured photos of one person, not personalised; size: see `from_photo`."""
         size = size or usual_size(model)
-        images = jnp.stack([to_image(one.crop, size) for one in captures])
-        alphas = jnp.stack([to_alpha(one.alpha, size) for one in captures])
-        known = jnp.stack([to_alpha(one.known, size) for one in captures])
-        params = stack([one.params for one in captures])
+        images = np.stack([to_image(one.crop, size) for one in captures])
+        alphas = np.stack([to_alpha(one.alpha, size) for one in captures])
+        known = np.stack([to_alpha(one.known, size) for one in captures])
+        params = stack([on_host(one.params) for one in captures])
         first = captures[0]
         return cls.encode(
             model,
@@ -163,14 +163,15 @@ class Avatar:
         each = [take(params, k) for k in range(len(images))]
         if motions is None:
             see = functools.partial(motion_of_frame, model.motion_source, model.head)
-            motions = jnp.stack([see(p, picture=x) for p, x in zip(each, images, strict=True)])
+            motions = stack([see(p, picture=x) for p, x in zip(each, images, strict=True)])
         if photo is None:
-            photo = np.asarray(jnp.round(images[0] * 127.5 + 127.5)).astype(np.uint8)
+            photo = np.round(np.asarray(images[0]) * 127.5 + 127.5).astype(np.uint8)
         if alpha is None:
             alpha = jnp.ones(photo.shape[:2]) if alphas is None else alphas[0, ..., 0]
         source = encode_photos(model, images, params, motions, alphas, known)
         rays = resolution or model.resolution
-        avatar = cls(model, source, each[0], motions[0], photo, alpha, None, rays, samples)
+        first, motion = jax.device_put((each[0], motions[0]))
+        avatar = cls(model, source, first, motion, photo, alpha, None, rays, samples)
         return avatar if alphas is None else _with_detail(avatar, alphas, each, motions)
 
     def personalised(
@@ -188,7 +189,7 @@ class Avatar:
         tuned = personalise(self, steps, key=jax.random.key(0) if key is None else key, on_step=on_step)
         if self.source.texture.detail is None:
             return tuned
-        return _with_detail(tuned, self.image_alpha()[None], [self.params], self.motion[None])
+        return _with_detail(tuned, self.image_alpha()[None], [self.params], [self.motion])
 
     # Seen -----------------------------------------------------------------------------------------------
 
@@ -243,6 +244,7 @@ class Avatar:
           UserError: There is no such action, or the head model's expression does not consist of them.
         """
         names = self.model.head.expression_names
+        frame = jax.device_put(frame)
         if unknown := [name for name in actions if name not in ARKIT]:
             raise UserError(f"expression: no action {unknown[0]!r}{nearest(unknown[0], ARKIT)}")
         if not set(ARKIT) <= set(names):
@@ -398,11 +400,12 @@ class Avatar:
         background: bool = True,
         planes: Array | None = None,
     ) -> Frame:
-        behind = self.source.background if background else jnp.zeros_like(self.source.background)
+        behind = self.source.features.background
+        behind = behind if background else jnp.zeros_like(behind)
         meshes = driven_meshes(self.model.head, self.params.shape, frame)
         planes = self.animate(motion) if planes is None else planes
         return _render_posed(
-            self.model, planes, self.source.texture, behind, meshes, frame.neck, frame.camera,
+            self.model, planes, self.source.texture, behind, meshes, frame,
             resolution=self.resolution, samples=self.samples,
         )  # fmt: skip
 
@@ -456,11 +459,15 @@ def _animate(model: AvatarModel, source: EncodedSource, motion: Array) -> Array:
 
 
 @functools.partial(fast_jit, static_argnames=("resolution", "samples"))
-def _render_posed(model, planes, texture, background, meshes, neck, camera, *, resolution, samples) -> Frame:
-    """A view of a tri-plane whose observed mesh, and the one without the neck's rotation, are `meshes`."""
-    deformation = build_field(model.config, model.frame, *meshes, neck, camera)
+def _render_posed(model, planes, texture, background, meshes, frame, *, resolution, samples) -> Frame:
+    """A view of a tri-plane whose observed mesh, and the one without the neck's rotation, are `meshes`.
+
+    background: (1, b, b, F) features of what is behind the head, in [0, 1].
+    """
+    camera = frame.camera
+    deformation = build_field(model.config, model.frame, *meshes, frame.neck, camera)
     field = HeadField(model.network, model.variables, planes, texture, deformation)
-    return render_view(field, background, camera, resolution=resolution, samples=samples)
+    return render_view(field, background[0], camera, resolution=resolution, samples=samples)
 
 
 def _with_detail(avatar: Avatar, alphas: Array, params: Sequence[FrameParams], motions: Array) -> Avatar:
@@ -476,20 +483,30 @@ def _with_detail(avatar: Avatar, alphas: Array, params: Sequence[FrameParams], m
         return avatar
     texture = avatar.source.texture
     several = isinstance(texture, SourceTextures)
-    textures = texture.textures if several else jax.tree.map(lambda x: x[None], texture)
+    textures = texture.textures if several else texture
 
     def detailed(detail: Array) -> Avatar:
         new = textures.replace(detail=detail)
-        new = SourceTextures(new, texture.trust) if several else take(new, 0)
+        new = SourceTextures(new, texture.trust) if several else new
         return avatar.replace(source=avatar.source.replace(texture=new))
 
     if textures.detail is None:  # zeros, so that one program renders these pictures and all that follow
-        textures = textures.replace(detail=jnp.zeros((*textures.image.shape[:-1], 6)))
+        shape = (*textures.image.shape[:-1], 6)
+        textures = textures.replace(detail=jax.device_put(np.zeros(shape, np.float32)))
     seen = detailed(textures.detail)
     made = [seen._render(*one).image for one in zip(params, motions, strict=True)]
-    lacks = textures.image[: len(made)] - jnp.stack(made)
-    more = jax.jit(jax.vmap(detail_of_photo))(textures.depth[: len(made)], lacks, alphas)
-    return detailed(textures.detail.at[: len(made)].add(more))
+    return detailed(_add_detail(textures.detail, textures.depth, textures.image, alphas, made))
+
+
+@jax.jit
+def _add_detail(detail: Array, depth: Array, image: Array, alphas: Array, made: list[Array]) -> Array:
+    """`SourceTexture.detail` with what the pictures `made` of the first photos lack; K photos, or one."""
+    count = len(made)
+    several = lambda x: x.reshape(-1, *x.shape[-3:])
+    depth = depth.reshape(-1, *depth.shape[-2:])
+    lacks = several(image)[:count] - jnp.stack(made)
+    more = jax.vmap(detail_of_photo)(depth[:count], lacks, alphas)
+    return several(detail).at[:count].add(more).reshape(detail.shape)
 
 
 @functools.partial(fast_jit, static_argnames="together")

@@ -15,7 +15,6 @@ from pathlib import Path
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from p4d_jax.avatar.avatar import Avatar
@@ -142,7 +141,7 @@ def restore(node, stored):
     if kind == "value":
         return content
     if kind == "array":
-        return jnp.asarray(stored.read(str(content)))
+        return jax.device_put(stored.read(str(content)))
     if kind == "tuple":
         return tuple(restore(one, stored) for one in content)
     if kind == "dict":

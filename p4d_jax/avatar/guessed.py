@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,7 +13,7 @@ from p4d_jax.avatar.textured_head import inner_mouth, visibility
 from p4d_jax.head.model import HeadModel
 from p4d_jax.head.skinning import posed_vertices
 from p4d_jax.render.raster import rasterize
-from p4d_jax.types import Array, FrameParams
+from p4d_jax.types import Array, FrameParams, in_blocks
 
 SHOWN = 0.2  # of `visibility`, from which the photo shows a triangle
 PIXELS = 128  # a side, of the frames in which the share is counted
@@ -26,9 +28,15 @@ def guessed_shares(avatar: Avatar, frames: FrameParams) -> np.ndarray:
       frames: Parameters (T, ...) of this person, as `Avatar.retarget` returns them.
     """
     head, params = avatar.model.head, avatar.params
+    shown = _shown(head, params, inner_mouth(head))
+    return in_blocks(functools.partial(_shares, head, params.shape, shown), frames)
+
+
+@jax.jit
+def _shown(head: HeadModel, params: FrameParams, inner: Array) -> Array:
+    """(F,) in [0, 1] how surely the photo shows each triangle."""
     posed = posed_vertices(head, params.shape, params)
-    shown = jnp.clip(visibility(head, posed, params.camera, inner_mouth(head)) / SHOWN, 0.0, 1.0)
-    return np.asarray(_shares(head, params.shape, shown, frames))
+    return jnp.clip(visibility(head, posed, params.camera, inner) / SHOWN, 0.0, 1.0)
 
 
 @jax.jit

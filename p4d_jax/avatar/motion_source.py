@@ -198,7 +198,7 @@ def load_motion_source(
                 f"motion_encoder: {str(motion_encoder)!r} holds the network {network.name!r},"
                 f" not {ENCODER_NETWORK!r}"
             )
-        source = EncoderMotion(jax.tree.map(jnp.asarray, network.variables), MotionEncoder(**network.config))
+        source = EncoderMotion(jax.device_put(network.variables), MotionEncoder(**network.config))
     if source.size != config.motion_size:
         raise UserError(
             f"motion_size={config.motion_size}: this model takes another length of motion vectors than the"

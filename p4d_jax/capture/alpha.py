@@ -24,7 +24,7 @@ from p4d_jax.head.skinning import head_vertices
 from p4d_jax.imaging.alpha import refine_alpha
 from p4d_jax.imaging.resizing import average_blocks, resize_bilinear
 from p4d_jax.render.raster import rasterize
-from p4d_jax.types import FrameParams
+from p4d_jax.types import Array, FrameParams
 
 WALK_SIZE = 128
 # Above the chin, distances from the head's silhouette in widths of the head: up to the first the network
@@ -33,7 +33,7 @@ NEAR, FAR = 0.15, 0.5
 LIP_TO_CHIN = 0.45  # height of the chin below the lips, in that of the lips below the eyes
 TRUST = 8  # the power of a look's agreement with the mesh that it is weighted by
 ATTACHED = 0.4  # opacity of what attaches a place to the head
-_refine = jax.jit(refine_alpha)
+_enlarge = jax.jit(resize_bilinear, static_argnums=1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -142,8 +142,14 @@ def estimate_alpha(crop: np.ndarray, looks: np.ndarray, seen: SeenHead, known: n
     small = np.stack([shrink(look, WALK_SIZE) for look in looks])
     opacity = combine_looks(small, seen, shrink(known, WALK_SIZE))[..., None]
     for walk in (WALK_SIZE, NETWORK_SIZE):
-        opacity = _refine(average_blocks(image, size // walk), resize_bilinear(opacity, walk))
-    return np.asarray(resize_bilinear(opacity, size))[..., 0]
+        opacity = _refine(average_blocks(image, size // walk), opacity)
+    return np.asarray(_enlarge(opacity, size))[..., 0]
+
+
+@jax.jit
+def _refine(image: Array, opacity: Array) -> Array:
+    """`refine_alpha` of an opacity of any size."""
+    return refine_alpha(image, resize_bilinear(opacity, image.shape[0]))
 
 
 def _mean(values: np.ndarray, weights: np.ndarray, of_nothing: float = 1.0) -> float:

@@ -189,33 +189,34 @@ def landmark_head(head: HeadModel) -> HeadModel:
     def gather(basis, follow=True):
         basis = np.asarray(basis)
         moved = np.einsum("jv,vak->jak", regressor, basis) * follow
-        return jnp.asarray(np.concatenate([basis[used], moved, moved[eyes]]), jnp.float32)
+        return np.asarray(np.concatenate([basis[used], moved, moved[eyes]]), np.float32)
 
     count = len(used) + 7
     weights, one_hot = np.asarray(head.skinning_weights), np.eye(5)[[0, 1, 2, 3, 4, *eyes]]
     picks = np.zeros((5, count))
     picks[np.arange(5), len(used) + np.arange(5)] = 1
-    return head.replace(
-        template=jnp.asarray(np.concatenate([np.asarray(head.template)[used], joints, pupils]), jnp.float32),
+    small = head.replace(
+        template=np.asarray(np.concatenate([np.asarray(head.template)[used], joints, pupils]), np.float32),
         shape_basis=gather(head.shape_basis),
         expression_basis=gather(head.expression_basis),
         pose_basis=gather(head.pose_basis, follow=False),
-        joint_regressor=jnp.asarray(picks, jnp.float32),
-        skinning_weights=jnp.asarray(np.concatenate([weights[used], one_hot]), jnp.float32),
-        mediapipe_triangles=jnp.asarray(local.reshape(triangles.shape), jnp.int32),
+        joint_regressor=picks.astype(np.float32),
+        skinning_weights=np.asarray(np.concatenate([weights[used], one_hot]), np.float32),
+        mediapipe_triangles=local.reshape(triangles.shape).astype(np.int32),
         # what the fit has no use for, and which would name vertices that are gone
-        faces=jnp.zeros((0, 3), jnp.int32),
-        landmark_triangles=jnp.zeros((0, 3), jnp.int32),
-        landmark_barycentric=jnp.zeros((0, 3)),
-        contour_triangles=jnp.zeros((0, 17, 3), jnp.int32),
-        contour_barycentric=jnp.zeros((0, 17, 3)),
+        faces=np.zeros((0, 3), np.int32),
+        landmark_triangles=np.zeros((0, 3), np.int32),
+        landmark_barycentric=np.zeros((0, 3), np.float32),
+        contour_triangles=np.zeros((0, 17, 3), np.int32),
+        contour_barycentric=np.zeros((0, 17, 3), np.float32),
         regions={},
-        neighbours=jnp.zeros((0, 10), jnp.int32),
-        decimated_faces=jnp.zeros((0, 3), jnp.int32),
-        decimated_triangles=jnp.zeros((0, 3), jnp.int32),
-        decimated_barycentric=jnp.zeros((0, 3)),
-        uv=jnp.zeros((0, 2)),
+        neighbours=np.zeros((0, 10), np.int32),
+        decimated_faces=np.zeros((0, 3), np.int32),
+        decimated_triangles=np.zeros((0, 3), np.int32),
+        decimated_barycentric=np.zeros((0, 3), np.float32),
+        uv=np.zeros((0, 2), np.float32),
     )
+    return jax.device_put(small)
 
 
 def shapes_left_open(head: HeadModel, priors: FitSettings = PHOTO_SETTINGS) -> np.ndarray:

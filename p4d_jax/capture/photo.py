@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import struct
@@ -130,7 +131,7 @@ def finish_capture(
 ) -> Capture:
     """Crop, alpha and parameters of a fitted photo."""
     matrix = compose_matrices(crop_matrix(np.asarray(fit.centre), float(fit.side)), turn)
-    params = frame_params(fit)
+    params = _frame_params(fit)
     colours, mask = split_alpha(photo)
     cutout = cut_out(PhotoPyramid(colours), matrix, head, params, Segmenter(), mask)
     visibility = see_face(landmarks, photo.shape)
@@ -186,7 +187,7 @@ def turned_targets(landmarks: Landmarks, turn: np.ndarray):
     """What is fitted: landmarks (468, 2), irises (2, 2) after the photo's quarter turn, and scores (52,)."""
     points = apply_matrix(turn, landmarks.points)
     iris = apply_matrix(turn, landmarks.iris[:, 0])
-    return tuple(jnp.asarray(value, jnp.float32) for value in (points, iris, action_scores(landmarks)))
+    return tuple(np.asarray(value, np.float32) for value in (points, iris, action_scores(landmarks)))
 
 
 def frame_params(fit: Fit, camera=None) -> FrameParams:
@@ -198,3 +199,6 @@ def frame_params(fit: Fit, camera=None) -> FrameParams:
         pose=jnp.concatenate([jnp.zeros(3), fit.jaw]),
         eyes=fit.eyes,
     )
+
+
+_frame_params = jax.jit(frame_params)

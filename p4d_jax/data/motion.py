@@ -219,7 +219,7 @@ def motion_for_head(motion: MotionFile, names: tuple[str, ...]) -> MotionFile:
     expression = np.asarray(motion.params.expression)
     moved = np.zeros_like(expression)
     moved[..., [places[name] for name in motion.names]] = expression[..., : len(motion.names)]
-    return motion.replace(params=motion.params.replace(expression=jnp.asarray(moved)), names=tuple(names))
+    return motion.replace(params=motion.params.replace(expression=moved), names=tuple(names))
 
 
 def load_motion(path: str | Path) -> MotionFile:
@@ -258,13 +258,13 @@ def _checked(path: Path, content: dict[str, np.ndarray]) -> MotionFile:
                 f"motion: {path} has motion_vectors of shape {vectors.shape} and type {vectors.dtype},"
                 f" expected floats ({len(frames)}, M)"
             )
-        vectors = jnp.asarray(vectors, jnp.float32)
+        vectors = vectors.astype(np.float32)
     edges = content.get("edges")
     if edges is not None and (
         edges.shape != (len(frames) + 1,) or edges.dtype.kind != "f" or (np.diff(edges) <= 0).any()
     ):
         raise UserError(f"motion: {path} has edges that are not {len(frames) + 1} ascending seconds")
-    params = FrameParams.from_vector(jnp.asarray(frames, jnp.float32))
+    params = FrameParams.from_vector(frames.astype(np.float32))
     if content["names"].ndim != 1 or len(content["names"]) > 100:
         raise UserError(f"motion: {path} has names of shape {content['names'].shape}, expected (E <= 100,)")
     names = tuple(str(name) for name in content["names"])

@@ -10,7 +10,7 @@ import dataclasses
 import json
 from pathlib import Path
 
-import jax.numpy as jnp
+import jax
 import numpy as np
 
 from p4d_jax.errors import UserError
@@ -59,11 +59,14 @@ def load_head_model(path: str | Path) -> HeadModel:
         raise UserError(f"{path}: not a head model, which has no array {extra[0][:100]!r}")
     name, expression_names = _names(path, arrays.pop("about"))
     _check(path, arrays)
-    regions = {key[8:]: jnp.asarray(value) for key, value in arrays.items() if key.startswith("regions/")}
-    fields = {
-        name: jnp.asarray(arrays[name].astype(np.float32 if arrays[name].dtype.kind == "f" else np.int32))
-        for name in _PLAIN
-    }
+    # `device_put`, since `jnp.asarray` compiles a program for each shape
+    regions = jax.device_put({key[8:]: value for key, value in arrays.items() if key.startswith("regions/")})
+    fields = jax.device_put(
+        {
+            name: arrays[name].astype(np.float32 if arrays[name].dtype.kind == "f" else np.int32)
+            for name in _PLAIN
+        }
+    )
     return HeadModel(**fields, regions=regions, name=name, expression_names=expression_names)
 
 

@@ -7,6 +7,7 @@ crowns, gums and the gaps between teeth follow. World units of docs/concepts/con
 
 from __future__ import annotations
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import struct
@@ -123,17 +124,18 @@ def build_mouth(head: HeadModel) -> Mouth | None:
     lips = vertices[member["lips"]]
     reach = AROUND * (lips[:, 0].max() - lips[:, 0].min())
     near = member["inner_mouth"] | (np.linalg.norm(vertices - lips.mean(0), axis=-1) < reach)
-    f32 = lambda x: jnp.asarray(x, jnp.float32)
-    return Mouth(
-        faces=jnp.asarray(faces[near[faces].any(1)]),
+    f32, i32 = (lambda x: np.asarray(x, np.float32)), (lambda x: np.asarray(x, np.int32))
+    mouth = Mouth(
+        faces=i32(faces[near[faces].any(1)]),
         teeth=f32(member["teeth"]),
         tongue=f32(member["tongue"]),
         cavity=f32(member["inner_mouth"] & ~member["teeth"] & ~member["tongue"]),
-        lips=jnp.asarray(np.flatnonzero(member["lips"]), jnp.int32),
-        marks=jnp.asarray(lip_marks(head, vertices), jnp.int32),
+        lips=i32(np.flatnonzero(member["lips"])),
+        marks=i32(lip_marks(head, vertices)),
         behind=f32(WORLD_SCALE * np.maximum(lips[:, 2].max() - vertices[:, 2], 0.0)),
         tooth=f32(tooth_coordinates(head)),
     )
+    return jax.device_put(mouth)
 
 
 def tooth_coordinates(head: HeadModel) -> np.ndarray:

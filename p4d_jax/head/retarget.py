@@ -17,7 +17,7 @@ from flax import struct
 
 from p4d_jax.geometry import axis_angle_to_matrix, exact_products, matrix_to_axis_angle
 from p4d_jax.head.strength import Strength
-from p4d_jax.types import EXPRESSION_SIZE, Array, Camera, FrameParams
+from p4d_jax.types import EXPRESSION_SIZE, Array, Camera, FrameParams, in_blocks, take
 
 
 @exact_products
@@ -87,7 +87,6 @@ def transfer_turn(
     return camera_from_parts(bust, moved, source.camera.intrinsics), neck
 
 
-@functools.partial(jax.jit, static_argnames=("reference", "relative", "bounded"))
 def transfer_motion(
     source: FrameParams,
     driving: FrameParams,
@@ -112,17 +111,36 @@ def transfer_motion(
       factors: Of each part of the motion, which move it away from the source's own; None is 1 of all.
 
     Returns:
-      (T, ...) parameters; with `relative`, frame `reference` is the source itself.
+      (T, ...) parameters, on the host; with `relative`, frame `reference` is the source itself.
     """
     frames = driving.expression.shape[0]
     if not 0 <= reference < frames:
         raise ValueError(f"reference: expected a frame in 0..{frames - 1} of the driving, got {reference}")
-    start = jax.tree.map(lambda x: x[reference], driving)
+    factors = Factors.of(Strength(), ()) if factors is None else factors
+    start = take(driving, reference)
+    program = functools.partial(
+        _transfer_frames, source, start, neck_share, factors, relative=relative, bounded=bounded
+    )
+    return in_blocks(program, driving)
+
+
+@functools.partial(jax.jit, static_argnames=("relative", "bounded"))
+def _transfer_frames(
+    source: FrameParams,
+    start: FrameParams,
+    neck_share: float,
+    factors: Factors,
+    driving: FrameParams,
+    *,
+    relative: bool,
+    bounded: bool,
+) -> FrameParams:
+    """`transfer_motion` of some frames; `start` is the frame that corresponds to the photo."""
+    frames = driving.expression.shape[0]
     if not relative:  # what turns the source's head to the driver's rotation
         own, _ = world_to_camera_parts(source.camera)
         _, place = world_to_camera_parts(start.camera)
         start = start.replace(camera=camera_from_parts(own, place, start.camera.intrinsics), pose=source.pose)
-    factors = Factors.of(Strength(), ()) if factors is None else factors
 
     def turn(frame: FrameParams) -> tuple[Camera, Array]:
         return transfer_turn(source, start, frame, neck_share, factors.rotation, factors.travel)

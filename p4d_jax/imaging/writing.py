@@ -11,7 +11,6 @@ from fractions import Fraction
 from pathlib import Path
 
 import av
-import jax.numpy as jnp
 import numpy as np
 from PIL import Image
 
@@ -28,15 +27,15 @@ def to_picture(image: Array) -> np.ndarray:
     return np.round(np.clip(np.asarray(image) * 0.5 + 0.5, 0.0, 1.0) * 255.0).astype(np.uint8)
 
 
-def to_image(picture: np.ndarray, size: int) -> Array:
+def to_image(picture: np.ndarray, size: int) -> np.ndarray:
     """uint8 picture -> (size, size, 3) float32 in [-1, 1], antialiased."""
-    return jnp.asarray(np.float32(resize(picture, size)) / 127.5 - 1.0)
+    return np.float32(resize(picture, size)) / np.float32(127.5) - np.float32(1.0)
 
 
-def to_alpha(alpha: np.ndarray, size: int) -> Array:
+def to_alpha(alpha: np.ndarray, size: int) -> np.ndarray:
     """Alpha (H, W) in [0, 1] as (size, size, 1), each pixel the mean of those that it covers."""
     picture = Image.fromarray(np.asarray(alpha, np.float32))
-    return jnp.asarray(picture.resize((size, size), Image.Resampling.BOX))[..., None]
+    return np.asarray(picture.resize((size, size), Image.Resampling.BOX))[..., None]
 
 
 def resize(picture: np.ndarray, size: int) -> np.ndarray:

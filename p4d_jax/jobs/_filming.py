@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import jax.numpy as jnp
+import jax
 import numpy as np
 from tqdm import tqdm
 
@@ -135,6 +135,6 @@ def show_driving(motion: Motion, head: HeadModel, size: int) -> Iterator[np.ndar
         for picture in itertools.islice(motion.pictures, len(motion)):
             yield pictures.resize(picture, size)
         return
-    paint = jnp.asarray(vertex_paint(head))
+    paint = jax.device_put(vertex_paint(head))
     for index in range(len(motion)):
         yield pictures.to_picture(shade_head(head, paint, motion[index], size))

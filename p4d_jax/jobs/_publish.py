@@ -27,6 +27,15 @@ def write_report(folder: Path, content: dict) -> None:
     write_json(folder / "report.json", content | {"files": files})
 
 
+def add_to_report(workdir: Path, content: dict) -> None:
+    """Adds fields to the report.json of a workdir, which has none before where the job itself writes none."""
+    path = workdir / "report.json"
+    report = json.loads(path.read_text()) if path.is_file() else {}
+    workdir.mkdir(parents=True, exist_ok=True)
+    write_json(path.with_name(".report.json"), report | content)
+    path.with_name(".report.json").replace(path)
+
+
 def published_files(workdir: Path) -> list[str]:
     """Names of the files and folders in a workdir that an earlier run says it has published there."""
     try:

@@ -83,7 +83,8 @@ def run(config: ConfigDict, workdir: Path) -> Avatar:
         scores["psnr_head_encoded"] = score_source(avatar)
     with watch.stage("personalise", f"personalising it in {config.personalise_steps} steps"):
         avatar = personalise(avatar, config, scores)
-        scores["psnr_head_personalised"] = score_source(avatar)
+        steps = config.personalise_steps
+        scores["psnr_head_personalised"] = score_source(avatar) if steps else scores["psnr_head_encoded"]
         others = meet_people(found, inputs, config)
     around = Surroundings(inputs.photo, captures[0].crop_matrix, scene, others, inputs.sound)
     with published(workdir) as folder:
@@ -156,6 +157,8 @@ def read_scene(inputs: Inputs, config: ReenactSettings) -> FilmCapture | None:
 
 def personalise(avatar: Avatar, config: ReenactSettings, scores: dict) -> Avatar:
     """The avatar fitted to its photo; notes the loss before and after."""
+    if not config.personalise_steps:
+        return avatar
     losses: list[float] = []
     with tqdm(total=config.personalise_steps, desc="personalise", unit="step") as bar:
 
@@ -166,8 +169,7 @@ def personalise(avatar: Avatar, config: ReenactSettings, scores: dict) -> Avatar
         avatar = avatar.personalised(
             config.personalise_steps, key=jax.random.key(config.seed), on_step=on_step
         )
-    if losses:
-        scores["personalise_loss"] = [losses[0], losses[-1]]
+    scores["personalise_loss"] = [losses[0], losses[-1]]
     return avatar
 
 

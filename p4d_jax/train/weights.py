@@ -17,7 +17,6 @@ from pathlib import Path
 
 import flax
 import jax
-import jax.numpy as jnp
 import numpy as np
 import safetensors
 from safetensors.numpy import save_file
@@ -112,10 +111,11 @@ def _load(path_or_name: str | Path, network: str, config_class, shapes: Callable
         if strange:
             told = f"{printable(strange[0])[:200]} is of type {stored.headers[strange[0]].dtype}"
             raise UserError(f"{path}: {told}, expected floats")
-        flat = {name: jnp.asarray(stored.read(name), jnp.float32) for name in names}
+        flat = {name: stored.read(name).astype(np.float32) for name in names}
     if path not in NAMES.values():  # those are ours, and tracing the network takes seconds
         _check_shapes(path, {name: value.shape for name, value in flat.items()}, shapes(config))
-    return config, flax.traverse_util.unflatten_dict(flat, sep="/")
+    # `device_put`, since `jnp.asarray` compiles a program for each shape
+    return config, jax.device_put(flax.traverse_util.unflatten_dict(flat, sep="/"))
 
 
 def _config(path: Path, text: str, config_class):
@@ -145,7 +145,7 @@ def _load_folder(folder: Path, network: str, config_class):
         config = config_class.from_dict(values)
     except ValueError:
         raise UserError(f"weights: {str(folder)!r} holds the network {name!r}, not a {network}") from None
-    return config, jax.tree.map(jnp.asarray, variables)
+    return config, jax.device_put(variables)
 
 
 def _is_of(config_class, about: dict) -> bool:
