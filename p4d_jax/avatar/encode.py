@@ -18,7 +18,7 @@ from p4d_jax.reconstructor.encoders import SourceFeatures
 from p4d_jax.reconstructor.field import network_inputs
 from p4d_jax.reconstructor.several_photos import SourceTextures, trust_photo
 from p4d_jax.reconstructor.texture import SourceTexture, build_source_texture
-from p4d_jax.train.devices import fast_jit
+from p4d_jax.train.devices import fast_jit, once_jit
 from p4d_jax.types import Array, FrameParams, concatenate, stack, take
 
 
@@ -48,7 +48,7 @@ def check_picture_size(config: ReconstructorConfig, size: int) -> None:
         raise ValueError(f"this network takes photos of {least} pixels a side{more}, got {size}")
 
 
-@fast_jit
+@once_jit
 def encode_photo(
     model: AvatarModel,
     image: Array,

@@ -13,6 +13,7 @@ from p4d_jax.avatar.textured_head import inner_mouth, visibility
 from p4d_jax.head.model import HeadModel
 from p4d_jax.head.skinning import posed_vertices
 from p4d_jax.render.raster import rasterize
+from p4d_jax.train.devices import once_jit
 from p4d_jax.types import Array, FrameParams, in_blocks
 
 SHOWN = 0.2  # of `visibility`, from which the photo shows a triangle
@@ -29,10 +30,10 @@ def guessed_shares(avatar: Avatar, frames: FrameParams) -> np.ndarray:
     """
     head, params = avatar.model.head, avatar.params
     shown = _shown(head, params, inner_mouth(head))
-    return in_blocks(functools.partial(_shares, head, params.shape, shown), frames)
+    return in_blocks(functools.partial(_shares, head, params.shape, shown), frames, rows=16)
 
 
-@jax.jit
+@once_jit
 def _shown(head: HeadModel, params: FrameParams, inner: Array) -> Array:
     """(F,) in [0, 1] how surely the photo shows each triangle."""
     posed = posed_vertices(head, params.shape, params)

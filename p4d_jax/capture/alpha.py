@@ -24,6 +24,7 @@ from p4d_jax.head.skinning import head_vertices
 from p4d_jax.imaging.alpha import refine_alpha
 from p4d_jax.imaging.resizing import average_blocks, resize_bilinear
 from p4d_jax.render.raster import rasterize
+from p4d_jax.train.devices import once_jit
 from p4d_jax.types import Array, FrameParams
 
 WALK_SIZE = 128
@@ -81,7 +82,7 @@ def view_head(head: HeadModel, params: FrameParams, size: int = WALK_SIZE) -> Se
     return SeenHead(np.asarray(silhouette), np.asarray(scalp), float(chin))
 
 
-@functools.partial(jax.jit, static_argnames="size")
+@functools.partial(once_jit, static_argnames="size")
 def _view(head: HeadModel, params: FrameParams, size: int):
     vertices = head_vertices(head, params.shape, params.expression, params.pose, params.eyes)
     raster = rasterize(vertices, head.faces, params.camera, size, cull_back_faces=False)

@@ -29,6 +29,7 @@ from p4d_jax.head.actions import ARKIT, GAZE_DOWN, GAZE_SIDE, GAZE_UP, JAW_OPEN
 from p4d_jax.head.landmarks import mediapipe_landmarks
 from p4d_jax.head.model import LEFT_EYE, RIGHT_EYE, HeadModel
 from p4d_jax.head.skinning import head_vertices
+from p4d_jax.train.devices import fast_jit
 from p4d_jax.types import CAMERA_RADIUS, EXPRESSION_SIZE, SHAPE_SIZE, Array, Camera
 
 # fmt: off
@@ -539,7 +540,9 @@ def fit_photos(
     return _fit_many(small, points, iris, actions, blank_unknowns(small), np.bool_(False), steps, priors)
 
 
-_fit = jax.jit(fit_landmarks, static_argnames="settings")
+# So compiled in three quarters of the time, and as fast for a photo, a quarter faster for a frame.
+_FIT_OPTIONS = {"xla_cpu_use_fusion_emitters": False, "xla_backend_optimization_level": 1}
+_fit = fast_jit(fit_landmarks, options=_FIT_OPTIONS, static_argnames="settings")
 _fit_many = jax.jit(
     jax.vmap(fit_landmarks, in_axes=(None, 0, 0, 0, None, None, None, None)), static_argnums=7
 )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -127,6 +127,13 @@ def at_times_of(driving: Motion, scene: FilmCapture) -> Motion:
     if len(driving) > 1:
         edges = edges[: max(1, int(np.searchsorted(edges[:-1], driving.seconds - 1e-6))) + 1]
     return driving.resampled(edges)
+
+
+def driver_programs(head: HeadModel, driving: Motion | Path, size: int) -> list[Callable[[], object]]:
+    """What compiles, in any thread, the programs of `show_driving`."""
+    if not isinstance(driving, Motion):
+        return []
+    return [lambda: shade_head.lower(head, vertex_paint(head), driving[0], size).compile()]
 
 
 def show_driving(motion: Motion, head: HeadModel, size: int) -> Iterator[np.ndarray]:

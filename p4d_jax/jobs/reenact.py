@@ -33,6 +33,7 @@ from tqdm import tqdm
 
 from p4d_jax.avatar.avatar import Avatar
 from p4d_jax.avatar.motion import Motion
+from p4d_jax.avatar.preparing import avatar_programs, in_background
 from p4d_jax.capture.album import capture_album
 from p4d_jax.capture.clip import FilmCapture, capture_film
 from p4d_jax.capture.landmarks import Landmarker
@@ -42,7 +43,7 @@ from p4d_jax.errors import UserError
 from p4d_jax.imaging import writing as pictures
 from p4d_jax.jobs._exports import named_exports
 from p4d_jax.jobs._fields import user_input
-from p4d_jax.jobs._filming import Surroundings, write_films
+from p4d_jax.jobs._filming import Surroundings, driver_programs, write_films
 from p4d_jax.jobs._inputs import PARTS, Inputs, read_inputs, read_motion
 from p4d_jax.jobs._people import find_people, meet_people
 from p4d_jax.jobs._publish import published
@@ -72,13 +73,19 @@ def run(config: ConfigDict, workdir: Path) -> Avatar:
     watch, scores = Stopwatch(), {}
     with watch.stage("load", "reading the photo, the driving and the weights"):
         inputs = read_inputs(config)
-    with watch.stage("capture", "looking for the face and fitting the head"):
-        captures = capture_source(inputs, scores)
-    with watch.stage("driving", "reading the driving motion"):
-        driving = read_driving(inputs, config, scores)
-        scene, found = read_scene(inputs, config), find_people(inputs, captures[0], config)
+    size, samples = config.picture_size or None, (config.coarse_samples, config.fine_samples)
+    one = len(inputs.photos) == 1  # of several the programs are others
+    programs = avatar_programs(inputs.model, size=size, samples=samples) if one else []
+    programs += driver_programs(inputs.model.head, inputs.driving, config.panel)
+    with in_background(programs) as wait:
+        with watch.stage("capture", "looking for the face and fitting the head"):
+            captures = capture_source(inputs, scores)
+        with watch.stage("driving", "reading the driving motion"):
+            driving = read_driving(inputs, config, scores)
+            scene, found = read_scene(inputs, config), find_people(inputs, captures[0], config)
+        with watch.stage("compile", "waiting for the programs"):
+            wait()
     with watch.stage("encode", "encoding the avatar"):
-        size, samples = config.picture_size or None, (config.coarse_samples, config.fine_samples)
         avatar = Avatar.from_captures(captures, inputs.model, size=size, samples=samples)
         scores["psnr_head_encoded"] = score_source(avatar)
     with watch.stage("personalise", f"personalising it in {config.personalise_steps} steps"):
