@@ -97,7 +97,7 @@ def test_a_run_that_was_stopped_makes_what_is_missing(made, weights, tmp_path, c
     monkeypatch.setattr(jax, "process_index", lambda *_: 1)
     command = (tmp_path, f"--config.weights={weights}", "--config.film_frames=0")
     assert run(*command) == 0
-    assert p4d_heads.missing_shards(shard(tmp_path, 0).parent, SHARDS) == [0, 2]
+    assert p4d_heads.missing_shards(shard(tmp_path, 0).parent, SHARDS, 2) == [0, 2]
     assert [path.name for path in tmp_path.iterdir()] == ["p4d_heads"]  # the rest is process 0's
     assert not (shard(tmp_path, 0).parent / "dataset_info.json").exists()
     before = shard(tmp_path, 1).stat().st_mtime_ns
