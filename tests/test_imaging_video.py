@@ -244,6 +244,7 @@ def test_high_dynamic_range_looks_as_the_usual_range_does(tmp_path, rng):
         picture = np.full((*SIZE[::-1], 3), round(65535 * float(pq_of_light(np.float64(0.2)))), np.uint16)
         frame = av.VideoFrame.from_ndarray(picture, format="rgb48le")
         frame = frame.reformat(format="yuv420p10le", dst_colorspace=9)
+        frame.pts = 0  # without a time the muxer may refuse it
         frame.color_trc, frame.color_primaries, frame.colorspace = 16, 9, 9
         file.mux(stream.encode(frame))
         file.mux(stream.encode(None))
