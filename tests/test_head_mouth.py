@@ -94,7 +94,7 @@ def test_what_the_photo_shows_is_the_photos_and_the_rest_knows_nothing_of_it(vie
     mouth = build_mouth(head)
     # A grey between the darkest that teeth and the brightest that the mouth's inside can be beside this face.
     shown = jnp.zeros(len(posed)).at[mouth.lips].set(1.0)
-    colours = mouth_colours(mouth, jnp.full((len(posed), 3), 0.9), shown)
+    colours = mouth_colours(mouth, jnp.full((len(posed), 3), 0.9), shown, jnp.zeros(len(posed)))
     draw = jax.jit(draw_mouth)
     photo, nothing = jnp.full((SIZE, SIZE, 3), 0.57), jnp.zeros((SIZE, SIZE))
     drawn, unseen = (draw(seen, colours, seen.extent, photo, shows) for shows in (nothing + 1.0, nothing))

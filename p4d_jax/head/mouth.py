@@ -181,6 +181,6 @@ def tooth_pattern(tooth: Array) -> tuple[Array, Array]:
     crown = jnp.where(lower > 0.5, LOWER_CROWN, UPPER_CROWN)
     line = 1.0 - crown * (0.86 + 0.14 * jnp.sin(jnp.pi * phase) ** 0.5)
     share = jnp.clip((height - line) / 0.04 + 0.5, 0.0, 1.0)
-    shade = 1.0 - 0.2 * jnp.exp(-((gap / 0.05) ** 2))
+    shade = 1.0 - 0.15 * jnp.exp(-((gap / 0.06) ** 2))
     shade *= 0.88 + 0.12 * jnp.clip((height - line) / (0.6 * crown), 0.0, 1.0)
     return share, shade

@@ -231,7 +231,9 @@ def build_source_texture(
     mouth = extent = None
     if frame.mouth is not None:
         uv, seen = seen_by(camera, posed, depth, SURFACE_MARGIN, known)
-        mouth = mouth_colours(frame.mouth, 0.5 * sample_image(image, uv) + 0.5, seen * surface[:, 3])
+        white = frame.parts[:, 0] * (1.0 - frame.parts[:, 1])
+        colours = 0.5 * sample_image(image, uv) + 0.5
+        mouth = mouth_colours(frame.mouth, colours, seen * surface[:, 3], white)
         extent = lip_extent(frame.mouth, posed)
     return SourceTexture(
         image,
