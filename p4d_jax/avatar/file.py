@@ -23,6 +23,7 @@ from p4d_jax.avatar.model import AvatarModel
 from p4d_jax.avatar.motion_source import EncoderMotion, ParameterMotion
 from p4d_jax.errors import UserError, printable
 from p4d_jax.head.expression_field import CanonicalFrame
+from p4d_jax.head.lids import Lids
 from p4d_jax.head.model import HeadModel
 from p4d_jax.head.mouth import Mouth
 from p4d_jax.networks.motion_encoder import MotionEncoder
@@ -46,6 +47,7 @@ TYPES = {
         EncoderMotion,
         FrameParams,
         HeadModel,
+        Lids,
         MotionEncoder,
         Mouth,
         ParameterMotion,

@@ -23,6 +23,7 @@ import numpy as np
 from flax import struct
 
 from p4d_jax.geometry import axis_angle_to_matrix, exact_products, project
+from p4d_jax.head.lids import Lids, build_lids, eye_openings
 from p4d_jax.head.model import HeadModel
 from p4d_jax.head.mouth import Mouth, MouthView, build_mouth, see_mouth
 from p4d_jax.head.skinning import canonical_vertices
@@ -55,6 +56,7 @@ class CanonicalFrame:
       mirror: (V,) int32 index of the vertex nearest to each one's mirror image.
       parts: (V, 4) labels of eyes and mouth, see `part_labels`.
       mouth: What is behind the lips, or None.
+      lids: What shut eyes show, or None.
       decimated_faces: (f, 3) triangles of the decimated mesh.
       decimated_triangles, decimated_barycentric: (v, 3) each decimated vertex on the full mesh.
     """
@@ -73,6 +75,7 @@ class CanonicalFrame:
     decimated_faces: Array
     decimated_triangles: Array
     decimated_barycentric: Array
+    lids: Lids | None = None
 
 
 @struct.dataclass
@@ -88,6 +91,7 @@ class ExpressionField:
       neck_rotation: (3, 3) inverse of the neck's rotation.
       parts: (R, R, 4) `CanonicalFrame.parts` of the surface at each pixel.
       mouth: The mouth in a window of the picture, or None.
+      eye_openings: (2,) of `lids.eye_openings`, or None.
     """
 
     camera: Camera
@@ -98,6 +102,7 @@ class ExpressionField:
     neck_rotation: Array
     parts: Array
     mouth: MouthView | None = None
+    eye_openings: Array | None = None
 
 
 def part_labels(head: HeadModel, vertices: Array) -> Array:
@@ -147,7 +152,7 @@ def build_canonical_frame(
     """Rasterises the canonical mesh from the front, once per head model."""
     frame = _rasterize_canonical(head, lifted_size, box_warp)
     chosen = spread_candidates(head, np.asarray(frame.vertices), candidates)
-    return frame.replace(candidates=jnp.asarray(chosen), mouth=build_mouth(head))
+    return frame.replace(candidates=jnp.asarray(chosen), mouth=build_mouth(head), lids=build_lids(head))
 
 
 @functools.partial(jax.jit, static_argnames=("lifted_size", "box_warp"))
@@ -219,6 +224,7 @@ def build_expression_field(
         back,
         interpolate(raster, frame.parts),
         None if frame.mouth is None else see_mouth(frame.mouth, posed, camera),
+        None if frame.lids is None else eye_openings(frame.lids, posed),
     )
 
 

@@ -29,10 +29,12 @@ from p4d_jax.imaging.sampling import sample_image
 from p4d_jax.imaging.writing import to_picture
 from p4d_jax.nn.field_decoder import SHOWN_DENSITY
 from p4d_jax.reconstructor.deformation import DEPTH_EXTENT, Deformation, apply_field
+from p4d_jax.reconstructor.lids import shut_lids
 from p4d_jax.reconstructor.model import Reconstructor
 from p4d_jax.reconstructor.mouth import put_mouth
 from p4d_jax.reconstructor.several_photos import (
     SourceTextures,
+    lids_of_sources,
     look_up_features_of_sources,
     look_up_nearby_of_sources,
     look_up_sources,
@@ -43,6 +45,7 @@ from p4d_jax.reconstructor.texture import (
     SourceTexture,
     beyond_hair,
     bound_chroma,
+    lids_of,
     lift_image,
     look_up_features,
     look_up_nearby,
@@ -50,6 +53,7 @@ from p4d_jax.reconstructor.texture import (
     mesh_depth_and_alpha,
     see_mouth_of,
 )
+from p4d_jax.render.raster import interpolate
 from p4d_jax.render.rays import generate_rays
 from p4d_jax.render.triplane import sample_planes
 from p4d_jax.render.volume import depth_range, render_rays
@@ -253,10 +257,15 @@ def look_at_surface(field: HeadField, points: Array, directions: Array) -> tuple
     """What the photo shows of points (P, 3) of the rendered surface, on rays of directions (P, 3).
 
     Returns:
-      what `look_up_source` finds; (P, 4) `part_labels` of the mesh.
+      what `look_up_source` finds; (P, 4) `part_labels` of the mesh, then (P, 4) of `shut_lids`, where the
+      head has them.
     """
     texture, deformation = field.texture, field.deformation
-    seen_mesh = jnp.concatenate([deformation.surface, deformation.parts], axis=-1)
+    seen_mesh = [deformation.surface, deformation.parts]
+    lids = lids_of_sources(texture) if field.several_photos else lids_of(texture)
+    if lids is not None:
+        seen_mesh.append(interpolate(deformation.raster, shut_lids(*lids, deformation.eye_openings)))
+    seen_mesh = jnp.concatenate(seen_mesh, axis=-1)
     surface = surface_on_rays(deformation, points, seen_mesh)
     snapped = snap_to_surface(surface, points, directions)
     motions = surface.replace(values=surface.values[..., :4])
@@ -297,6 +306,7 @@ def refine_image(field: HeadField, image: Array, marched: MarchedRays, rays: tup
     points = origins + jax.lax.stop_gradient(depth).reshape(-1, 1) * directions
     alpha = 1.0 - fill(marched.transmittance)
     shown, parts = jax.tree.map(square, look_at_surface(field, points, directions))
+    parts, lids = parts[..., :4], parts[..., 4:]
     behind = texture.background
     if texture.detail is not None:
         behind = jnp.concatenate([behind, texture.detail[..., 3:]], axis=-1)
@@ -314,6 +324,8 @@ def refine_image(field: HeadField, image: Array, marched: MarchedRays, rays: tup
     guide = jnp.concatenate([shown.by_mesh, shown.by_point, shown.by_mirror, behind[..., :3]], axis=-1)
     seen = [x[None] for x in (resize_bilinear(image, size), guide, alpha, parts)]
     refined = network.apply(field.variables, *seen, *nearby, method="refine")[0]
+    if lids.shape[-1]:
+        refined = refined * (1.0 - lids[..., 3:]) + lids[..., :3]
     if texture.detail is not None:
         refined += alpha * shown.detail + (1.0 - alpha) * behind[..., 3:]
     if nearby:

@@ -21,6 +21,7 @@ from p4d_jax.reconstructor.texture import (
     Shown,
     SourceTexture,
     build_source_texture,
+    lids_of,
     look_up_features,
     look_up_nearby,
     look_up_source,
@@ -186,6 +187,11 @@ def see_mouth_of_sources(sources: SourceTextures, view: MouthView) -> Array:
     photo = mix_photos(photos, trust_logits(seen + HIDDEN_SHARE)[..., None])
     first = jax.tree.map(lambda x: x[0], (sources.textures.mouth, sources.textures.lip_extent))
     return draw_mouth(view, *first, photo, seen.max(axis=0))
+
+
+def lids_of_sources(sources: SourceTextures) -> tuple[Array, Array] | None:
+    """`lids_of` the first of K photos."""
+    return lids_of(jax.tree.map(lambda x: x[0], sources.textures))
 
 
 def look_up_features_of_sources(sources: SourceTextures, points: Array) -> Array:

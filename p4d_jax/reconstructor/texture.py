@@ -30,10 +30,12 @@ from p4d_jax.head.expression_field import (
     squared_distances_between,
     surface_on_rays,
 )
+from p4d_jax.head.lids import eye_openings
 from p4d_jax.head.mouth import MouthView, lip_extent
 from p4d_jax.imaging.alpha import grow, refine_alpha, split_colours
 from p4d_jax.imaging.resizing import resize_antialiased, resize_bilinear
 from p4d_jax.imaging.sampling import four_pixels, nearest_pixel, sample_image
+from p4d_jax.reconstructor.lids import lid_colours
 from p4d_jax.reconstructor.mouth import draw_mouth, mouth_colours
 from p4d_jax.render.raster import Raster, interpolate, rasterize
 from p4d_jax.render.rays import pixel_centres, rays_through
@@ -91,6 +93,8 @@ class SourceTexture:
         alpha tells them apart; without one both are the photo.
       mouth, lip_extent: (5, 3) of `reconstructor.mouth.mouth_colours`, and (2,) of the photo's mesh; None for
         a head without teeth.
+      lids, eye_openings: (V, 5) of `reconstructor.lids.lid_colours`, and (2,) of the photo's mesh; None for a
+        head whose blinks are not named.
       hair_reach: () world units by which the person stands off the mesh above the mouth; None without alpha.
       chroma: () largest `chroma_of` the photo, which no picture of it exceeds.
       known: (S, S, 1) in [0, 1], where the image is the photo and not its continuation; None is everywhere.
@@ -116,6 +120,8 @@ class SourceTexture:
     known: Array | None = None
     hair_reach: Array | None = None
     chroma: Array | None = None
+    lids: Array | None = None
+    eye_openings: Array | None = None
 
     @property
     def depth_and_alpha(self) -> Array | None:
@@ -228,13 +234,16 @@ def build_source_texture(
     surface = jnp.concatenate([posed, facing(posed, frame.faces, camera)[:, None]], axis=-1)
     if known is not None:
         image, known = fill_by_mirror(image, known, raster, surface[frame.mirror], camera)
-    mouth = extent = None
+    mouth = extent = lids = openings = None
+    uv, seen = seen_by(camera, posed, depth, SURFACE_MARGIN, known)
+    colours, shown = sample_image(image, uv), seen * surface[:, 3]
     if frame.mouth is not None:
-        uv, seen = seen_by(camera, posed, depth, SURFACE_MARGIN, known)
         white = frame.parts[:, 0] * (1.0 - frame.parts[:, 1])
-        colours = 0.5 * sample_image(image, uv) + 0.5
-        mouth = mouth_colours(frame.mouth, colours, seen * surface[:, 3], white)
+        mouth = mouth_colours(frame.mouth, 0.5 * colours + 0.5, shown, white)
         extent = lip_extent(frame.mouth, posed)
+    if frame.lids is not None:
+        lids = lid_colours(frame.lids, colours, shown)
+        openings = eye_openings(frame.lids, posed)
     return SourceTexture(
         image,
         camera,
@@ -252,6 +261,8 @@ def build_source_texture(
         known=known,
         hair_reach=None if alpha is None else reach_of_hair(alpha, known, depth, camera),
         chroma=jnp.max(chroma_of(resize_antialiased(image, min(CHROMA_SIZE, image.shape[0])))),
+        lids=lids,
+        eye_openings=openings,
     )
 
 
@@ -291,6 +302,11 @@ def photo_of_mouth(texture: SourceTexture, view: MouthView) -> tuple[Array, Arra
     places = interpolate(view.raster, texture.surface[:, :3])
     uv, seen = seen_by(texture.camera, places, texture.depth, SURFACE_MARGIN, texture.known)
     return 0.5 * sample_image(texture.image, uv) + 0.5, seen * view.raster.mask
+
+
+def lids_of(texture: SourceTexture) -> tuple[Array, Array] | None:
+    """Lids and eye openings of a photo, as `shut_lids` takes them; None for a head without."""
+    return None if texture.lids is None else (texture.lids, texture.eye_openings)
 
 
 def chroma_of(image: Array) -> Array:
