@@ -35,6 +35,7 @@ from p4d_jax.evaluation.statistics import jackknife, net_ratio, ratio
 from p4d_jax.evaluation.summary import sort_into_bins, summarise
 from p4d_jax.geometry import look_at_camera
 from p4d_jax.jobs import evaluate
+from p4d_jax.jobs._fields import parse_names
 from p4d_jax.jobs.settings import EvaluateSettings, TrainReenactSettings
 from p4d_jax.openheads.config import OpenHeadsSettings
 from p4d_jax.openheads.people import random_shape
@@ -253,7 +254,7 @@ def test_an_evaluator_of_one_s_own_is_a_function_and_its_name(without_mistakes, 
 
 
 def test_the_configs_name_evaluators_that_exist_and_evaluate_names_all():
-    names = [evaluate.split_names(one.evaluators) for one in (EvaluateSettings, TrainReenactSettings)]
+    names = [parse_names(one.evaluators) for one in (EvaluateSettings, TrainReenactSettings)]
     assert names[0] == list(EVALUATORS) and names[1] == list(held_out.IN_TRAINING)
     assert set(names[1]) < set(names[0])
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 from ml_collections import ConfigDict
@@ -41,6 +41,13 @@ def user_input(field: str) -> Iterator[None]:
 def parse_names(text: str) -> list[str]:
     """Names with commas between them; none for an empty text."""
     return [name.strip() for name in text.split(",") if name.strip()]
+
+
+def check_ranges(config: object, ranges: Mapping[str, tuple[float, float]]) -> None:
+    """That fields of a config lie between their least and largest values, which count too."""
+    for field, (low, high) in ranges.items():
+        if not low <= (value := getattr(config, field)) <= high:
+            raise UserError(f"config.{field}={value}: expected a number from {low} to {high}")
 
 
 def parse_people(text: str) -> dict[int, str]:

@@ -21,7 +21,7 @@ from p4d_jax.imaging.sound import has_sound
 from p4d_jax.imaging.video import is_video
 from p4d_jax.imaging.watermark import mark
 from p4d_jax.jobs._exports import named_exports
-from p4d_jax.jobs._fields import parse_names, parse_people, parse_person, user_input
+from p4d_jax.jobs._fields import check_ranges, parse_names, parse_people, parse_person, user_input
 from p4d_jax.jobs._films import named_films
 from p4d_jax.jobs.settings import ReenactSettings
 
@@ -144,9 +144,7 @@ def check_numbers(config: ReenactSettings) -> None:
         "mesh_resolution": (16, 1024),
         "stills": (0, 1000),
     }
-    for field, (low, high) in ranges.items():
-        if not low <= (value := getattr(config, field)) <= high:
-            raise UserError(f"config.{field}={value}: expected a number from {low} to {high}")
+    check_ranges(config, ranges)
     if config.reference_frame is not None and not 0 <= config.reference_frame < config.max_frames:
         raise UserError(
             f"config.reference_frame={config.reference_frame}: expected None, or a frame of 0 to"

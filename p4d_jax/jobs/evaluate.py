@@ -29,7 +29,7 @@ from p4d_jax.evaluation.report import print_report
 from p4d_jax.evaluation.sheets import SHEETS, SHOWN, Shown, in_a_row, sheet
 from p4d_jax.evaluation.summary import sort_into_bins, summarise
 from p4d_jax.imaging.writing import save_picture
-from p4d_jax.jobs._fields import user_input
+from p4d_jax.jobs._fields import check_ranges, parse_names, user_input
 from p4d_jax.jobs._publish import published, write_json
 from p4d_jax.jobs.settings import EvaluateSettings
 from p4d_jax.openheads.sets import people_set
@@ -88,13 +88,13 @@ def read_inputs(config: EvaluateSettings) -> Inputs:
     """Checks and reads all that the config names, cheapest first."""
     check_numbers(config)
     with user_input("evaluators"):
-        evaluators = find_evaluators(split_names(config.evaluators))
-    sets = split_names(config.sets)
+        evaluators = find_evaluators(parse_names(config.evaluators))
+    sets = parse_names(config.sets)
     with user_input("sets"):
         for name in sets:
             people_set(name)
     with user_input("photos"):
-        photos = {name: open_photo(name) for name in split_names(config.photos)}
+        photos = {name: open_photo(name) for name in parse_names(config.photos)}
     with user_input("head"):
         head = assets.head_model(config.head)
     with user_input("weights"):
@@ -115,18 +115,11 @@ def check_numbers(config: EvaluateSettings) -> None:
         "samples": (2, 512),
         "film_frames": (0, 240),
     }
-    for field, (low, high) in ranges.items():
-        if not low <= (value := getattr(config, field)) <= high:
-            raise UserError(f"config.{field}={value}: expected a number from {low} to {high}")
+    check_ranges(config, ranges)
     if 0 < config.film_frames < MIN_FRAMES:
         raise UserError(
             f"config.film_frames={config.film_frames}: flicker takes at least {MIN_FRAMES} frames"
         )
-
-
-def split_names(names: str) -> list[str]:
-    """'a, b' -> ['a', 'b']."""
-    return [name.strip() for name in names.split(",") if name.strip()]
 
 
 def measure_set(config: EvaluateSettings, inputs: Inputs, name: str) -> tuple[dict[str, dict], list[Shown]]:

@@ -15,6 +15,7 @@ from ml_collections import ConfigDict
 from p4d_jax.avatar.model import AvatarModel
 from p4d_jax.errors import UserError
 from p4d_jax.imaging.watermark import MARKS
+from p4d_jax.jobs._fields import check_ranges, parse_names
 from p4d_jax.jobs.settings import ServeSettings
 from p4d_jax.settings import from_config
 
@@ -32,7 +33,7 @@ def run(config: ConfigDict, workdir: Path) -> None:
     except ModuleNotFoundError as error:
         raise UserError(f'the page needs {error.name!r}: pip install "p4d_jax[serve]"') from None
     check_numbers(config)
-    marks = tuple(name.strip() for name in config.watermark.split(",") if name.strip())
+    marks = tuple(parse_names(config.watermark))
     if unknown := [name for name in marks if name not in MARKS]:
         raise UserError(f"config.watermark: no mark {unknown[0]!r}; there are {', '.join(MARKS)}")
     if not is_loopback(config.host) and len(config.token) < LEAST_TOKEN:
@@ -81,6 +82,4 @@ def check_numbers(config: ServeSettings) -> None:
         "away_seconds": (0, 86_400),
         "personalise_steps": (1, 10_000),
     }
-    for field, (low, high) in ranges.items():
-        if not low <= (value := getattr(config, field)) <= high:
-            raise UserError(f"config.{field}={value}: expected a number from {low} to {high}")
+    check_ranges(config, ranges)

@@ -32,9 +32,8 @@ from p4d_jax.genhead.discriminator import Discriminator
 from p4d_jax.genhead.parts import build_head_parts
 from p4d_jax.head.expression_field import build_canonical_frame
 from p4d_jax.head.model import HeadModel
-from p4d_jax.jobs._fields import fields_named, user_input
+from p4d_jax.jobs._fields import fields_named, parse_names, user_input
 from p4d_jax.jobs._record import run_record
-from p4d_jax.jobs.evaluate import split_names
 from p4d_jax.jobs.settings import TrainReenactSettings
 from p4d_jax.networks.arcface import IResNet
 from p4d_jax.networks.lpips import LPIPS
@@ -334,7 +333,7 @@ def build_evaluation(
         return build_evaluator(
             AvatarModel.create(training.reconstructor, {}, local(constants.head), source),
             people=config.evaluate_people,
-            names=split_names(config.evaluators),
+            names=parse_names(config.evaluators),
             rays=Rays(samples=training.config.samples),
         )
 
