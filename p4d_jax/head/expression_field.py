@@ -152,7 +152,7 @@ def build_canonical_frame(
     """Rasterises the canonical mesh from the front, once per head model."""
     frame = _rasterize_canonical(head, lifted_size, box_warp)
     chosen = spread_candidates(head, np.asarray(frame.vertices), candidates)
-    return frame.replace(candidates=jnp.asarray(chosen), mouth=build_mouth(head), lids=build_lids(head))
+    return frame.replace(candidates=jax.device_put(chosen), mouth=build_mouth(head), lids=build_lids(head))
 
 
 @functools.partial(jax.jit, static_argnames=("lifted_size", "box_warp"))

@@ -47,13 +47,16 @@ def build_lids(head: HeadModel) -> Lids | None:
     """The lids of a head model; None where its expression basis does not name the blinks."""
     if not set(BLINKS) <= set(head.expression_names):
         return None
-    vertices = jax.jit(head_vertices)
+    vertices = jax.jit(
+        lambda head, expression: head_vertices(
+            head, jnp.zeros(SHAPE_SIZE), expression, canonical_pose(head), jnp.zeros(6)
+        )
+    )
 
     def pose(blinks: list[int]) -> np.ndarray:
         expression = np.zeros(EXPRESSION_SIZE, np.float32)
         expression[blinks] = 1.0
-        found = vertices(head, jnp.zeros(SHAPE_SIZE), expression, canonical_pose(head), jnp.zeros(6))
-        return np.asarray(found)
+        return np.asarray(vertices(head, expression))
 
     columns = [head.expression_names.index(name) for name in BLINKS]
     rest = pose([])
@@ -83,14 +86,9 @@ def build_lids(head: HeadModel) -> Lids | None:
     near = squared.min(axis=0) < AROUND**2
     squared = squared[:, near]
     likeness = np.exp((squared.min(axis=-1, keepdims=True) - squared) / SKIN_WIDTH**2)
-    integer = lambda x: jnp.asarray(x, jnp.int32)
-    return Lids(
-        jnp.asarray(hidden),
-        integer(lids),
-        integer(other[near]),
-        jnp.asarray(likeness, jnp.float32),
-        integer(rims),
-    )
+    i32 = lambda x: np.asarray(x, np.int32)
+    found = Lids(hidden, i32(lids), i32(other[near]), np.asarray(likeness, np.float32), i32(rims))
+    return jax.device_put(found)
 
 
 def frontal_areas(vertices: np.ndarray, faces: Array) -> np.ndarray:
