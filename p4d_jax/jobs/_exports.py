@@ -18,11 +18,10 @@ from p4d_jax.avatar.gltf import write_gltf
 from p4d_jax.avatar.motion import Motion
 from p4d_jax.avatar.stablehlo import write_stablehlo
 from p4d_jax.avatar.textured_head import build_textured_head
-from p4d_jax.errors import UserError, nearest
 from p4d_jax.geometry import orbit
 from p4d_jax.imaging import writing as pictures
 from p4d_jax.imaging.watermark import mark
-from p4d_jax.jobs._fields import parse_names
+from p4d_jax.jobs._fields import find_named, parse_names
 from p4d_jax.jobs.settings import ReenactSettings
 from p4d_jax.render.surface import write_obj, write_ply
 
@@ -104,10 +103,5 @@ EXPORTS: dict[str, Export] = {
 
 
 def named_exports(names: str) -> dict[str, Export]:
-    """The exports that a config names, with commas between them; none for an empty text."""
-    for name in parse_names(names):
-        if name not in EXPORTS:
-            raise UserError(
-                f"config.exports: no export {name!r}; there are {', '.join(EXPORTS)}{nearest(name, EXPORTS)}"
-            )
-    return {name: EXPORTS[name] for name in parse_names(names)}
+    """The exports that a config names."""
+    return find_named(EXPORTS, names, "exports", "export")

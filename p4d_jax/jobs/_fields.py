@@ -5,11 +5,14 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from typing import TypeVar
 
 from ml_collections import ConfigDict
 
 from p4d_jax.capture.people import Person
-from p4d_jax.errors import UserError
+from p4d_jax.errors import UserError, nearest
+
+T = TypeVar("T")
 
 
 @contextmanager
@@ -41,6 +44,18 @@ def user_input(field: str) -> Iterator[None]:
 def parse_names(text: str) -> list[str]:
     """Names with commas between them; none for an empty text."""
     return [name.strip() for name in text.split(",") if name.strip()]
+
+
+def find_named(registry: Mapping[str, T], text: str, field: str, kind: str) -> dict[str, T]:
+    """Those of a registry that a field of the config names, with commas between; none for an empty text.
+
+    kind: What one of them is called.
+    """
+    for name in parse_names(text):
+        if name not in registry:
+            known = ", ".join(registry)
+            raise UserError(f"config.{field}: no {kind} {name!r}; there are {known}{nearest(name, registry)}")
+    return {name: registry[name] for name in parse_names(text)}
 
 
 def check_ranges(config: object, ranges: Mapping[str, tuple[float, float]]) -> None:

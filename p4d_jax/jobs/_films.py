@@ -15,11 +15,10 @@ import numpy as np
 
 from p4d_jax.avatar.avatar import Avatar
 from p4d_jax.avatar.paste import PasteBack
-from p4d_jax.errors import UserError, nearest
 from p4d_jax.imaging import writing as pictures
 from p4d_jax.imaging.watermark import mark
 from p4d_jax.imaging.writing import H264, PRORES_4444, VP9_ALPHA, Encoding, VideoWriter
-from p4d_jax.jobs._fields import parse_names
+from p4d_jax.jobs._fields import find_named
 from p4d_jax.reconstructor.field import Frame
 
 
@@ -166,10 +165,5 @@ FILMS: dict[str, Callable[[Show], Film]] = {
 
 
 def named_films(names: str) -> dict[str, Callable[[Show], Film]]:
-    """The films that a config names, with commas between them; none for an empty text."""
-    for name in parse_names(names):
-        if name not in FILMS:
-            raise UserError(
-                f"config.films: no film {name!r}; there are {', '.join(FILMS)}{nearest(name, FILMS)}"
-            )
-    return {name: FILMS[name] for name in parse_names(names)}
+    """The films that a config names."""
+    return find_named(FILMS, names, "films", "film")

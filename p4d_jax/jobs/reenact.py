@@ -2,9 +2,8 @@
 
 What happens, in order: inputs are checked (`jobs/_inputs.py`); the photos are captured (face, parameters,
 crop); the driving is captured; the avatar is encoded and personalised; every frame is rendered and goes into
-the films (`jobs/_filming.py`,
-`jobs/_films.py`); what `exports` names is made (`jobs/_exports.py`); the report says how long it
-all took, how well it fits and what is guessed (`jobs/_report.py`). The workdir gets
+the films (`jobs/_filming.py`, `jobs/_films.py`); what `exports` names is made (`jobs/_exports.py`); the
+report says how long it all took, how well it fits and what is guessed (`jobs/_report.py`). The workdir gets
 
     reenactment.mp4   source | driving | result, with the driving's sound
     frame_*.png       stills of it

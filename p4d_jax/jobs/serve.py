@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 from p4d_jax.avatar.model import AvatarModel
 from p4d_jax.errors import UserError
 from p4d_jax.imaging.watermark import MARKS
-from p4d_jax.jobs._fields import check_ranges, parse_names
+from p4d_jax.jobs._fields import check_ranges, find_named
 from p4d_jax.jobs.settings import ServeSettings
 from p4d_jax.settings import from_config
 
@@ -33,9 +33,7 @@ def run(config: ConfigDict, workdir: Path) -> None:
     except ModuleNotFoundError as error:
         raise UserError(f'the page needs {error.name!r}: pip install "p4d_jax[serve]"') from None
     check_numbers(config)
-    marks = tuple(parse_names(config.watermark))
-    if unknown := [name for name in marks if name not in MARKS]:
-        raise UserError(f"config.watermark: no mark {unknown[0]!r}; there are {', '.join(MARKS)}")
+    marks = tuple(find_named(MARKS, config.watermark, "watermark", "mark"))
     if not is_loopback(config.host) and len(config.token) < LEAST_TOKEN:
         raise UserError(
             f"config.host={config.host!r} lets other machines in, which takes a config.token of {LEAST_TOKEN}"
