@@ -346,6 +346,7 @@ needs_browser = pytest.mark.skipif(
     CHROMIUM is None or importlib.util.find_spec("playwright") is None,
     reason="no Chromium on this machine, or no playwright: the page is not tried in a browser",
 )
+IS_STILL = "document.getElementById('picture').getAttribute('aria-busy') === 'false'"
 HEARS = (
     "window.pictures = []; document.getElementById('picture').addEventListener('picture',"
     " (event) => window.pictures.push(event.detail))"
@@ -415,16 +416,15 @@ class Tab:
     def bring(self, photo: Path) -> None:
         self.page.set_input_files("#photo", photo)
         self.page.wait_for_selector("#picture:visible")
-        self.until("window.pictures.some((one) => !one.coarse)")
+        self.until(IS_STILL)
 
     def until(self, condition: str) -> None:
         self.page.wait_for_function(f"() => {condition}")
 
-    def newer(self, act, condition: str = "true") -> None:
-        """Acts, and waits for a full picture that was asked for afterwards, of which a condition holds."""
-        self.page.evaluate("window.pictures.length = 0")
+    def newer(self, act) -> None:
+        """Acts, and waits until the picture shows in full what came of it."""
         act()
-        self.until(f"window.pictures.some((one) => !one.coarse && {condition})")
+        self.until(IS_STILL)
 
     def pixels(self) -> np.ndarray:
         return np.asarray(

@@ -42,7 +42,7 @@ const asked = new Map(); // number of a view -> when what it shows was true
 
 function moved() {
   coarse = true;
-  dirty = true;
+  wants();
   clearTimeout(stillTimer);
   if (playing === null && !stream) stillTimer = setTimeout(full, STILL_AFTER);
   pump();
@@ -50,8 +50,14 @@ function moved() {
 
 function full() {
   coarse = false;
-  dirty = true;
+  wants();
   pump();
+}
+
+// Until the picture shows in full what is asked for, it says that it is busy.
+function wants() {
+  dirty = true;
+  canvas.setAttribute("aria-busy", "true");
 }
 
 function isOpen() {
@@ -131,6 +137,7 @@ async function arrived(buffer) {
 
 function settled(number) {
   answered = Math.max(answered, number);
+  canvas.setAttribute("aria-busy", String(coarse || dirty || number !== sent));
   for (const key of asked.keys()) if (key < number) asked.delete(key);
 }
 
