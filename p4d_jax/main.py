@@ -26,7 +26,7 @@ from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 from p4d_jax.errors import Preempted, UserError, nearest, printable
-from p4d_jax.jobs._publish import add_to_report, check_workdir
+from p4d_jax.jobs._publish import added_to_report, check_workdir
 from p4d_jax.jobs.settings import SETTINGS
 from p4d_jax.settings import help_text
 
@@ -248,14 +248,13 @@ def job_name(config: ConfigDict) -> str:
 
 
 def run_job(command: CommandLine) -> None:
-    """Runs the job; adds to its report.json, and says in one line, what was compiled for it."""
+    """Runs the job; says what was compiled for it in one line, and in its report.json where it has one."""
     from p4d_jax.train.processes import is_primary
     from p4d_jax.train.programs import count_programs
 
-    with count_programs() as count:
+    with count_programs() as count, added_to_report(command.workdir, lambda: {"programs": count.report()}):
         load_job(command.config).run(command.config, command.workdir)
     if is_primary():
-        add_to_report(command.workdir, {"programs": count.report()})
         print(count, flush=True)
 
 

@@ -59,13 +59,7 @@ def shard(workdir: Path, number: int) -> Path:
 
 
 def test_shards_sheet_film_and_figures(made):
-    assert {path.name for path in made.iterdir()} == {
-        "p4d_heads",
-        "sheet.png",
-        "film.mp4",
-        "synthesis.json",
-        "report.json",
-    }
+    assert {path.name for path in made.iterdir()} == {"p4d_heads", "sheet.png", "film.mp4", "synthesis.json"}
     # One row: depth, map, and 2 x 2 views. Two frames: picture, map, depth.
     assert imageio.imread(made / "sheet.png").shape == (32, 6 * 32, 3)
     assert [frame.picture.shape for frame in open_video(made / "film.mp4")] == [(32, 3 * 32, 3)] * 2

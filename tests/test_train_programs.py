@@ -54,13 +54,19 @@ def test_every_job_reports_what_it_compiled(monkeypatch, tmp_path, capsys):
     from p4d_jax.jobs import reenact
 
     def run(config, workdir):
-        workdir.mkdir()
-        (workdir / "report.json").write_text('{"files": ["a.png"]}')
+        (workdir / "new.json").write_text('{"files": ["a.png"]}')
+        (workdir / "new.json").replace(workdir / "report.json")
         triple(11.0)(np.ones(5, np.float32))
 
+    workdir = tmp_path / "run"
+    workdir.mkdir()
+    (workdir / "report.json").write_text('{"of": "an earlier run"}')
+    monkeypatch.setattr(reenact, "run", lambda config, workdir: None)
+    assert main.main(["p4d", "quickstart", f"--workdir={workdir}"]) == 0
+    assert json.loads((workdir / "report.json").read_text()) == {"of": "an earlier run"}
     monkeypatch.setattr(reenact, "run", run)
-    assert main.main(["p4d", "quickstart", f"--workdir={tmp_path / 'run'}"]) == 0
-    report = json.loads((tmp_path / "run/report.json").read_text())
+    assert main.main(["p4d", "quickstart", f"--workdir={workdir}"]) == 0
+    report = json.loads((workdir / "report.json").read_text())
     assert report["files"] == ["a.png"]
     assert report["programs"]["made"] == 1
     assert capsys.readouterr().out.splitlines()[-1].startswith("1 program")

@@ -7,7 +7,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -27,13 +27,20 @@ def write_report(folder: Path, content: dict) -> None:
     write_json(folder / "report.json", content | {"files": files})
 
 
-def add_to_report(workdir: Path, content: dict) -> None:
-    """Adds fields to the report.json of a workdir, which has none before where the job itself writes none."""
+@contextmanager
+def added_to_report(workdir: Path, content: Callable[[], dict]) -> Iterator[None]:
+    """Adds fields to the report.json that the block writes into a workdir; where it writes none, to none.
+
+    content: gives the fields, at the block's end.
+    """
     path = workdir / "report.json"
-    report = json.loads(path.read_text()) if path.is_file() else {}
-    workdir.mkdir(parents=True, exist_ok=True)
-    write_json(path.with_name(".report.json"), report | content)
-    path.with_name(".report.json").replace(path)
+    before = path.stat() if path.is_file() else None
+    yield
+    if not path.is_file() or (before is not None and os.path.samestat(before, path.stat())):
+        return  # that of an earlier run of another job
+    temporary = path.with_name(".report.json")
+    write_json(temporary, json.loads(path.read_text()) | content())
+    temporary.replace(path)
 
 
 def published_files(workdir: Path) -> list[str]:
