@@ -341,8 +341,8 @@ def cut(path: Path) -> None:
 
 def test_damaged_photos_are_left_out_up_to_a_limit(folder, head, capsys):
     whole = open_photos(folder, head, SIZE)
-    bomb(whole.pictures[1])  # seen when the folder is opened
-    cut(whole.pictures[3])  # seen when it is read
+    bomb(whole.pictures.pictures[1])  # seen when the folder is opened
+    cut(whole.pictures.pictures[3])  # seen when it is read
     with pytest.raises(UserError, match="not a picture that can be read"):
         open_photos(folder, head, SIZE)
     photos = open_photos(folder, head, SIZE, damaged=2)
@@ -353,7 +353,11 @@ def test_damaged_photos_are_left_out_up_to_a_limit(folder, head, capsys):
         number, image, mask = photos.read_sound(2)  # it was the fourth
         assert number == 3 and image.shape[:2] == mask.shape
     out = capsys.readouterr().out
-    assert out.count("left out: ") == 2 and str(whole.pictures[3]) in out and str(whole.pictures[1]) in out
+    assert (
+        out.count("left out: ") == 2
+        and str(whole.pictures.pictures[3]) in out
+        and str(whole.pictures.pictures[1]) in out
+    )
     for batch in (numbered_photos(photos, 4, 0, np.arange(4))[k] for k in range(3)):
         assert batch["image"].shape == (4, SIZE, SIZE, 3) and len(batch["frames"]) == 4
     with pytest.raises(UserError, match="truncated or damaged"):

@@ -8,8 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from p4d_jax.data.records import read_shard, record_bytes, write_shard
 from p4d_jax.errors import UserError
 from p4d_jax.genhead import p4d_heads
+from p4d_jax.genhead.p4d_heads import heads_set
 from p4d_jax.genhead.synthesis import SyntheticHead
 from p4d_jax.types import FrameParams
 
@@ -41,12 +43,11 @@ def spec():
 def stored(tmp_path_factory, spec):
     """A finished data set of two shards of two records."""
     folder = tmp_path_factory.mktemp("data")
-    dataset = p4d_heads.dataset_folder(folder, "dynamic")
-    p4d_heads.start_dataset(dataset, {"seed": 0})
+    made = heads_set(folder, "dynamic")
+    made.start({"seed": 0})
     for shard in range(2):
-        path = p4d_heads.shard_path(dataset, shard, 2)
-        p4d_heads.write_shard(path, spec, [record(2 * shard), record(2 * shard + 1)])
-    p4d_heads.finish_dataset(dataset, spec, 2, 2)
+        write_shard(made.shard_path(shard, 2), spec, [record(2 * shard), record(2 * shard + 1)])
+    made.finish(spec, [2, 2])
     return folder
 
 
@@ -64,11 +65,11 @@ def test_tfds_reads_every_field_bit_for_bit_without_this_package(stored):
     assert len(source) == 4
     for number in (3, 0, 2, 1):
         assert_same(source[number], record(number))
-    builder = tfds.builder_from_directory(str(p4d_heads.dataset_folder(stored, "dynamic")))
+    builder = tfds.builder_from_directory(str(heads_set(stored, "dynamic").path))
     assert builder.name == "p4d_heads" and builder.info.splits["train"].shard_lengths == [2, 2]
     features = {name: (feature.shape, feature.np_dtype) for name, feature in builder.info.features.items()}
     assert features == {name: (SHAPES[name], record(0)[name].dtype) for name in SHAPES}
-    assert_same(p4d_heads.read_heads(stored, "dynamic")[1], record(1))
+    assert_same(heads_set(stored, "dynamic").open()[1], record(1))
 
 
 def test_bits_of_any_number_survive(tmp_path, spec):
@@ -79,8 +80,8 @@ def test_bits_of_any_number_survive(tmp_path, spec):
         for name, leaf in spec.items()
     }
     path = tmp_path / "shard"
-    p4d_heads.write_shard(path, spec, [wild])
-    assert_same(p4d_heads.read_shard(path, spec)[0], wild)
+    write_shard(path, spec, [wild])
+    assert_same(read_shard(path, spec)[0], wild)
 
 
 def test_a_record_loses_what_is_documented_and_no_more(spec):
@@ -96,40 +97,41 @@ def test_a_record_loses_what_is_documented_and_no_more(spec):
         np.testing.assert_allclose(getattr(back, name), getattr(sample, name), rtol=2**-11, atol=2**-24)
     bright = p4d_heads.encode_sample(sample.replace(image=jnp.full(SHAPES["image"], 1.7)))
     assert (bright["image"] == 255).all()  # a network's output beyond the range is cut, not wrapped
-    assert p4d_heads.record_bytes(spec) == sum(value.nbytes for value in record(0).values())
+    assert record_bytes(spec) == sum(value.nbytes for value in record(0).values())
 
 
 def test_a_shard_that_is_not_whole_is_not_there(tmp_path, spec):
-    dataset = p4d_heads.dataset_folder(tmp_path, "static")
-    p4d_heads.start_dataset(dataset, {"seed": 0})
+    made = heads_set(tmp_path, "static")
+    made.start({"seed": 0})
 
     def broken():
         yield record(0)
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        p4d_heads.write_shard(p4d_heads.shard_path(dataset, 0, 2), spec, broken())
-    assert [path.name for path in dataset.iterdir()] == ["recipe.json"]
-    p4d_heads.write_shard(p4d_heads.shard_path(dataset, 1, 2), spec, [record(0)])
-    assert p4d_heads.missing_shards(dataset, 2, 1) == [0]
+        write_shard(made.shard_path(0, 2), spec, broken())
+    assert [path.name for path in made.path.iterdir()] == ["recipe.json"]
+    write_shard(made.shard_path(1, 2), spec, [record(0)])
+    assert made.missing_shards([1, 1]) == [0]
     with pytest.raises(ValueError, match="1 of 2 are missing"):
-        p4d_heads.finish_dataset(dataset, spec, 2, 1)
+        made.finish(spec, [1, 1])
     with pytest.raises(UserError, match="no finished data set p4d_heads/static"):
-        p4d_heads.read_heads(tmp_path, "static")
+        made.open()
 
 
 def test_records_of_another_form_are_refused(tmp_path, spec):
     with pytest.raises(ValueError, match="depth"):
-        p4d_heads.write_shard(tmp_path / "shard", spec, [record(0) | {"depth": np.zeros((4, 4), np.float32)}])
+        write_shard(tmp_path / "shard", spec, [record(0) | {"depth": np.zeros((4, 4), np.float32)}])
     assert not list(tmp_path.iterdir())
 
 
 def test_shards_of_two_recipes_do_not_mix(tmp_path):
     recipe = {"seed": 0, "settings": {"samples": (4, 4)}}
-    p4d_heads.start_dataset(tmp_path, recipe)
-    p4d_heads.start_dataset(tmp_path, recipe)
+    made = heads_set(tmp_path, "static")
+    made.start(recipe)
+    made.start(recipe)
     with pytest.raises(UserError, match="seed=0, not 1"):
-        p4d_heads.start_dataset(tmp_path, recipe | {"seed": 1})
+        made.start(recipe | {"seed": 1})
 
 
 DAMAGES = {
@@ -147,8 +149,8 @@ DAMAGES = {
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_a_damaged_shard_is_named_and_made_again(tmp_path, stored, spec, damage, capsys):
     shutil.copytree(stored, tmp_path / "data")
-    dataset = p4d_heads.dataset_folder(tmp_path / "data", "dynamic")
-    path, change = p4d_heads.shard_path(dataset, 1, 2), DAMAGES[damage]
+    made = heads_set(tmp_path / "data", "dynamic")
+    path, change = made.shard_path(1, 2), DAMAGES[damage]
     whole = path.read_bytes()
     path.unlink()
     if change is None:
@@ -156,27 +158,28 @@ def test_a_damaged_shard_is_named_and_made_again(tmp_path, stored, spec, damage,
     else:
         path.write_bytes(change(whole))
     with pytest.raises(UserError, match=r"00001-of-00002 is damaged .*synthesize"):
-        p4d_heads.read_heads(tmp_path / "data", "dynamic")
-    assert p4d_heads.missing_shards(dataset, 2, 2) == [1]
+        made.open()
+    assert made.missing_shards([2, 2]) == [1]
     assert "00001-of-00002 is damaged" in capsys.readouterr().out
     if change is None:
         path.rmdir()
-    p4d_heads.write_shard(path, spec, [record(2), record(3)])
-    assert p4d_heads.missing_shards(dataset, 2, 2) == [] and path.read_bytes() == whole
-    source = p4d_heads.read_heads(tmp_path / "data", "dynamic")
+    write_shard(path, spec, [record(2), record(3)])
+    assert made.missing_shards([2, 2]) == [] and path.read_bytes() == whole
+    source = made.open()
     assert len(source) == 4
     assert_same(source[3], record(3))
 
 
 def test_a_shard_with_other_records_than_promised_is_damaged(stored):
-    dataset = p4d_heads.dataset_folder(stored, "dynamic")
-    assert p4d_heads.missing_shards(dataset, 2, 3) == [0, 1]
+    assert heads_set(stored, "dynamic").missing_shards([3, 3]) == [0, 1]
 
 
 def test_what_killed_processes_left_is_removed_and_what_others_write_is_not(tmp_path):
-    old, young = (tmp_path / f".shard.{name}.part" for name in ("old", "young"))
+    made = heads_set(tmp_path, "static")
+    made.path.mkdir(parents=True)
+    old, young = (made.path / f".shard.{name}.part" for name in ("old", "young"))
     for path in (old, young):
         path.write_bytes(b"half")
     os.utime(old, (0, 0))
-    p4d_heads.start_dataset(tmp_path, {"seed": 0})
+    made.start({"seed": 0})
     assert not old.exists() and young.exists()

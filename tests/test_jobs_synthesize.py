@@ -55,7 +55,7 @@ def made(weights, tmp_path_factory) -> Path:
 
 
 def shard(workdir: Path, number: int) -> Path:
-    return p4d_heads.shard_path(p4d_heads.dataset_folder(workdir, "dynamic"), number, SHARDS)
+    return p4d_heads.heads_set(workdir, "dynamic").shard_path(number, SHARDS)
 
 
 def test_shards_sheet_film_and_figures(made):
@@ -67,7 +67,7 @@ def test_shards_sheet_film_and_figures(made):
     dynamic = figures["dynamic"]
     assert dynamic["samples"] == dynamic["samples_made"] == 2 * SHARDS and dynamic["complete"]
     assert dynamic["samples_per_second"] > 0 and "static" not in figures
-    source = p4d_heads.read_heads(made, "dynamic")
+    source = p4d_heads.heads_set(made, "dynamic").open()
     assert len(source) == 2 * SHARDS and source[0]["image"].shape == (2, 2, 32, 32, 3)
     assert dynamic["bytes_a_sample"] == sum(value.nbytes for value in source[0].values())
     on_disk = sum(shard(made, k).stat().st_size for k in range(SHARDS))
@@ -84,7 +84,7 @@ def test_a_record_is_the_sample_of_its_key(made):
         SETTINGS, synthesis.openheads_sources(head),
     )  # fmt: skip
     expected = jax.tree.map(np.asarray, p4d_heads.encode_sample(sample))
-    found = p4d_heads.read_heads(made, "dynamic")[3]
+    found = p4d_heads.heads_set(made, "dynamic").open()[3]
     for name in ("latent", "conditioning", "motion", "params"):
         np.testing.assert_allclose(found[name], expected[name], atol=1e-5, err_msg=name)
     assert np.abs(np.float32(found["image"]) - np.float32(expected["image"])).mean() < 0.5
@@ -97,14 +97,14 @@ def test_a_run_that_was_stopped_makes_what_is_missing(made, weights, tmp_path, c
     monkeypatch.setattr(jax, "process_index", lambda *_: 1)
     command = (tmp_path, f"--config.weights={weights}", "--config.film_frames=0")
     assert run(*command) == 0
-    assert p4d_heads.missing_shards(shard(tmp_path, 0).parent, SHARDS, 2) == [0, 2]
+    assert p4d_heads.heads_set(tmp_path, "dynamic").missing_shards([2] * SHARDS) == [0, 2]
     assert [path.name for path in tmp_path.iterdir()] == ["p4d_heads"]  # the rest is process 0's
     assert not (shard(tmp_path, 0).parent / "dataset_info.json").exists()
     before = shard(tmp_path, 1).stat().st_mtime_ns
     monkeypatch.setattr(jax, "process_index", lambda *_: 0)
     assert run(*command) == 0
     assert shard(tmp_path, 1).stat().st_mtime_ns == before
-    assert len(p4d_heads.read_heads(tmp_path, "dynamic")) == 2 * SHARDS
+    assert len(p4d_heads.heads_set(tmp_path, "dynamic").open()) == 2 * SHARDS
     for number in range(SHARDS):
         assert shard(tmp_path, number).read_bytes() == shard(made, number).read_bytes()
 

@@ -6,12 +6,14 @@ import numpy as np
 import pytest
 from PIL import Image
 from psi_case import tiny_config
+from test_data_photos import bomb, cut
 
 from p4d_jax import assets
 from p4d_jax.capture import FilmCapture, clip
 from p4d_jax.capture.outside import Cutout
 from p4d_jax.data.motion import save_motion
-from p4d_jax.data.photos import Photo, write_captures, write_photos
+from p4d_jax.data.photos import Photo, clip_of, write_captures, write_photos
+from p4d_jax.data.records import write_shard
 from p4d_jax.data.samples import HeadPair
 from p4d_jax.errors import UserError
 from p4d_jax.genhead import p4d_heads
@@ -21,7 +23,7 @@ from p4d_jax.jobs import capture as capture_job
 from p4d_jax.jobs import train_reenact as job
 from p4d_jax.reconstructor import sources
 from p4d_jax.reconstructor.config import ReconstructorConfig, StepConfig
-from p4d_jax.reconstructor.film_pairs import clip_of, open_films
+from p4d_jax.reconstructor.film_pairs import open_films
 from p4d_jax.reconstructor.losses import check_data
 from p4d_jax.reconstructor.model import Reconstructor
 from p4d_jax.reconstructor.pairs import pair_of_synthetic
@@ -51,12 +53,12 @@ def random_sample(seed: int, motions: int, views: int) -> SyntheticHead:
 
 
 def write_heads(folder, kind: str, samples: list[SyntheticHead]) -> None:
-    dataset = p4d_heads.dataset_folder(folder, kind)
-    p4d_heads.start_dataset(dataset, {"head": "openhead"})
+    made = p4d_heads.heads_set(folder, kind)
+    made.start({"head": "openhead"})
     spec = p4d_heads.record_spec(samples[0])
     records = [jax.tree.map(np.asarray, p4d_heads.encode_sample(sample)) for sample in samples]
-    p4d_heads.write_shard(p4d_heads.shard_path(dataset, 0, 1), spec, records)
-    p4d_heads.finish_dataset(dataset, spec, 1, len(records))
+    write_shard(made.shard_path(0, 1), spec, records)
+    made.finish(spec, [len(records)])
 
 
 @pytest.fixture(scope="module")
@@ -103,8 +105,8 @@ def open_heads(folder, static_share=0.5, count=BATCH):
     return open_stored_heads(folder, "openhead", SIZE, count, static_share, seed=5)
 
 
-def open_pairs(folder, mirror=True):
-    return open_films(folder, assets.head_model(), SIZE, mirror, BATCH, seed=5)
+def open_pairs(folder, mirror=True, damaged=0):
+    return open_films(folder, assets.head_model(), SIZE, mirror, damaged, BATCH, seed=5)
 
 
 # p4d_heads --------------------------------------------------------------------------------------------------
@@ -197,6 +199,31 @@ def test_a_pair_is_two_frames_of_one_clip(films):
             assert of[0] == of[1]
             clips.append(of[0])
     assert sorted(clips[:6]) == sorted(clips[6:]) == sorted((i, name) for i in (0, 1) for name in CLIPS)
+
+
+def test_damaged_frames_are_left_out_up_to_a_limit(tmp_path, capsys):
+    write_films(tmp_path, CLIPS)
+    whole = open_pairs(tmp_path, mirror=False)
+    bomb(tmp_path / "images/more/b/00000.png")  # seen when the folder is opened: a clip has one frame left
+    cut(tmp_path / "images/a/00001.png")  # seen when it is read
+    with pytest.raises(UserError, match="not a picture that can be read"):
+        open_pairs(tmp_path)
+    source = open_pairs(tmp_path, mirror=False, damaged=2)
+    assert source.summary() == "8 photos; 1 damaged are left out, in 2 clips"
+    sound = {"a/00000", "a/00002", *(f"c/{number:05d}" for number in range(4))}
+    expected = np.stack([whole.photos.frames[whole.photos.names.index(name)] for name in sorted(sound)])
+    for number in range(8):
+        batch = numbered_pairs(source, np.arange(BATCH))[number]
+        for field in ("source_frame", "frame"):
+            assert all((expected == frame).all(1).any() for frame in batch[field])
+        again = numbered_pairs(open_pairs(tmp_path, mirror=False, damaged=2), np.arange(BATCH))[number]
+        jax.tree.map(np.testing.assert_array_equal, again, batch)
+    assert sorted(source.photos.unreadable) == ["a/00001", "more/b/00000"]
+    assert "left out: " in capsys.readouterr().out
+    cut(tmp_path / "masks/c/00003.png")
+    with pytest.raises(UserError, match=r"2 others are damaged too, and at most 2 may be"):
+        for number in range(8):
+            numbered_pairs(source, np.arange(BATCH))[number]
 
 
 def test_films_that_were_captured_become_a_folder(tmp_path):

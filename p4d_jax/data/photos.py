@@ -28,11 +28,13 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import json
 import os
 import sys
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Protocol
 
 import jax
 import numpy as np
@@ -105,12 +107,13 @@ def write_photos(folder: Path, photos: Iterable[Photo], head: str, expressions: 
 def write_captures(folder: Path, workdirs: Iterable[Path]) -> int:
     """Writes a folder of photos from workdirs of the job `capture`; the number of pictures.
 
-    A photo is named as its workdir, a film's frames are that name/00000 and so on: those with an alpha.
+    A photo is named as its workdir, a film's frames are that name/00000 and so on: those with an alpha. A
+    workdir of many photos and films stands for all that were captured there.
 
     Raises:
       UserError: A workdir has no crops or no alphas, or is of another head.
     """
-    workdirs = [Path(workdir) for workdir in workdirs]
+    workdirs = [one for workdir in workdirs for one in captured_workdirs(Path(workdir))]
     if not workdirs:
         raise UserError("no workdirs of the job `capture` were given")
     names, counts = np.unique([workdir.name for workdir in workdirs], return_counts=True)
@@ -138,6 +141,13 @@ def write_captures(folder: Path, workdirs: Iterable[Path]) -> int:
     return write_photos(folder, photos, first.head, first.names)
 
 
+def captured_workdirs(workdir: Path) -> list[Path]:
+    """A workdir of one photo or film, or the folders that one of many holds."""
+    report = workdir / "report.json"
+    told = json.loads(report.read_text()) if report.is_file() else {}
+    return [workdir / name for name in told["captured"]] if "captured" in told else [workdir]
+
+
 def captured_pictures(workdir: Path, frames: np.ndarray) -> list[tuple[str, Path, Path, np.ndarray]]:
     """Name, crop, alpha and frame (437,) of the photo that a workdir captured, or of each frame of a film."""
     if len(frames) == 1 and not (workdir / "crops").is_dir():
@@ -157,39 +167,61 @@ def captured_pictures(workdir: Path, frames: np.ndarray) -> list[tuple[str, Path
 # Reading ----------------------------------------------------------------------------------------------------
 
 
+class Pictures(Protocol):
+    """N pictures with their masks, wherever they lie."""
+
+    def read(self, photo: int) -> tuple[Image.Image, Image.Image]:
+        """A picture, RGB, and its mask, grey, of one size.
+
+        Raises:
+          UserError: It is damaged; the message names it.
+        """
+
+
 @dataclasses.dataclass(frozen=True)
-class PhotoFolder:
-    """A folder that was checked.
+class PictureFiles:
+    """`Pictures` that are two files each."""
+
+    pictures: tuple[Path, ...]
+    masks: tuple[Path, ...]
+
+    def read(self, photo: int) -> tuple[Image.Image, Image.Image]:
+        """See `Pictures`."""
+        return read_picture(self.pictures[photo]), read_picture(self.masks[photo]).convert("L")
+
+
+@dataclasses.dataclass(frozen=True)
+class Photos:
+    """Photos that were checked.
 
     Attributes:
       names: N.
-      pictures, masks: N files each.
+      pictures: N.
       frames: (M, 437) float32: of the pictures, then of the flipped ones if there are any.
       size: S, to which pictures are reduced.
       left_out: Number of pictures in the folder of which there are no parameters.
       damaged: How many damaged files may be passed over, those at opening included.
-      unreadable: Those that were, each with what is wrong with it.
+      unreadable: Names of those that were, each with what is wrong with it.
     """
 
     names: tuple[str, ...]
-    pictures: tuple[Path, ...]
-    masks: tuple[Path, ...]
+    pictures: Pictures
     frames: np.ndarray
     size: int
     left_out: int
     damaged: int = 0
-    unreadable: dict[Path, str] = dataclasses.field(default_factory=dict, compare=False)
+    unreadable: dict[str, str] = dataclasses.field(default_factory=dict, compare=False)
 
     def __len__(self) -> int:
         return len(self.frames)
 
     def summary(self) -> str:
         """How much there is, in words."""
-        flipped = ", and as many flipped" if len(self) > len(self.pictures) else ""
+        flipped = ", and as many flipped" if len(self) > len(self.names) else ""
         left_out = f"; {self.left_out} without parameters are left out" if self.left_out else ""
         if self.unreadable:
             left_out += f"; {len(self.unreadable)} damaged are left out"
-        return f"{len(self.pictures)} photos{flipped}{left_out}"
+        return f"{len(self.names)} photos{flipped}{left_out}"
 
     def read_sound(self, sample: int) -> tuple[int, np.ndarray, np.ndarray]:
         """The sample, or the next one that is not damaged: its number, picture and mask; see `read`.
@@ -198,12 +230,21 @@ class PhotoFolder:
           UserError: More than `damaged` files are.
         """
         for one in range(sample, sample + len(self)):
-            try:
-                return one % len(self), *self.read(one % len(self))
-            except UserError as error:
-                path = self.pictures[one % len(self) % len(self.pictures)]
-                pass_over(self.unreadable, path, str(error), self.damaged)
+            if (found := self.read_if_sound(one % len(self))) is not None:
+                return one % len(self), *found
         raise UserError("not one picture can be read")
+
+    def read_if_sound(self, sample: int) -> tuple[np.ndarray, np.ndarray] | None:
+        """Picture and mask as of `read`, or None where they are damaged.
+
+        Raises:
+          UserError: More than `damaged` files are.
+        """
+        try:
+            return self.read(sample)
+        except UserError as error:
+            pass_over(self.unreadable, self.names[sample % len(self.names)], str(error), self.damaged)
+            return None
 
     def read(self, sample: int) -> tuple[np.ndarray, np.ndarray]:
         """Picture (S, S, 3) and mask (S, S), uint8, of one of the M samples.
@@ -211,9 +252,8 @@ class PhotoFolder:
         Raises:
           UserError: A file is damaged.
         """
-        mirrored, photo = divmod(sample, len(self.pictures))
-        picture = read_picture(self.pictures[photo])
-        mask = read_picture(self.masks[photo]).convert("L")
+        mirrored, photo = divmod(sample, len(self.names))
+        picture, mask = self.pictures.read(photo)
         size = (self.size, self.size)
         if picture.size != size:
             picture = picture.resize(size, Image.Resampling.LANCZOS)
@@ -222,32 +262,36 @@ class PhotoFolder:
         return tuple(x[:, ::-1] for x in pair) if mirrored else pair
 
 
-def pass_over(unreadable: dict[Path, str], path: Path, problem: str, most: int) -> None:
-    """Notes a damaged file, once.
+def pass_over(unreadable: dict[str, str], name: str, problem: str, most: int) -> None:
+    """Notes a damaged photo, once.
 
     Raises:
       UserError: there are more of them than `most`.
     """
-    if path in unreadable:
+    if name in unreadable:
         return
     if len(unreadable) >= most:
         more = f"; {len(unreadable)} others are damaged too, and at most {most} may be" if most else ""
         raise UserError(f"{problem}{more}")
-    unreadable[path] = problem
+    unreadable[name] = problem
     print(f"left out: {problem}", flush=True)
 
 
 def open_photos(
     folder: str | Path, head: HeadModel, size: int, mirror: bool = True, damaged: int = 0
-) -> PhotoFolder:
+) -> Photos:
     """A folder of photos whose necks are straight, as GenHead is trained; see `open_bent_photos`."""
-    photos = open_bent_photos(folder, head, size, mirror, damaged)
+    return straightened(open_bent_photos(folder, head, size, mirror, damaged), head)
+
+
+def straightened(photos: Photos, head: HeadModel) -> Photos:
+    """The same photos, seen by cameras of straight necks."""
     return dataclasses.replace(photos, frames=straighten_necks(head, photos.frames))
 
 
 def open_bent_photos(
     folder: str | Path, head: HeadModel, size: int, mirror: bool = True, damaged: int = 0
-) -> PhotoFolder:
+) -> Photos:
     """Reads the parameters of a folder, and checks it whole, the headers of all pictures included.
 
     Args:
@@ -271,21 +315,31 @@ def open_bent_photos(
     with ThreadPoolExecutor(16) as pool:  # on a network drive each takes its time
         problems = pool.map(lambda pair: picture_problem(*pair, size), zip(pictures, masks, strict=True))
         found_problems = list(problems)
-    unreadable: dict[Path, str] = {}
-    for picture, problem in zip(pictures, found_problems, strict=True):
+    unreadable: dict[str, str] = {}
+    for name, problem in zip(names, found_problems, strict=True):
         if problem:
-            pass_over(unreadable, picture, problem, damaged)
+            pass_over(unreadable, name, problem, damaged)
     sound = np.array([not problem for problem in found_problems])
     if not sound.any():
         raise UserError(f"{folder}: not one picture can be read")
     choose = lambda values: tuple(value for value, is_sound in zip(values, sound, strict=True) if is_sound)
     left_out = len(found) - len(names)
-    names, pictures, masks, frames = choose(names), choose(pictures), choose(masks), frames[sound]
-    if mirror and "mirrored_frames" in stored:
-        frames = np.concatenate([frames, stored["mirrored_frames"][sound]])
-    elif mirror:
-        frames = np.concatenate([frames, build_mirror(head)(frames)])
-    return PhotoFolder(names, pictures, masks, frames, size, left_out, damaged, unreadable)
+    files = PictureFiles(choose(pictures), choose(masks))
+    frames = (mirrored_too(stored, head) if mirror else frames[None])[:, sound].reshape(-1, FRAME_VECTOR_SIZE)
+    return Photos(choose(names), files, frames, size, left_out, damaged, unreadable)
+
+
+def mirrored_too(stored: dict[str, np.ndarray], head: HeadModel) -> np.ndarray:
+    """(2, N, 437) frames of pictures and of the flipped ones, of the arrays of a parameters.npz."""
+    frames = stored["frames"]
+    return np.stack(
+        [frames, stored["mirrored_frames"] if "mirrored_frames" in stored else build_mirror(head)(frames)]
+    )
+
+
+def clip_of(name: str) -> str:
+    """The clip in the name of a film's frame, '' if there is none."""
+    return name.rpartition("/")[0]
 
 
 def load_parameters(path: Path, head: HeadModel) -> dict[str, np.ndarray]:
@@ -436,7 +490,7 @@ def numbered_samples(count: int, batch: int, seed: int):
     return sample_order(count, seed).batch(batch)
 
 
-def numbered_photos(photos: PhotoFolder, batch: int, seed: int, rows: np.ndarray):
+def numbered_photos(photos: Photos, batch: int, seed: int, rows: np.ndarray):
     """A `grain.MapDataset`: number -> the given rows of the batch (B,) of that number, read from disk.
 
     An element has `image` (n, S, S, 3) and `mask` (n, S, S, 1), uint8, and `frames` (n, 437).

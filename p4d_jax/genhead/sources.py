@@ -16,7 +16,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from p4d_jax.data.photos import PhotoFolder, numbered_photos, numbered_samples, open_photos
+from p4d_jax.data.photos import Photos, numbered_photos, numbered_samples, straightened
+from p4d_jax.data.portraits import IMAGES, open_portraits
 from p4d_jax.data.samples import Portrait
 from p4d_jax.errors import UserError
 from p4d_jax.genhead.training import GenHeadTraining
@@ -37,7 +38,7 @@ class PortraitSettings:
     Attributes:
       batch: B, a multiple of the devices.
       seed: Of all that is drawn, and of the order of what is read.
-      folder: Of photos.
+      folder: Of photos, or in which `portrait_images` lies.
       mirror: Whether photos show flipped as well.
       readers: Threads that read from disk; each reads a batch, and so many are kept ready.
       damaged: Photos that may be left out because they are damaged.
@@ -126,11 +127,15 @@ def openheads(settings: PortraitSettings, training: GenHeadTraining) -> Portrait
 
 @source
 def photos(settings: PortraitSettings, training: GenHeadTraining) -> PortraitSource:
-    """Photos of a folder (`data.photos`); frames to generate are those of its photos in another order."""
+    """Photos of a folder or a record set (`data.portraits`).
+
+    Frames to generate are those of its photos in another order.
+    """
     if settings.readers < 1:
         raise UserError(f"readers={settings.readers}: expected at least 1")
     size = training.genhead.config.image_size
-    found = open_photos(settings.folder, training.head, size, settings.mirror, settings.damaged)
+    bent = open_portraits(settings.folder, IMAGES, training.head, size, settings.mirror, settings.damaged)
+    found = straightened(bent, training.head)
     announce(f"{settings.folder}: {found.summary()}")
     draw_real, draw_params = photo_draws(
         found, training.mesh, settings.batch, settings.seed, settings.readers
@@ -143,7 +148,7 @@ def photos(settings: PortraitSettings, training: GenHeadTraining) -> PortraitSou
 
 
 def photo_draws(
-    photos: PhotoFolder, mesh: Mesh, batch: int, seed: int, readers: int
+    photos: Photos, mesh: Mesh, batch: int, seed: int, readers: int
 ) -> tuple[PhotoStream, Callable[[int], FrameParams]]:
     """`draw_real` and `draw_params` of a `PortraitSource`.
 
@@ -170,7 +175,7 @@ class PhotoStream:
     Pictures lie on the devices as bytes until they are asked for.
     """
 
-    def __init__(self, photos: PhotoFolder, mesh: Mesh, batch: int, seed: int, readers: int):
+    def __init__(self, photos: Photos, mesh: Mesh, batch: int, seed: int, readers: int):
         """readers: see `NumberedStream`."""
         numbered = numbered_photos(photos, batch, seed, own_rows(batch, mesh))
         self._stream = NumberedStream(numbered, mesh, readers)

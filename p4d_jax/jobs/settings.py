@@ -321,7 +321,7 @@ class TrainGenHeadSettings(JobSettings):
     Attributes:
       name: Name of the config, which the exported weights keep.
       batch: Pictures a step, over all devices.
-      data: 'openheads', drawn on the device, or a folder of photos.
+      data: 'openheads', drawn on the device, or a folder of photos, or in which portrait_images lies.
       mirror: Whether photos are also shown flipped.
       readers: Threads a process that read photos; so many batches are read ahead.
       damaged: Photos that may be left out because they are damaged; each is named, and one more is an error.
@@ -375,8 +375,10 @@ class TrainReenactSettings(JobSettings):
       name: Name of the config, which the exported weights keep.
       batch: Pairs a step, over all devices.
       stored: Folder in which the job synthesize has written p4d_heads, for the source 'stored'.
-      real_films: Folder of films, for the source 'real_films'.
+      real_films: Folder of films, or in which portrait_clips lies, for the source 'real_films'.
       mirror: Whether real films are also shown flipped.
+      damaged: Frames of real films that may be left out because they are damaged; each is named, and one more
+        is an error.
       readers: Threads that read from disk; each reads a batch, and so many are kept ready.
       static_share: Share of pairs that show one motion from two sides, with cross-attention times 0.
       start: Weights to start from: a path, or an embedded name; '': random ones.
@@ -421,6 +423,7 @@ class TrainReenactSettings(JobSettings):
     stored: str = ""
     real_films: str = ""
     mirror: bool = True
+    damaged: int = 0
     readers: int = 4
     static_share: float = 0.5
     start: str = ""

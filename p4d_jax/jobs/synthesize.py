@@ -33,6 +33,7 @@ from tqdm import tqdm
 import p4d_jax
 from p4d_jax import assets
 from p4d_jax.data.motion import load_motion, motion_for_head
+from p4d_jax.data.records import RecordSet, RecordSpec, read_shard, record_bytes, write_shard
 from p4d_jax.errors import UserError
 from p4d_jax.genhead import p4d_heads
 from p4d_jax.genhead.config import SynthesisSettings
@@ -65,7 +66,12 @@ class Order:
     settings: SynthesisSettings
     shards: int
     samples: int
-    spec: p4d_heads.RecordSpec
+    spec: RecordSpec
+
+    @property
+    def lengths(self) -> list[int]:
+        """Samples of each shard."""
+        return [self.samples] * self.shards
 
     def keys(self, seed: int, shard: int) -> Array:
         """The keys (samples,) of a shard's samples."""
@@ -198,9 +204,9 @@ def make_dataset(
     config: SynthesizeSettings, workdir: Path, renderer: GenHeadRenderer, sources: Sources, order: Order
 ) -> dict:
     """Makes this process's missing shards, and the metadata if no shard is missing then. Returns figures."""
-    dataset = p4d_heads.dataset_folder(workdir, order.kind)
-    p4d_heads.start_dataset(dataset, recipe(config, order))
-    missing = p4d_heads.missing_shards(dataset, order.shards, order.samples)
+    made = p4d_heads.heads_set(workdir, order.kind)
+    made.start(recipe(config, order))
+    missing = made.missing_shards(order.lengths)
     mine = [k for k in missing if k % jax.process_count() == jax.process_index()]
     figures = {"samples_made": len(mine) * order.samples}
     if mine:
@@ -212,13 +218,13 @@ def make_dataset(
         with tqdm(total=len(mine) * order.samples, desc=order.kind, unit="sample") as bar:
             for shard in mine:
                 records = shard_records(make, batch, order.keys(config.seed, shard), bar)
-                p4d_heads.write_shard(p4d_heads.shard_path(dataset, shard, order.shards), order.spec, records)
+                write_shard(made.shard_path(shard, order.shards), order.spec, records)
         seconds = time.perf_counter() - started
         figures["samples_per_second"] = round(len(mine) * order.samples / seconds, 4)
         figures["views_per_second"] = round(figures["samples_per_second"] * views(order), 4)
-    if not p4d_heads.missing_shards(dataset, order.shards, order.samples):
-        p4d_heads.finish_dataset(dataset, order.spec, order.shards, order.samples)
-    return figures | sizes(dataset, order)
+    if not made.missing_shards(order.lengths):
+        made.finish(order.spec, order.lengths)
+    return figures | sizes(made, order)
 
 
 def shard_records(make: Callable, batch: int, keys: Array, bar: tqdm):
@@ -256,17 +262,17 @@ def views(order: Order) -> int:
     return order.settings.motions * order.settings.views
 
 
-def sizes(dataset: Path, order: Order) -> dict:
+def sizes(made: RecordSet, order: Order) -> dict:
     """What is there of a data set, and how large it is."""
-    missing = p4d_heads.missing_shards(dataset, order.shards, order.samples)
-    paths = [p4d_heads.shard_path(dataset, k, order.shards) for k in range(order.shards) if k not in missing]
+    missing = made.missing_shards(order.lengths)
+    paths = [made.shard_path(k, order.shards) for k in range(order.shards) if k not in missing]
     samples = len(paths) * order.samples
     stored = sum(path.stat().st_size for path in paths)
     return {
         "samples": samples,
         "views_a_sample": views(order),
         "complete": not missing,
-        "bytes_a_sample": p4d_heads.record_bytes(order.spec),
+        "bytes_a_sample": record_bytes(order.spec),
         "bytes_a_sample_on_disk": round(stored / samples) if samples else None,
     }
 
@@ -293,9 +299,9 @@ def sheet_rows(workdir: Path, orders: list[Order], count: int) -> list[np.ndarra
     """
     rows = []
     for order in orders:
-        path = p4d_heads.shard_path(p4d_heads.dataset_folder(workdir, order.kind), 0, order.shards)
+        path = p4d_heads.heads_set(workdir, order.kind).shard_path(0, order.shards)
         if path.exists():
-            rows += [sheet_row(record) for record in p4d_heads.read_shard(path, order.spec)[:count]]
+            rows += [sheet_row(record) for record in read_shard(path, order.spec)[:count]]
     widest = max((row.shape[1] for row in rows), default=0)
     return [np.pad(row, ((0, 0), (0, widest - row.shape[1]), (0, 0))) for row in rows]
 

@@ -269,7 +269,7 @@ def build_mixture(config: ConfigDict, training: ReconstructorTraining, head: Hea
     pairs = PairSettings(
         training.reconstructor.config.picture_size, settings.seed, settings.head, settings.static_share,
         settings.readers, settings.photos, settings.drawn(), settings.genhead, settings.genhead_resolution,
-        settings.genhead_samples, settings.stored, settings.real_films, settings.mirror,
+        settings.genhead_samples, settings.stored, settings.real_films, settings.mirror, settings.damaged,
     )  # fmt: skip
     with fields_named(config):
         return open_mixture(pairs, counts, head, training.mesh)

@@ -2,20 +2,23 @@
 
 A folder of films is a folder of photos (`data.photos`) whose NAMEs are CLIP/FRAME: all pictures in one folder
 below images/ show one person before one camera. `python -m p4d_jax.data.photos FOLDER CAPTURE...` writes it
-of films that the job `capture` has seen. Each pass through the data shows each clip once, whatever its
-length; its mirror image counts as another clip. Necks stay bent: the reconstructor knows of them.
+of films that the job `capture` has seen; `data.portraits` makes a record set of it, which is read as well.
+Each pass through the data shows each clip once, whatever its length; its mirror image counts as another clip.
+Necks stay bent: the reconstructor knows of them.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Sequence
 from pathlib import Path
 
 import jax.numpy as jnp
 import numpy as np
 
-from p4d_jax.data.photos import PhotoFolder, open_bent_photos, sample_order
+from p4d_jax.data.photos import Photos, clip_of, sample_order
+from p4d_jax.data.portraits import CLIPS, open_portraits
 from p4d_jax.data.samples import HeadPair
 from p4d_jax.errors import UserError
 from p4d_jax.head.model import HeadModel
@@ -37,7 +40,7 @@ class FilmPairs:
       seed: of the choice of frames.
     """
 
-    photos: PhotoFolder
+    photos: Photos
     clips: tuple[np.ndarray, ...]
     order: Sequence
     count: int
@@ -45,20 +48,37 @@ class FilmPairs:
 
     def summary(self) -> str:
         """How much there is, in words."""
-        return f"{self.photos.summary()}, in {len({clip_of(name) for name in self.photos.names})} clips"
+        names = self.photos.names
+        clips = {clip_of(names[frames[0] % len(names)]) for frames in self.clips}
+        return f"{self.photos.summary()}, in {len(clips)} clips"
 
     def read(self, number: int, row: int) -> dict[str, np.ndarray]:
         """Source and target of one clip: pictures, the target's mask, frames."""
-        clip = self.clips[self.order[number * self.count + row]]
-        source, target = dice(self.seed, number, row).choice(clip, 2, replace=False).tolist()
-        image, mask = self.photos.read(target)
+        (source, (picture, _)), (target, (image, mask)) = self.two_frames(number, row)
         return {
-            "source": self.photos.read(source)[0],
+            "source": picture,
             "source_frame": self.photos.frames[source],
             "image": image,
             "mask": mask[..., None],
             "frame": self.photos.frames[target],
         }
+
+    def two_frames(self, number: int, row: int) -> list[tuple[int, tuple[np.ndarray, np.ndarray]]]:
+        """Samples of two frames of one clip, with picture and mask.
+
+        Where damage has left fewer of a clip, they are those of the next.
+
+        Raises:
+          UserError: More frames are damaged than may be.
+        """
+        first = self.order[number * self.count + row]
+        for clip in range(first, first + len(self.clips)):
+            frames = dice(self.seed, number, row).permutation(self.clips[clip % len(self.clips)]).tolist()
+            found = ((frame, self.photos.read_if_sound(frame)) for frame in frames)
+            sound = list(itertools.islice((pair for pair in found if pair[1] is not None), FEWEST))
+            if len(sound) == FEWEST:
+                return sound
+        raise UserError("not one clip has two frames that can be read")
 
     def convert(self, stored: dict[str, Array]) -> HeadPair:
         """See `PairSource`."""
@@ -68,31 +88,29 @@ class FilmPairs:
         return HeadPair(source, source_params, image, params, mask, scale)
 
 
-def clip_of(name: str) -> str:
-    """The clip in a frame's name, '' if there is none."""
-    return name.rpartition("/")[0]
-
-
 def open_films(
-    folder: str | Path, head: HeadModel, size: int, mirror: bool, count: int, seed: int
+    folder: str | Path, head: HeadModel, size: int, mirror: bool, damaged: int, count: int, seed: int
 ) -> FilmPairs:
-    """Opens a folder of films and checks it whole.
+    """Opens a folder of films, or the record set `portrait_clips` in it, and checks it whole.
 
     Args:
-      folder, head, size, mirror: see `photos.open_photos`.
+      folder, head, size, mirror, damaged: see `photos.open_bent_photos`.
       count: B.
       seed: of orders and choices.
 
     Raises:
-      UserError: the first thing that is wrong; a clip has less than two frames.
+      UserError: the first thing that is wrong; a clip has less than two frames, and damage is not why.
     """
-    photos = open_bent_photos(folder, head, size, mirror)
+    photos = open_portraits(folder, CLIPS, head, size, mirror, damaged)
     clips: dict[str, list[int]] = {}
     for number, name in enumerate(photos.names):
         if not clip_of(name):
             raise UserError(f"{folder}: {name!r} belongs to no clip; frames of films are named CLIP/FRAME")
         clips.setdefault(clip_of(name), []).append(number)
-    short = [name for name, numbers in clips.items() if len(numbers) < FEWEST]
+    short = {name for name, numbers in clips.items() if len(numbers) < FEWEST}
+    spoilt = short & {clip_of(name) for name in photos.unreadable}
+    clips = {name: numbers for name, numbers in clips.items() if name not in spoilt}
+    short = sorted(short - spoilt)
     if short:
         raise UserError(
             f"{folder}: clip {short[0]!r} has {len(clips[short[0]])} frame, a pair needs {FEWEST};"

@@ -50,8 +50,9 @@ class PairSettings:
       genhead_resolution: Its rays a side.
       genhead_samples: Its coarse and fine samples a ray.
       stored: Folder in which `p4d_heads` is stored.
-      real_films: Folder of films.
+      real_films: Folder of films, or in which `portrait_clips` lies.
       mirror: Whether films show flipped as well.
+      damaged: Frames of films that may be left out because they are damaged.
     """
 
     size: int
@@ -67,6 +68,7 @@ class PairSettings:
     stored: str = ""
     real_films: str = ""
     mirror: bool = True
+    damaged: int = 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -160,7 +162,7 @@ def stored(settings: PairSettings, head: HeadModel, mesh: Mesh, count: int) -> P
 def real_films(settings: PairSettings, head: HeadModel, mesh: Mesh, count: int) -> PairSource:
     """Frames of real films."""
     folder = named_folder(settings, "real_films")
-    found = open_films(folder, head, settings.size, settings.mirror, count, settings.seed)
+    found = open_films(folder, head, settings.size, settings.mirror, settings.damaged, count, settings.seed)
     announce(f"{folder}: {found.summary()}")
     return found
 

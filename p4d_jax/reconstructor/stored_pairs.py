@@ -21,7 +21,7 @@ import numpy as np
 from p4d_jax.data.photos import sample_order
 from p4d_jax.data.samples import HeadPair
 from p4d_jax.errors import UserError
-from p4d_jax.genhead.p4d_heads import decode_fields, read_heads, read_recipe
+from p4d_jax.genhead.p4d_heads import decode_fields, heads_set
 from p4d_jax.reconstructor.pairs import pair_of_views, static_pairs
 from p4d_jax.types import Array
 
@@ -165,10 +165,10 @@ def open_stored_heads(
     """
     static = np.asarray(static_pairs(count, static_share))
     kinds = [KINDS[kind] for kind in (False, True) if (static == kind).any()]
-    heads = {kind: read_heads(Path(folder), kind) for kind in kinds}
+    heads = {kind: heads_set(folder, kind).open() for kind in kinds}
     for kind, records in heads.items():
         check_heads(f"{folder}: p4d_heads/{kind}", records, kind, size)
-        made_with = read_recipe(Path(folder), kind).get("head", head)
+        made_with = heads_set(folder, kind).recipe().get("head", head)
         if Path(made_with).name != Path(head).name:
             raise UserError(
                 f"{folder}: p4d_heads/{kind} was made with the head {made_with!r}, the head is {head!r}"
