@@ -1,4 +1,4 @@
-"""Install p4d_jax: `pip install .`; extras: heif, serve, train, convert, docs, test, cuda, tpu, bake."""
+"""Install p4d_jax: `pip install .`; extras: heif, serve, train, beam, convert, docs, test, cuda, tpu."""
 
 import re
 from pathlib import Path
@@ -42,6 +42,9 @@ SERVE = [
 CONVERT = [
     "huggingface_hub>=1.0",  # for --config.download
 ]
+BEAM = [
+    "apache-beam>=2.70",  # captures photos and films on many machines
+]
 DOCS = [
     "mkdocs-material>=9.5,<10",
     "mkdocstrings[python]>=0.26",
@@ -78,6 +81,7 @@ setup(
     extras_require={
         "heif": ["pillow-heif>=1.0"],  # reads HEIC, as iPhones write photos
         "train": TRAIN,
+        "beam": BEAM,
         "convert": CONVERT,
         "serve": SERVE,
         "docs": DOCS,

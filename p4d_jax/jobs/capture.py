@@ -3,7 +3,7 @@
 Written to the workdir, all at once at the end: `motion.npz` (the parameters of each frame, the format of
 `data.motion`, which the job `reenact` takes as driving), `report.json`, and, if asked, of a photo `crop.png`,
 `alpha.png` and `overlay.png`, of a film `crops/00000.png` and so on, and `alphas/` of the frames in which a
-face was seen.
+face was seen. Of many photos and films, each gets a folder like that in the workdir (`jobs._capture_items`).
 """
 
 from __future__ import annotations
@@ -18,41 +18,55 @@ from PIL import Image
 from tqdm import tqdm
 
 from p4d_jax import assets
-from p4d_jax.capture import FilmCapture, capture_film, capture_photo
+from p4d_jax.capture import FilmCapture, Landmarker, capture_film, capture_photo
 from p4d_jax.capture.people import Person
 from p4d_jax.data.motion import save_motion
 from p4d_jax.head.model import HeadModel
 from p4d_jax.imaging.video import is_video
-from p4d_jax.jobs._fields import parse_person
+from p4d_jax.jobs._capture_items import capture_items
+from p4d_jax.jobs._fields import fields_named, parse_person
 from p4d_jax.jobs._publish import published, write_report
 from p4d_jax.jobs.settings import CaptureSettings
 from p4d_jax.settings import from_config
 
 
 def run(config: ConfigDict, workdir: str | Path) -> dict:
-    """Captures `config.source`; writes into `workdir` only when all went well. Returns the report."""
-    config, workdir = from_config(CaptureSettings, config), Path(workdir)
+    """Captures `config.source`, or all `config.sources`. Returns the report."""
+    settings, workdir = from_config(CaptureSettings, config), Path(workdir)
+    if settings.sources:
+        with fields_named(config):
+            return capture_items(settings, workdir, capture_source)
     started = time.perf_counter()
-    person = parse_person(config.person)
-    head = assets.head_model(config.head)
-    source = (
-        assets.photo(config.source) if config.source in assets.PHOTOS else Path(config.source).expanduser()
-    )
-    capture = run_film if isinstance(source, Path) and is_video(source) else run_photo
+    head = assets.head_model(settings.head)
     with published(workdir) as folder:
-        report = capture(config, source, head, person, folder)
+        report = capture_source(settings, head, Landmarker(), folder)
         if report["note"]:
             print(report["note"])
-        report = {"source": str(config.source), **report, "seconds": round(time.perf_counter() - started, 3)}
+        report |= {"seconds": round(time.perf_counter() - started, 3)}
         write_report(folder, report)
     return report
 
 
+def capture_source(config: CaptureSettings, head: HeadModel, landmarker: Landmarker, folder: Path) -> dict:
+    """Captures `config.source` into a folder; what the report says of it."""
+    source = (
+        assets.photo(config.source) if config.source in assets.PHOTOS else Path(config.source).expanduser()
+    )
+    capture = run_film if isinstance(source, Path) and is_video(source) else run_photo
+    person = parse_person(config.person)
+    return {"source": config.source, **capture(config, source, head, landmarker, person, folder)}
+
+
 def run_photo(
-    config: CaptureSettings, source: np.ndarray | Path, head: HeadModel, person: Person | None, folder: Path
+    config: CaptureSettings,
+    source: np.ndarray | Path,
+    head: HeadModel,
+    landmarker: Landmarker,
+    person: Person | None,
+    folder: Path,
 ) -> dict:
     """One photo: a motion of one frame, its crop, alpha and overlay."""
-    capture = capture_photo(source, head, person=person)
+    capture = capture_photo(source, head, landmarker, person=person)
     params = jax.tree.map(lambda x: x[None], capture.params)
     save_motion(folder / "motion.npz", params, 25.0, head.name, head.expression_names)
     if config.write_crops:
@@ -64,7 +78,12 @@ def run_photo(
 
 
 def run_film(
-    config: CaptureSettings, source: Path, head: HeadModel, person: Person | None, folder: Path
+    config: CaptureSettings,
+    source: Path,
+    head: HeadModel,
+    landmarker: Landmarker,
+    person: Person | None,
+    folder: Path,
 ) -> dict:
     """A film: its motion, and its crops."""
     with tqdm(desc="landmarks", unit="frame") as bar:
@@ -72,6 +91,7 @@ def run_film(
             source,
             head,
             lambda done, total: advance(bar, done, total),
+            landmarker=landmarker,
             max_frames=config.max_frames or None,
             smoothing=config.smoothing,
             person=person,

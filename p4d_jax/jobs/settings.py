@@ -163,6 +163,11 @@ class CaptureSettings(JobSettings):
         moves it; 0 turns it off.
       write_crops: Whether the 512 x 512 pictures are written beside the parameters.
       write_alphas: Whether a film's masks are written, too: about a second a frame, for data to train on.
+      sources: Instead of the source: a folder of photos and films, or a text file with a path a line; each
+        gets a folder of its own in the workdir, and the same command goes on where it stopped.
+      runner: What captures the items: 'serial', or a runner of Apache Beam: DirectRunner, FlinkRunner,
+        DataflowRunner.
+      beam_options: Options of Beam and its runner, as '--direct_num_workers=2'.
     """
 
     job: str = "capture"
@@ -172,6 +177,9 @@ class CaptureSettings(JobSettings):
     smoothing: float = 0.25
     write_crops: bool = True
     write_alphas: bool = False
+    sources: str = ""
+    runner: str = "serial"
+    beam_options: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
