@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from process_tasks import open_silent_events
-from test_train_loop import RUN, Killed, kept, losses, train_counting, weights
+from test_train_loop import RUN, Killed, count, kept, losses, train_counting, weights
 
 from p4d_jax.errors import Preempted, UserError
 from p4d_jax.train import checkpoints, journal, loop
@@ -214,6 +214,80 @@ def test_a_run_may_go_back_with_other_noise(tmp_path, capsys):
     assert "goes back to step 4 with other noise, time 2" in capsys.readouterr().out
     with pytest.raises(UserError, match="not finite"):
         train_that_breaks(tmp_path / "always", at=5, times=9, not_finite="go_back")
+
+
+def train_adding(workdir: Path, broken: set[int], what: str = "state", stop_at: int = -1, **settings) -> int:
+    """A run that adds up its steps' numbers, with NaN in some steps; the sum."""
+
+    @jax.jit
+    def update(state, rate, bad_state, bad_loss):
+        number = state.step + 1
+        total = state.params["w"] + number
+        average = {"w": jnp.where(bad_state, jnp.nan, total)}
+        loss = jnp.where(bad_loss, jnp.nan, 1.0 / number)
+        return state.replace(step=number, params={"w": total}, average=average), {"loss": loss}
+
+    def step(state, rate):
+        number = int(state.step) + 1
+        if number == stop_at:
+            raise Killed
+        bad = number in broken
+        return update(state, rate, bad and what == "state", bad and what == "loss")
+
+    config = loop.LoopConfig(
+        steps=8, peak_rate=1.0, log_every=1, grid_every=100, save_minutes=0.0, not_finite="skip", **settings
+    )
+    state = loop.train(
+        config, workdir, toy_state(), step, lambda state: np.zeros((8, 8, 3), np.uint8),
+        lambda state, path: np.savez(path, **state.average),
+    )  # fmt: skip
+    assert (state.average["w"] == state.params["w"]).all()
+    return int(state.params["w"][0])
+
+
+@pytest.mark.parametrize("what", ["state", "loss"])
+def test_a_step_that_is_not_finite_may_be_skipped(tmp_path, what, capsys):
+    assert train_adding(tmp_path, {3, 5, 6}, what) == 1 + 2 + 4 + 7 + 8
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    skipped = [(x["step"], x["skipped"], x["skipped_in_a_row"]) for x in lines if "skipped" in x]
+    assert skipped == [(3, 1, 1), (5, 2, 1), (6, 3, 2)]
+    assert sorted(losses(tmp_path)) == [1, 2, 4, 7, 8]
+    named = "loss" if what == "loss" else "the state"
+    assert f"step 5: {named} not finite; it is skipped" in capsys.readouterr().out
+    assert json.loads((tmp_path / "goodput.jsonl").read_text())["skipped_steps"] == 3
+
+
+def test_a_run_that_skips_goes_on_as_if_it_had_not_been_stopped(tmp_path):
+    whole = train_adding(tmp_path / "whole", {3, 5})
+    with pytest.raises(Killed):
+        train_adding(tmp_path / "killed", {3, 5}, stop_at=6)
+    assert train_adding(tmp_path / "killed", {3, 5}) == whole
+    assert losses(tmp_path / "killed") == losses(tmp_path / "whole")
+
+
+def test_too_many_skips_in_a_row_stop_the_run(tmp_path):
+    with pytest.raises(UserError, match="step 6: the state not finite, nor were the 2 before it; the last"):
+        train_adding(tmp_path, {2, 4, 5, 6}, most_not_finite=2)
+    assert train_adding(tmp_path, set()) == 1 + 3 + 6 + 7 + 8  # from step 5, a good state
+
+
+def test_waiting_for_data_is_no_goodput(tmp_path):
+    waited = []
+
+    def step(state, rate):
+        time.sleep(0.05)
+        waited.append(0.05)
+        return count(state, rate)
+
+    config = loop.LoopConfig(steps=8, log_every=1, grid_every=100, save_minutes=100.0)
+    loop.train(
+        config, tmp_path, toy_state(), step, lambda state: np.zeros((8, 8, 3), np.uint8),
+        lambda state, path: None, waited=lambda: sum(waited),
+    )  # fmt: skip
+    told = json.loads((tmp_path / "goodput.jsonl").read_text())
+    assert told["seconds_data"] == pytest.approx(8 * 0.05, abs=1e-3)
+    lost = sum(value for name, value in told.items() if name.startswith("seconds_"))
+    assert told["goodput"] == pytest.approx(1 - lost / told["seconds"], abs=1e-3)
 
 
 def test_a_checkpoint_comes_before_an_export_that_fails(tmp_path, monkeypatch, capsys):

@@ -62,11 +62,13 @@ class PortraitSource:
       draw_real: number -> real pictures (B,).
       draw_params: number -> frames (B,) to generate, from the distribution of the real ones.
       shapes: count -> (count, 300) identities of the head, to show what G makes of them.
+      waited: Seconds that pictures were waited for so far.
     """
 
     draw_real: Callable[[int], Portrait]
     draw_params: Callable[[int], FrameParams]
     shapes: Callable[[int], Array]
+    waited: Callable[[], float] = lambda: 0.0
 
 
 SOURCES: dict[str, Callable[[PortraitSettings, GenHeadTraining], PortraitSource]] = {}
@@ -144,6 +146,7 @@ def photos(settings: PortraitSettings, training: GenHeadTraining) -> PortraitSou
         draw_real,
         draw_params,
         lambda count: jnp.resize(found.frames[:count, VectorParts.SHAPE], (count, SHAPE_SIZE)),
+        draw_real.waited,
     )
 
 
@@ -183,6 +186,10 @@ class PhotoStream:
 
     def __call__(self, number: int) -> Portrait:
         return self._convert(self._stream(number))
+
+    def waited(self) -> float:
+        """Seconds that pictures were waited for so far."""
+        return self._stream.waited
 
 
 def as_portrait(stored: dict[str, jax.Array]) -> Portrait:

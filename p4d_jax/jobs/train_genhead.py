@@ -83,7 +83,7 @@ def run(config: ConfigDict, workdir: Path) -> None:
             build_genhead_step(training, data.draw_real, data.draw_params, config.batch),
             build_grid(training, data.shapes(SHOWN), config, key),
             build_export(training, config),
-            evaluate=evaluate, batch=config.batch, shown=("generator", "discriminator"),
+            evaluate=evaluate, batch=config.batch, shown=("generator", "discriminator"), waited=data.waited,
             record=run_record(config),
         )  # fmt: skip
 

@@ -88,7 +88,7 @@ def run(config: ConfigDict, workdir: Path) -> None:
             build_grid(config, training, constants, draw_pairs),
             build_export(config, training),
             evaluate=build_evaluation(config, training, constants),
-            batch=config.batch, shown=("image", "psnr"), record=run_record(config),
+            batch=config.batch, shown=("image", "psnr"), waited=draw_pairs.waited, record=run_record(config),
         )  # fmt: skip
 
 

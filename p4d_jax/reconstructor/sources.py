@@ -215,6 +215,10 @@ class PairMixture:
     def __call__(self, number: int) -> HeadPair:
         return self.join(np.uint32(number), [stream(number) for stream in self.streams])
 
+    def waited(self) -> float:
+        """Seconds that batches were waited for so far."""
+        return sum(stream.waited for stream in self.streams)
+
     @functools.cached_property
     def shapes(self) -> HeadPair:
         """Shapes of a batch: what its pairs know."""

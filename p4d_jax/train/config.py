@@ -27,8 +27,11 @@ class LoopConfig:
         end alone.
       best: Score of an evaluation that tells which checkpoint is best; '' tells none.
       best_is: Whether the 'lowest' or the 'highest' score is the best.
-      not_finite: What is done where a loss or the state is not finite: 'stop', or 'go_back' to the last
-        checkpoint, with other noise, at most three times.
+      not_finite: What is done where a loss or the state is not finite: 'stop'; 'skip' the step, of which
+        nothing is learned, and take the next one with its own batch, for which the state before is kept; or
+        'go_back' to the last checkpoint, with other noise.
+      most_not_finite: How many steps in a row may be skipped, or how often a command may go back; one more
+        stops the run.
       profile: Steps of this command before JAX's profiler writes a trace to `profile/`, and steps that are
         traced; (0, 0) traces none.
     """
@@ -46,13 +49,16 @@ class LoopConfig:
     best: str = ""
     best_is: str = "lowest"
     not_finite: str = "stop"
+    most_not_finite: int = 3
     profile: tuple[int, int] = (0, 0)
 
     def __post_init__(self):
         if self.best_is not in ("lowest", "highest"):
             raise ValueError(f"best_is={self.best_is!r}: expected 'lowest' or 'highest'")
-        if self.not_finite not in ("stop", "go_back"):
-            raise ValueError(f"not_finite={self.not_finite!r}: expected 'stop' or 'go_back'")
+        if self.not_finite not in ("stop", "skip", "go_back"):
+            raise ValueError(f"not_finite={self.not_finite!r}: expected 'stop', 'skip' or 'go_back'")
+        if self.most_not_finite < 1:
+            raise ValueError(f"most_not_finite={self.most_not_finite}: expected at least 1")
         if len(self.profile) != 2 or min(self.profile) < 0:
             raise ValueError(
                 f"profile={self.profile!r}: expected (steps before, steps traced), as in (10, 5)"

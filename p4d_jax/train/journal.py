@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import jax
@@ -36,6 +36,7 @@ class Journal:
         self.workdir, self.batch, self.shown = workdir, batch, shown
         self.events = open_events(workdir)
         self._spent: dict[str, float] = {}
+        self._skipped = 0
         self._begun = time.time()
 
     def __enter__(self) -> Journal:
@@ -54,9 +55,18 @@ class Journal:
         finally:
             self._spent[on] = self._spent.get(on, 0.0) + time.time() - started
 
-    def is_first_step(self) -> bool:
-        """Whether no step of this command has been counted, so that the next one compiles."""
-        return "compile" not in self._spent
+    @contextlib.contextmanager
+    def counting_step(self, waited: Callable[[], float]) -> Iterator[None]:
+        """Counts what a step loses: its wait for data, and of the first one all else, since it compiles.
+
+        waited: seconds that steps have waited for data so far.
+        """
+        started, before, first = time.time(), waited(), "compile" not in self._spent
+        yield
+        data = waited() - before
+        self._spent["data"] = self._spent.get("data", 0.0) + data
+        if first:
+            self._spent["compile"] = time.time() - started - data
 
     def log_goodput(self, number: int) -> None:
         """A line of `goodput.jsonl`: the share of this command's time that went into steps, and what took the
@@ -66,6 +76,7 @@ class Journal:
         share = round(1 - sum(self._spent.values()) / whole, 4)
         if is_primary():
             line = {"step": number, "seconds": round(whole, 3), "goodput": share, **parts}
+            line |= {"skipped_steps": self._skipped} if self._skipped else {}
             with open(self.workdir / "goodput.jsonl", "a") as log:
                 log.write(json.dumps(line) + "\n")
             self.events.write_scalars(number, {"goodput": share})
@@ -75,6 +86,14 @@ class Journal:
         self._write(number, seconds, {"returned_to": to, "returns": times})
         if is_primary():
             print(f"{why}; goes back to step {to} with other noise, time {times}", flush=True)
+
+    def log_skip(self, number: int, times: int, broken: list[str]) -> None:
+        """A step of which nothing was learned, the `times`-th in a row, since something was not finite."""
+        self._skipped += 1
+        seconds = time.time() - self._begun
+        self._write(number, seconds, {"skipped": self._skipped, "skipped_in_a_row": times})
+        if is_primary():
+            print(f"step {number}: {', '.join(broken)} not finite; it is skipped", flush=True)
 
     def start(self, number: int, done: float) -> None:
         """The clock starts: `number` steps are done, a share `done` of the run."""

@@ -13,7 +13,6 @@ all of them into the one workdir, everything else by the primary one, whose cloc
 
 from __future__ import annotations
 
-import contextlib
 import math
 import shutil
 import time
@@ -55,6 +54,7 @@ def train(
     evaluate: Callable[[TrainState], dict[str, float]] | None = None,
     batch: int = 0,
     shown: tuple[str, ...] = (),
+    waited: Callable[[], float] = lambda: 0.0,
     record: Mapping[str, Any] | None = None,
 ) -> TrainState:
     """Trains from `state`, or from the workdir's last checkpoint, to the end.
@@ -67,6 +67,7 @@ def train(
       evaluate: scores of the moving average, called by every process; the primary's scores count.
       batch: pictures a step, for the log.
       shown: metrics that the terminal shows; () are all.
+      waited: seconds that steps have waited for data so far.
       record: what makes the run what it is, nested (`train.identity`): config, package's version, head.
 
     Raises:
@@ -97,12 +98,14 @@ def train(
         # To agree on the time, all hosts wait for the step: with one process each step, else at log lines.
         tick = 1 if jax.process_count() == 1 else config.log_every
         seconds, last_save, asked, returned = before, before, False, 0
+        if config.not_finite == "skip":
+            step = skip_not_finite(step, state, config.most_not_finite, journal.log_skip)
         journal.start(number, progress(config, number, seconds))
 
         while (done := progress(config, number, seconds)) < 1.0 and not asked:
             profile.before_step(state)
             rate = learning_rate(done, number, config.peak_rate, config.warmup, config.final_share)
-            with journal.spending("compile") if journal.is_first_step() else contextlib.nullcontext():
+            with journal.counting_step(waited):
                 state, metrics = step(state, jnp.float32(rate))
             number += 1
             if number % tick == 0:
@@ -133,7 +136,8 @@ def train(
                         saved.save(number, state, check_state(state, number), scores or None)
                         write_weights(state, workdir, export, improved)
             except NotFinite as error:
-                if config.not_finite == "stop" or returned == MOST_RETURNS or not saved.metrics:
+                goes_back = config.not_finite == "go_back" and returned < config.most_not_finite
+                if not goes_back or not saved.metrics:
                     raise UserError(
                         f"{error}; the last checkpoint in {workdir / CHECKPOINTS} is good: start again with a"
                         " lower peak_rate"
@@ -146,9 +150,6 @@ def train(
     if asked and done < 1.0:
         raise Preempted(f"asked to end after step {number}, which is saved in {workdir}")
     return state
-
-
-MOST_RETURNS = 3  # to a checkpoint, in one command
 
 
 class NotFinite(Exception):
@@ -204,11 +205,58 @@ def finite(metrics: dict, number: int) -> dict[str, float]:
     Raises:
       NotFinite: one is not.
     """
-    values = {name: float(f"{float(value):.9g}") for name, value in metrics.items()}
-    broken = [name for name, value in values.items() if not np.isfinite(value)]
-    if broken:
+    if broken := not_finite(metrics):
         raise NotFinite(f"step {number}: {', '.join(broken)} not finite")
-    return values
+    return {name: float(f"{float(value):.9g}") for name, value in metrics.items()}
+
+
+def not_finite(metrics: dict) -> list[str]:
+    """Names of the metrics that are not finite."""
+    return [name for name, value in metrics.items() if not np.isfinite(float(value))]
+
+
+def skip_not_finite(step: Callable, state: TrainState, most: int, log: Callable) -> Callable:
+    """A step that keeps the state as it was, but for its number, where not all would be finite after it.
+
+    So the next step sees another batch. The report of a skipped step is empty.
+
+    Args:
+      step: of `train`. state: any, for its shardings.
+      most: steps in a row that may be skipped.
+      log: (number of the step, how many in a row it makes, names of what is not finite).
+
+    Raises:
+      UserError: one more would be.
+    """
+
+    def keep(before: TrainState, after: TrainState, metrics: dict) -> tuple[TrainState, jax.Array]:
+        is_finite = jnp.stack([jnp.isfinite(x).all() for x in jax.tree.leaves((after, metrics))]).all()
+        before = before.replace(step=after.step)
+        return jax.tree.map(lambda new, old: jnp.where(is_finite, new, old), after, before), is_finite
+
+    shardings = jax.tree.map(lambda x: x.sharding, state)
+    keep_finite = jax.jit(keep, donate_argnums=1, out_shardings=(shardings, None))
+    in_a_row = 0
+
+    def guarded(state: TrainState, rate: jax.Array) -> tuple[TrainState, dict]:
+        nonlocal in_a_row
+        before = jax.tree.map(jnp.copy, state)  # the step takes the state's place
+        after, metrics = step(state, rate)
+        state, is_finite = keep_finite(before, after, metrics)
+        if is_finite:
+            in_a_row = 0
+            return state, metrics
+        in_a_row += 1
+        broken = not_finite(metrics) or ["the state"]
+        if in_a_row > most:
+            raise UserError(
+                f"step {int(state.step)}: {', '.join(broken)} not finite, nor were the {most} before it; the"
+                " last checkpoint is good: start again with a lower peak_rate"
+            )
+        log(int(state.step), in_a_row, broken)
+        return state, {}
+
+    return guarded
 
 
 def write_weights(state: TrainState, workdir: Path, export: Callable, improved: bool) -> None:

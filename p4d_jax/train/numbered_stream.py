@@ -5,6 +5,8 @@ Batches are global arrays, split over the mesh: every process reads the rows tha
 
 from __future__ import annotations
 
+import time
+
 from jax.sharding import Mesh
 
 from p4d_jax.train.devices import gather_batch
@@ -15,6 +17,9 @@ class NumberedStream:
 
     The batches of the next numbers are read, and laid on the devices as they are stored, while the devices
     work.
+
+    Attributes:
+      waited: Seconds for which batches that were asked for were not yet there.
     """
 
     def __init__(self, numbered, mesh: Mesh, readers: int):
@@ -24,12 +29,16 @@ class NumberedStream:
         self._numbered = numbered.map(lambda stored: gather_batch(stored, mesh))
         self._readers = readers
         self._ahead, self._next = None, -1
+        self.waited = 0.0
 
     def __call__(self, number: int):
+        started = time.perf_counter()
         if number != self._next:
             self._ahead = self._start_at(number)
         self._next = number + 1
-        return next(self._ahead)
+        batch = next(self._ahead)
+        self.waited += time.perf_counter() - started
+        return batch
 
     def _start_at(self, number: int):
         import grain
