@@ -27,7 +27,7 @@ from p4d_jax.reconstructor.samples import build_samples
 from p4d_jax.reconstructor.training import LossNetworks
 from p4d_jax.train.adversarial import Adversary, blank_input
 from p4d_jax.train.config import Term
-from p4d_jax.train.state import jit_init, stream_keys
+from p4d_jax.train.state import lean_init, stream_keys
 
 BATCH, SIZE, RAYS, POINTS = 2, 32, 16, 12
 
@@ -43,10 +43,13 @@ def main() -> None:
     lpips, arcface = LPIPS(vgg16((2,) * 5)), IResNet(depths=(1, 1, 1, 1), widths=(2,) * 4, embedding=8)
     picture, face = jnp.zeros((1, SIZE, SIZE, 3)), jnp.zeros((1, 112, 112, 3))
     networks = LossNetworks(
-        lpips, jit_init(lpips.init)(keys[0], picture, picture), arcface, jit_init(arcface.init)(keys[1], face)
+        lpips,
+        lean_init(lpips.init)(keys[0], picture, picture),
+        arcface,
+        lean_init(arcface.init)(keys[1], face),
     )
     critic = Discriminator(DiscriminatorConfig(SIZE, 64, 4, 1, 2))
-    of_critic = jit_init(critic.init)(keys[2], blank_input(SIZE), jnp.zeros((2, 25)))["params"]
+    of_critic = lean_init(critic.init)(keys[2], blank_input(SIZE), jnp.zeros((2, 25)))["params"]
     names = [name for name in LOSSES if name != "upscaled"]
     step_config = dataclasses.replace(training.config, terms=tuple((name, Term(1.0)) for name in names))
     adversary = Adversary(critic, training.optimizer, step_config, 1.0)

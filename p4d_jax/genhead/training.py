@@ -16,7 +16,7 @@ from p4d_jax.genhead.model import GenHead
 from p4d_jax.genhead.parts import HeadParts
 from p4d_jax.head.model import HeadModel
 from p4d_jax.train.adversarial import Adversary, blank_input
-from p4d_jax.train.state import TrainState, create_state, jit_init, lazy_adam, lazy_share
+from p4d_jax.train.state import TrainState, create_state, lazy_adam, lazy_share, lean_init
 from p4d_jax.types import Array
 
 
@@ -61,13 +61,13 @@ def create_genhead_state(training: GenHeadTraining, key: Array) -> TrainState:
     key_g, key_d = jax.random.split(key)
     config, size = training.genhead.config, training.genhead.config.image_size
     label, shape = jnp.zeros((2, 25)), jnp.zeros((2, config.shape_size))
-    generator = jit_init(training.genhead.init)(key_g, jnp.zeros((2, config.latent_size)), label, shape)
+    generator = lean_init(training.genhead.init)(key_g, jnp.zeros((2, config.latent_size)), label, shape)
     blank = blank_input(size)
-    discriminator = jit_init(training.discriminator.init)(key_d, blank, label)["params"]
+    discriminator = lean_init(training.discriminator.init)(key_d, blank, label)["params"]
     encoder = {}
     if training.config.reconstructs:
         key_e, half = jax.random.fold_in(key_d, 1), blank.image[:, ::2, ::2]
-        encoder = jit_init(training.encoder.init)(key_e, half, half[..., :1], half)["params"]
+        encoder = lean_init(training.encoder.init)(key_e, half, half[..., :1], half)["params"]
     return create_state(
         generator, training.optimizer, jax.random.key_data(key),
         discriminator=discriminator, discriminator_optimizer=training.adversary.optimizer,

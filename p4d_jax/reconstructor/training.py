@@ -22,7 +22,7 @@ from p4d_jax.reconstructor.model import Reconstructor
 from p4d_jax.reconstructor.weights import load_reconstructor
 from p4d_jax.train import losses
 from p4d_jax.train.adversarial import Adversary
-from p4d_jax.train.state import FROZEN, build_optimizer, jit_init
+from p4d_jax.train.state import FROZEN, build_optimizer, lean_init
 from p4d_jax.types import Array
 
 
@@ -115,7 +115,7 @@ def initial_variables(reconstructor: Reconstructor, key: Array) -> dict:
     image = jnp.zeros((1, c.image_size, c.image_size, 3))
     motion = jnp.zeros((1, c.motion_size))
     lifted = jnp.zeros((1, c.lifted_size, c.lifted_size, 4)) if c.source_lifting else None
-    return jit_init(reconstructor.init)(key, image, motion, motion, lifted)
+    return lean_init(reconstructor.init)(key, image, motion, motion, lifted)
 
 
 def grow_variables(start: str, model: ReconstructorConfig, variables: dict) -> dict:

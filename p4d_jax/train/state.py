@@ -12,6 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import struct
+from jax.extend.core import ClosedJaxpr, jaxpr_as_fun
+from jax.interpreters import partial_eval
 
 from p4d_jax.types import Array
 
@@ -19,20 +21,20 @@ FROZEN = "frozen"  # label of parameters that stand still
 Params = TypeVar("Params")
 
 
-def jit_init(init: Callable) -> Callable:
-    """A module's `init`, jitted: on a CPU hardly optimised, since it runs once.
+def lean_init(init: Callable) -> Callable:
+    """A module's `init` without the forward pass, one operation after the other.
 
-    LLVM takes five times as long to optimise the random numbers of hundreds of parameters.
+    Flax runs a network in order to learn the shapes of its parameters; here it is traced for them. As one
+    program the random numbers of hundreds of parameters take XLA several times as long to compile as the
+    few dozen small programs that parameters of equal shapes share.
     """
-    whole = jax.jit(init)
-    if jax.default_backend() != "cpu":
-        return whole
-    quick = jax.jit(init, compiler_options={"xla_backend_optimization_level": 0})
 
     def call(*args):
-        # Inside another program, of which only shapes may be asked, options are that program's.
-        traced = any(isinstance(x, jax.core.Tracer) for x in jax.tree.leaves(args))
-        return (whole if traced else quick)(*args)
+        traced, shapes = jax.make_jaxpr(init, return_shape=True)(*args)
+        outputs = [True] * len(traced.out_avals)
+        jaxpr, _ = partial_eval.dce_jaxpr(traced.jaxpr, outputs, instantiate=True)
+        leaves = jaxpr_as_fun(ClosedJaxpr(jaxpr, traced.consts))(*jax.tree.leaves(args))
+        return jax.tree.unflatten(jax.tree.structure(shapes), leaves)
 
     return call
 
