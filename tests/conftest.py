@@ -1,5 +1,6 @@
 """Tests run on the CPU, and keep compiled programs in the user's cache folder from one run to the next."""
 
+import gc
 import os
 from pathlib import Path
 
@@ -23,6 +24,11 @@ if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "p4d_jax" / "compiled"
     jax.config.update("jax_compilation_cache_dir", str(cache))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+
+
+# Tracing makes hundreds of thousands of objects that live, among which the collector finds nothing.
+gc.freeze()
+gc.set_threshold(200_000, 50, 50)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
