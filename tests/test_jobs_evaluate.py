@@ -17,8 +17,9 @@ from p4d_jax.avatar.model import AvatarModel
 from p4d_jax.avatar.motion_source import ParameterMotion
 from p4d_jax.capture import capture_photo
 from p4d_jax.capture.fit import fit_photo
+from p4d_jax.capture.photo import open_photo
 from p4d_jax.errors import UserError
-from p4d_jax.evaluation import facts, fits, held_out, people, photos
+from p4d_jax.evaluation import facts, fits, held_out, people, photos, reenacted
 from p4d_jax.evaluation.evaluators import EVALUATORS, Evaluator
 from p4d_jax.evaluation.people import (
     DRIVEN,
@@ -31,10 +32,14 @@ from p4d_jax.evaluation.people import (
     VIEWS,
     Person,
 )
+from p4d_jax.evaluation.reenacted import Reenacted
+from p4d_jax.evaluation.scores import MEASURES
 from p4d_jax.evaluation.statistics import jackknife, net_ratio, ratio
 from p4d_jax.evaluation.summary import sort_into_bins, summarise
 from p4d_jax.geometry import look_at_camera
-from p4d_jax.jobs import evaluate
+from p4d_jax.imaging.video import open_video
+from p4d_jax.imaging.writing import resize, save_video
+from p4d_jax.jobs import _scores, evaluate
 from p4d_jax.jobs._fields import parse_names
 from p4d_jax.jobs.settings import EvaluateSettings, TrainReenactSettings
 from p4d_jax.openheads.config import OpenHeadsSettings
@@ -176,7 +181,19 @@ def make_person(mirrored: bool, frames: int) -> Person:
 
 
 @pytest.fixture
-def without_mistakes(monkeypatch):
+def one_fit_at_a_time(monkeypatch):
+    """Fits by the program that other tests have compiled."""
+
+    def fit(small, points, iris, actions):
+        fits = [fit_photo(small, *face) for face in zip(points, iris, actions, strict=True)]
+        return jax.tree.map(lambda *x: jnp.stack(x), *fits)
+
+    monkeypatch.setattr(fits, "fit_photos", fit)
+    monkeypatch.setattr(fits, "FIT_BATCH", 1)
+
+
+@pytest.fixture
+def without_mistakes(monkeypatch, one_fit_at_a_time):
     """The job on two people, with a model that makes the true pictures."""
     known = {}
 
@@ -191,12 +208,6 @@ def without_mistakes(monkeypatch):
         shown = [made.clip.image[1:], made.truth.image[DRIVEN:UNCHANGED]]
         return np.concatenate(shown + ([] if made.film is None else [made.film.image]))
 
-    def fit(small, points, iris, actions):
-        fits = [fit_photo(small, *face) for face in zip(points, iris, actions, strict=True)]
-        return jax.tree.map(lambda *x: jnp.stack(x), *fits)
-
-    monkeypatch.setattr(fits, "fit_photos", fit)  # the program that other tests have compiled
-    monkeypatch.setattr(fits, "FIT_BATCH", 1)
     monkeypatch.setattr(held_out, "reenact", reenact)
     for module in (evaluate, held_out):
         monkeypatch.setattr(module, "draw_people", draw)
@@ -207,7 +218,8 @@ def test_a_model_without_mistakes_gets_the_best_of_every_figure(without_mistakes
     assert main.main(["main.py", CONFIG, f"--workdir={tmp_path / 'run'}", *arguments]) == 0
     assert "cross/expression_ratio" in capsys.readouterr().out
     names = {f"evaluation_held_out_{part}.png" for part in ("self", "cross", "novel")}
-    assert {path.name for path in (tmp_path / "run").iterdir()} == names | {"evaluation.json"}
+    written = {path.name for path in (tmp_path / "run").iterdir()}
+    assert written == names | {"evaluation.json", "evaluation.md", "evaluation.html"}
     report = json.loads((tmp_path / "run/evaluation.json").read_text())
     found = {name: value.get("mean") for name, value in report["sets"]["held_out"].items() if name != "bins"}
     assert found["self/psnr"] > 90 and found["self/ssim"] == pytest.approx(1, abs=1e-4)
@@ -222,13 +234,17 @@ def test_a_model_without_mistakes_gets_the_best_of_every_figure(without_mistakes
     assert all(found[f"novel/psnr_{yaw:+d}"] > 90 for yaw in VIEW_YAWS)
     assert found["flicker/error"] == 0 < found["flicker/change"]
     assert found["flicker/change"] == pytest.approx(found["flicker/change_truth"])
-    assert report["lpips"].startswith("not measured")
+    assert report["lpips"].startswith("not measured") and report["scores"] is None
+    assert "| cross/expression_ratio | " in (tmp_path / "run/evaluation.md").read_text()
+    page = (tmp_path / "run/evaluation.html").read_text()
+    assert page.count('src="data:image/jpeg') == 3 == page.count("src=") and "http" not in page
 
 
 @pytest.fixture
 def model() -> AvatarModel:
     """A model of which only the size of its pictures is looked at."""
-    network = SimpleNamespace(config=SimpleNamespace(picture_size=SIZE))
+    config = SimpleNamespace(picture_size=SIZE, image_size=SIZE, superresolution_channels=())
+    network = SimpleNamespace(config=config)
     return AvatarModel(network, {}, assets.head_model("openhead"), None, ParameterMotion())
 
 
@@ -308,9 +324,144 @@ def test_bins_hold_everybody_once():
     }
 
 
+# Pairs of one's own -----------------------------------------------------------------------------------------
+
+OF_PICTURES = [name for name in MEASURES if name != "consistency"]
+WITHOUT_SETS = ("--config.sets=", "--config.photos=")
+
+
+def face_of(mirrored: bool) -> np.ndarray:
+    """The astronaut, (288, 288, 3) uint8, or somebody else, who is her mirror image in other light."""
+    face = assets.photo("astronaut")[:288, 64:352]
+    return np.uint8(face[:, ::-1] * np.array([0.9, 0.75, 0.6])) if mirrored else face
+
+
+@pytest.fixture
+def my_folder(tmp_path) -> Path:
+    """A film, a photo, and two files that cannot be used, of which one is found when it is read."""
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    save_video(folder / "film.mp4", [np.roll(face_of(False), shift, 1) for shift in (0, 2, 4, 6)], fps=10)
+    Image.fromarray(face_of(True)).save(folder / "photo.png")
+    for name in ("broken.mp4", "broken.jpg"):
+        (folder / name).write_bytes(b"neither")
+    return folder
+
+
+@pytest.fixture
+def without_networks(model, tmp_path, monkeypatch) -> list[str]:
+    """The job with results that are the driver's pictures; arguments that name folders of networks.
+
+    These hold what each says of itself alone; something small is in their place.
+    """
+
+    def capture(picture, head, landmarker, square=None):
+        crop = resize(open_photo(picture), SIZE)
+        return SimpleNamespace(crop=crop, params=frame(np.random.default_rng(0)))
+
+    def capture_film(path, head, landmarker, max_frames):
+        crops = [resize(one.picture, SIZE) for one in open_video(path, max_frames)]
+        params = stack([frame(np.random.default_rng(0))] * len(crops))
+        return Film(crops, params)
+
+    def reenact(model, pair, captured, driver, networks, rendering):
+        pictures = np.stack(list(driver.motion.pictures))
+        avatar = SimpleNamespace(model=model)
+        return Reenacted(pair, driver.frames, captured.crop, pictures, pictures, avatar, networks)
+
+    arguments = list(WITHOUT_SETS)
+    for field, name in (
+        ("lpips", "lpips_vgg"),
+        ("arcface", "arcface50"),
+        ("scores.inception", "inception_fid"),
+    ):
+        (tmp_path / name).mkdir()
+        sources = [{"name": f"{name}.pth", "size": 1, "sha256": "0" * 64}]
+        about = {"network": name, "config": {}, "sources": sources}
+        (tmp_path / name / "about.json").write_text(json.dumps(about))
+        arguments.append(f"--config.{field}={tmp_path / name}")
+    squared = lambda image, target: np.mean((image - target) ** 2)
+    some_pixels = SimpleNamespace(apply=lambda variables, images: images[:, 20:24, 30, 0])
+    monkeypatch.setattr(evaluate, "load_lpips", lambda folder: squared)
+    monkeypatch.setattr(evaluate, "load_arcface", lambda folder: lambda image, points: image[200, 150:200, 0])
+    monkeypatch.setattr(_scores, "load_inception", lambda folder: (some_pixels, {}))
+    monkeypatch.setattr(evaluate.AvatarModel, "load", lambda *_: model)
+    monkeypatch.setattr(reenacted, "capture_photo", capture)
+    monkeypatch.setattr(reenacted, "capture_film", capture_film)
+    monkeypatch.setattr(reenacted, "reenact_pair", reenact)
+    return arguments
+
+
+class Film(SimpleNamespace):
+    """What is asked of a captured film."""
+
+    def __init__(self, crops, params):
+        super().__init__(crops=crops, params=params, errors=np.zeros(len(crops)), crop_matrix=None)
+
+    def __len__(self):
+        return len(self.crops)
+
+
+def test_a_folder_of_one_s_own_becomes_pairs_a_report_and_a_list_to_be_given_back(
+    my_folder, without_networks, one_fit_at_a_time, tmp_path, capsys
+):
+    command = ["main.py", CONFIG, *without_networks, "--config.scores.measures=" + ", ".join(OF_PICTURES)]
+    given = f"--config.scores.pairs={my_folder}"
+    assert main.main([*command, given, f"--workdir={tmp_path / 'run'}"]) == 0
+    said = capsys.readouterr().out
+    assert "2 files cannot be used, and 2 pairs are left out" in said and "broken.mp4: video: " in said
+    written = {path.name for path in (tmp_path / "run").iterdir()}
+    assert written == {"evaluation.json", "evaluation.md", "evaluation.html", "pairs.jsonl"}
+    found = json.loads((tmp_path / "run/evaluation.json").read_text())["scores"]
+    assert set(found["damaged"]) == {"broken.mp4", "broken.jpg"} and found["picture_size"] == SIZE
+    assert found["pairs"] == {"self": 1, "cross": 1} and found["results"]["self"] == 3
+    own, other = (
+        next(row for row in found["rows"] if row["pair"]["kind"] == kind) for kind in ("self", "cross")
+    )
+    assert set(own["values"]) == set(OF_PICTURES) - {"ms_ssim", "fid", "kid"}
+    assert set(other["values"]) <= {"csim", "aed", "apd", "flicker", "flicker_driver", "face_found"}
+    # Results are the truth.
+    assert own["values"]["psnr"] > 90 and own["values"]["akd"] == own["values"]["lpips"] == 0
+    assert own["values"]["ssim"] == pytest.approx(1, abs=1e-4) and own["values"]["flicker_error"] == 0
+    assert own["unchanged"]["psnr"] < 40 and own["unchanged"]["akd"] > 0 < own["unchanged"]["lpips"]
+    for name, network in (("lpips", "lpips_vgg"), ("csim", "arcface50"), ("fid", "inception_fid")):
+        assert (
+            found["measures"][name]["weights"] == f"{network} from {network}.pth (sha256 0000000000000000…)"
+        )
+    assert "at least 161" in found["measures"]["ms_ssim"]["refused"]
+    assert found["measures"]["fid"]["self"] == {"mean": pytest.approx(0, abs=1e-5), "results": 3, "real": 3}
+    page = (tmp_path / "run/evaluation.html").read_text()
+    assert page.count("<svg") >= 8 and page.count('src="data:image/jpeg') == 2 == page.count("src=")
+    assert "http" not in page and "Best: film.mp4 driven by film.mp4" in page
+    assert "| PSNR, dB | " in (tmp_path / "run/evaluation.md").read_text()
+    # The list again: the same pairs and figures. Where other files have the names, or none, nothing is left.
+    given = f"--config.scores.pairs={tmp_path / 'run/pairs.jsonl'}"
+    command[-1] = "--config.scores.measures=psnr"
+    folder = f"--config.scores.folder={my_folder}"
+    assert main.main([*command, given, folder, f"--workdir={tmp_path / 'again'}"]) == 0
+    again = json.loads((tmp_path / "again/evaluation.json").read_text())["scores"]
+    assert again["measures"]["psnr"] == found["measures"]["psnr"]
+    assert (tmp_path / "again/pairs.jsonl").read_text() == (tmp_path / "run/pairs.jsonl").read_text()
+    (my_folder / "film.mp4").write_bytes((my_folder / "photo.png").read_bytes())
+    capsys.readouterr()
+    assert main.main([*command, given, folder, f"--workdir={tmp_path / 'nothing'}"]) == 2
+    said = capsys.readouterr()
+    assert "is another file than the list's" in said.out
+    assert "config.scores.pairs: none of the pairs can be used" in said.err.splitlines()[-1]
+    assert not (tmp_path / "nothing").exists()
+
+
+def test_all_measures_are_taken_unless_told():
+    assert parse_names(EvaluateSettings().scores.measures) == list(MEASURES)
+
+
 @pytest.mark.parametrize(
     ("argument", "said"),
     [
+        ("--config.scores.pairs=/nowhere", "config.scores.pairs: '/nowhere': expected a folder, or a list"),
+        ("--config.scores.pairs=/nowhere.jsonl", "config.scores.pairs: '/nowhere.jsonl' is no list of pairs"),
+        ("--config.scores.frames=0", "config.scores.frames=0"),
+        ("--config.scores.measures=ssimm", "config.scores.measures: no measure 'ssimm'; there are psnr"),
         ("--config.sets=held_outt", "held_out"),
         ("--config.film_frames=2", "at least 3 frames"),
         ("--config.identities=1", "config.identities=1"),

@@ -18,6 +18,7 @@ from synthetic_reconstructor import save_random_weights
 from p4d_jax import assets, main
 from p4d_jax.avatar.motion import Motion
 from p4d_jax.errors import UserError
+from p4d_jax.evaluation.pairs import Pair, write_pairs
 from p4d_jax.imaging.reading import read_photo
 from p4d_jax.imaging.video import open_video
 from p4d_jax.imaging.writing import save_video
@@ -113,6 +114,30 @@ def test_a_film_drives_a_photo(tiny_weights, tmp_path):
     assert run(tmp_path / "run", *rest) == 0
     report = json.loads((tmp_path / "run/report.json").read_text())
     assert report["film"]["frames"] == 3 and report["film"]["fps"] == pytest.approx(10)
+
+
+def test_a_film_s_pairs_are_scored_from_a_list(tiny_weights, tmp_path):
+    """The job `evaluate` on a network; here, where its programs have been compiled."""
+    face = assets.photo("astronaut")[:288, 64:352]
+    save_video(tmp_path / "film.mp4", [face, face, np.roll(face, 2, 1)], fps=10)
+    there, missing = Pair("self", "film.mp4", "film.mp4", 0, (1, 2)), Pair("cross", "film.mp4", "nobody.png")
+    write_pairs(tmp_path / "list.jsonl", [there, missing])
+    command = ["main.py", CONFIG.replace("reenact.py", "evaluate.py"), f"--workdir={tmp_path / 'run'}"]
+    given = {
+        "weights": tiny_weights,
+        "samples": 4,
+        "sets": "",
+        "photos": "",
+        "scores.pairs": tmp_path / "list.jsonl",
+        "scores.measures": "psnr,consistency",
+    }
+    assert main.main([*command, *(f"--config.{field}={value}" for field, value in given.items())]) == 0
+    found = json.loads((tmp_path / "run/evaluation.json").read_text())["scores"]
+    assert set(found["damaged"]) == {"nobody.png"} and found["left_out"] == 1
+    (row,) = found["rows"]
+    assert set(row["values"]) == {"psnr", "consistency"} and row["frames"] == 2
+    # The source is seen in the film's own square: as it is, it almost is the truth. The weights are random.
+    assert row["unchanged"]["psnr"] > 20 > row["values"]["psnr"] > 5 and row["values"]["consistency"] > 0
 
 
 def test_heads_pasted_back_leave_the_photo_and_each_has_a_driver(tiny_weights, tmp_path):

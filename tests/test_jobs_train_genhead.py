@@ -7,6 +7,7 @@ import pytest
 from synthetic_genhead import SMALL, random_variables
 
 from p4d_jax.evaluation import genhead as evaluate_genhead
+from p4d_jax.evaluation.consistency import Surface, reprojected_depth_error
 from p4d_jax.genhead.renderer import open_renderer
 from p4d_jax.genhead.weights import load_genhead, save_genhead
 from p4d_jax.geometry import look_at_camera
@@ -102,7 +103,6 @@ def test_a_solid_body_has_consistent_depth_and_a_flat_picture_has_not():
     """Views of the true mesh's own depth, against views whose depth is that of a plane facing each camera."""
     from p4d_jax import assets
     from p4d_jax.genhead.parts import pose_straight_parts
-    from p4d_jax.genhead.view import GenHeadView
     from p4d_jax.render.raster import rasterize
 
     head = assets.head_model()
@@ -111,10 +111,10 @@ def test_a_solid_body_has_consistent_depth_and_a_flat_picture_has_not():
     mesh = pose_straight_parts(head, zeros.shape, zeros).full
     seen = tuple(rasterize(mesh, head.faces, camera, 64) for camera in cameras)
 
-    def view(depth, opacity):
-        return GenHeadView(*[None] * 3, depth, opacity, *[None] * 4)
+    def error(depths, opacities):
+        surfaces = tuple(map(Surface, depths, opacities, seen))
+        return np.median(reprojected_depth_error(surfaces, cameras))
 
-    solid = tuple(view(mesh.depth, mesh.mask.astype(jnp.float32)) for mesh in seen)
-    flat = tuple(view(jnp.full((64, 64), 3.8), jnp.ones((64, 64))) for _ in seen)
-    error = lambda views: np.median(evaluate_genhead.reprojected_depth_error(views, seen, cameras))
-    assert error(solid) < 0.01 < 0.03 < error(flat)
+    solid = error([mesh.depth for mesh in seen], [mesh.mask.astype(jnp.float32) for mesh in seen])
+    flat = error([jnp.full((64, 64), 3.8)] * 2, [jnp.ones((64, 64))] * 2)
+    assert solid < 0.01 < 0.03 < flat

@@ -38,6 +38,12 @@ def crop_matrix(centre: np.ndarray, side: float, size: int = CROP_SIZE) -> np.nd
     return np.array([[scale, 0, offset[0]], [0, scale, offset[1]]])
 
 
+def square_of_matrix(matrix: np.ndarray, size: int = CROP_SIZE) -> tuple[np.ndarray, np.ndarray]:
+    """Inverse of `crop_matrix`: centre (2,) and side () of the upright square that a matrix (2, 3) cuts."""
+    side = size / matrix[0, 0]
+    return (size / 2 - matrix[:, 2]) / matrix[0, 0], np.asarray(side)
+
+
 def crop_photo(pyramid: PhotoPyramid, matrix: np.ndarray, size: int = CROP_SIZE) -> np.ndarray:
     """(size, size, 3) uint8; beyond the photo, the colours of its border.
 

@@ -11,7 +11,7 @@ from flax import struct
 from PIL import Image, ImageDraw
 
 from p4d_jax import assets
-from p4d_jax.capture.crop import crop_matrix, quarter_turn
+from p4d_jax.capture.crop import camera_in_square, crop_matrix, quarter_turn, square_of_matrix
 from p4d_jax.capture.fit import Fit, action_scores, fit_photo, head_camera, landmark_head
 from p4d_jax.capture.landmarks import LandmarkDetector, Landmarker, Landmarks
 from p4d_jax.capture.outside import cut_out
@@ -77,6 +77,7 @@ def capture_photo(
     landmarker: LandmarkDetector | None = None,
     *,
     person: Person | None = None,
+    square: np.ndarray | None = None,
 ) -> Capture:
     """Photo -> `Capture`.
 
@@ -87,6 +88,8 @@ def capture_photo(
       landmarker: A landmark detector to use again; None makes one.
       person: Of several people: a number, from 1 at the left, or a point (x, y) of the face, pixels; None is
         the largest face.
+      square: (2, 3) from the photo to the crop of another square than the head's own, such as a film's
+        `FilmCapture.crop_matrix`, of which the photo is a frame.
 
     Raises:
       UserError: The file cannot be read, shows no face, one too small or too little of it, or not this
@@ -96,7 +99,7 @@ def capture_photo(
     name = photo_name(image)
     landmarks, turn = find_face(photo, name, landmarker or Landmarker(), person)
     fit = fit_photo(landmark_head(head), *turned_targets(landmarks, turn))
-    return finish_capture(photo, head, landmarks, turn, fit, name, person)
+    return finish_capture(photo, head, landmarks, turn, fit, name, person, square)
 
 
 def open_photo(image: np.ndarray | str | Path) -> np.ndarray:
@@ -128,10 +131,15 @@ def finish_capture(
     fit: Fit,
     name: str,
     person: Person | None = None,
+    square: np.ndarray | None = None,
 ) -> Capture:
-    """Crop, alpha and parameters of a fitted photo."""
-    matrix = compose_matrices(crop_matrix(np.asarray(fit.centre), float(fit.side)), turn)
-    params = _frame_params(fit)
+    """Crop, alpha and parameters of a fitted photo; square: see `capture_photo`."""
+    if square is None:
+        matrix = compose_matrices(crop_matrix(np.asarray(fit.centre), float(fit.side)), turn)
+        params = _frame_params(fit)
+    else:
+        matrix = square
+        params = _params_in_square(fit, *square_of_matrix(compose_matrices(square, invert_matrix(turn))))
     colours, mask = split_alpha(photo)
     cutout = cut_out(PhotoPyramid(colours), matrix, head, params, Segmenter(), mask)
     visibility = see_face(landmarks, photo.shape)
@@ -199,6 +207,11 @@ def frame_params(fit: Fit, camera=None) -> FrameParams:
         pose=jnp.concatenate([jnp.zeros(3), fit.jaw]),
         eyes=fit.eyes,
     )
+
+
+@jax.jit
+def _params_in_square(fit: Fit, centre: jax.Array, side: jax.Array) -> FrameParams:
+    return frame_params(fit, camera_in_square(fit, centre, side))
 
 
 _frame_params = jax.jit(frame_params)

@@ -82,7 +82,11 @@ def measure_fits(true: dict, made: dict, driver: dict, components: int) -> Row:
     }
     for (part, suffix), (found, wanted) in pairs.items():
         if found is not None and wanted is not None:
-            difference = np.abs(found.expression - wanted.expression)[:components]
             row[f"{part}/pose_degrees{suffix}"] = rotation_angle(found.rotation, wanted.rotation)
-            row[f"{part}/coefficients{suffix}"] = float(difference.mean())
+            row[f"{part}/coefficients{suffix}"] = expression_distance(found, wanted, components)
     return row
+
+
+def expression_distance(found: HeadFit, wanted: HeadFit, components: int) -> float:
+    """Mean absolute difference of the expression coefficients that the head has."""
+    return float(np.abs(found.expression - wanted.expression)[:components].mean())

@@ -13,11 +13,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
 
 from p4d_jax.capture.landmarks import Landmarker, eye_distance
+from p4d_jax.evaluation.consistency import Surface, reprojected_depth_error
 from p4d_jax.evaluation.looks import DETECTION_SIZE, detect
 from p4d_jax.genhead.parts import pose_straight_parts
 from p4d_jax.genhead.renderer import GenHeadRenderer
@@ -31,13 +31,10 @@ from p4d_jax.openheads.config import OpenHeadsSettings
 from p4d_jax.openheads.people import random_identity, random_portrait_params
 from p4d_jax.openheads.portraits import portraits_in_scene
 from p4d_jax.openheads.scene import OpenHeadsScene
-from p4d_jax.render.raster import Raster, rasterize
-from p4d_jax.render.rays import generate_rays
+from p4d_jax.render.raster import rasterize
 from p4d_jax.types import CAMERA_PIVOT, CAMERA_RADIUS, Array, Camera, FrameParams, take
 
 YAW = np.deg2rad(25.0)
-SOLID = 0.9  # opacity from which a ray counts
-SAME_PLACE = 0.03  # world units between places of the mesh that count as the same
 SHOWN = 16
 SETTINGS = OpenHeadsSettings()
 LIPS = ((13, 14),)  # upper, lower: MediaPipe's numbers
@@ -189,7 +186,10 @@ def measure_consistency(subject: GenHeadSubject, key: Array, count: int) -> dict
         views = [subject.view(*identity, params.replace(camera=camera)) for camera in (left, right)]
         mesh = pose_straight_parts(head, params.shape, params).full
         seen = tuple(rasterize(mesh, head.faces, c, subject.resolution) for c in (left, right))
-        errors.append(reprojected_depth_error(tuple(views), seen, (left, right)))
+        surfaces = tuple(
+            Surface(view.depth, view.opacity, mesh) for view, mesh in zip(views, seen, strict=True)
+        )
+        errors.append(reprojected_depth_error(surfaces, (left, right)))
     values = np.concatenate(errors)
     return {
         "median": round(float(np.median(values)), 4),
@@ -198,33 +198,3 @@ def measure_consistency(subject: GenHeadSubject, key: Array, count: int) -> dict
         "rays": len(values),
         "heads": count,
     }
-
-
-def reprojected_depth_error(
-    views: tuple[GenHeadView, GenHeadView], meshes: tuple[Raster, Raster], cameras: tuple[Camera, Camera]
-) -> np.ndarray:
-    """(N,) differences of depth between the first view's points and what the second has there, world units.
-
-    Of rays that both views show as solid, and where both see the same place of the mesh.
-
-    Args:
-      views: from both cameras.
-      meshes: the head model's mesh as both see it, R x R.
-    """
-    origins, directions = (np.asarray(x) for x in generate_rays(cameras[0], views[0].depth.shape[0]))
-
-    def reproject(depths: tuple, other_mask) -> tuple[np.ndarray, np.ndarray]:
-        """How far the first depth's points (R R,) lie behind the second depth, and where there is one."""
-        resolution = len(depths[0])
-        points = origins + np.asarray(depths[0]).reshape(-1, 1) * directions
-        at = np.floor(np.asarray(project(cameras[1], jnp.asarray(points))[0]) * resolution).astype(int)
-        column, row = np.clip(at, 0, resolution - 1).T
-        there = ((at >= 0) & (at < resolution)).all(1) & np.asarray(other_mask)[row, column]
-        reached = np.linalg.norm(points - np.asarray(cameras[1].cam2world[:3, 3]), axis=1)
-        return reached - np.asarray(depths[1])[row, column], there
-
-    hidden, seen = reproject(tuple(mesh.depth for mesh in meshes), meshes[1].mask)
-    difference, solid = reproject(tuple(view.depth for view in views), views[1].opacity > SOLID)
-    chosen = seen & (np.abs(hidden) < SAME_PLACE) & np.asarray(meshes[0].mask).ravel()
-    chosen &= solid & (np.asarray(views[0].opacity).ravel() > SOLID)
-    return np.abs(difference[chosen])

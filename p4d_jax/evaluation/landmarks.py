@@ -34,3 +34,8 @@ def landmark_errors(found: Landmarks, wanted: Landmarks) -> dict[str, float]:
             distance = np.linalg.norm(places[points] - wanted.points[points], axis=1)
             errors[name + kind] = float(distance.mean() / wanted.eye_distance)
     return errors
+
+
+def keypoint_distance(found: Landmarks, wanted: Landmarks) -> float:
+    """Mean distance of all points, in pixels of the pictures in which they were found."""
+    return float(np.linalg.norm(found.points - wanted.points, axis=1).mean())

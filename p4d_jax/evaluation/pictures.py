@@ -1,4 +1,4 @@
-"""Pictures against true pictures: PSNR, SSIM and LPIPS.
+"""Pictures against true pictures: PSNR, SSIM, MS-SSIM and LPIPS.
 
 Images (H, W, 3) in [-1, 1], masks (H, W, 1) >= 0; of one picture, `vmap` for many. Nothing here is
 differentiated in training.
@@ -10,14 +10,19 @@ from collections.abc import Iterator
 
 import dm_pix
 import jax
+import numpy as np
+from scipy import ndimage
 
 from p4d_jax.evaluation.case import Case, Row, named
 from p4d_jax.evaluation.looks import PictureNetworks
 from p4d_jax.evaluation.people import DRIVEN, TARGET, VIEW_YAWS, VIEWS
-from p4d_jax.train.losses import psnr, weighted_mean
+from p4d_jax.train.losses import halve, psnr, weighted_mean
 from p4d_jax.types import Array
 
 SSIM_WINDOW = 11  # pixels
+SSIM_SIGMA = 1.5  # pixels
+SCALE_WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)  # of MS-SSIM, finest first
+MS_SSIM_LEAST = (SSIM_WINDOW - 1) * 2 ** (len(SCALE_WEIGHTS) - 1) + 1  # pixels a side
 
 
 def compare_pictures(case: Case) -> Iterator[tuple[str, float]]:
@@ -75,7 +80,11 @@ def ssim_map(image: Array, target: Array) -> Array:
             f" {image.shape} and {target.shape}"
         )
     return dm_pix.ssim(
-        image * 0.5 + 0.5, target * 0.5 + 0.5, filter_size=SSIM_WINDOW, filter_sigma=1.5, return_map=True
+        image * 0.5 + 0.5,
+        target * 0.5 + 0.5,
+        filter_size=SSIM_WINDOW,
+        filter_sigma=SSIM_SIGMA,
+        return_map=True,
     )
 
 
@@ -84,3 +93,46 @@ def ssim(image: Array, target: Array, mask: Array | None = None) -> Array:
     margin = SSIM_WINDOW // 2
     inner = None if mask is None else mask[margin:-margin, margin:-margin]
     return weighted_mean(ssim_map(image, target), inner)
+
+
+def ms_ssim(picture: np.ndarray, target: np.ndarray) -> float:
+    """Structural similarity over five scales, of pictures (H, W, 3) uint8; on the host, in float64.
+
+    Wang, Simoncelli, Bovik, "Multiscale structural similarity for image quality assessment" (2003): contrast
+    and structure of each scale, and luminance of the coarsest, to the powers of `SCALE_WEIGHTS`; window and
+    constants of SSIM, each channel by itself, means of 2 x 2 pixels between the scales. A mean contrast and
+    structure below 0 counts as 0.
+
+    Raises:
+      ValueError: The pictures differ in size, or are too small for five scales.
+    """
+    if picture.shape != target.shape or min(picture.shape[:2]) < MS_SSIM_LEAST:
+        raise ValueError(
+            f"picture, target: expected one shape of at least {MS_SSIM_LEAST} x {MS_SSIM_LEAST} pixels, got"
+            f" {picture.shape} and {target.shape}"
+        )
+    a, b = picture / 255.0, target / 255.0
+    result = np.ones(picture.shape[-1])
+    for scale, weight in enumerate(SCALE_WEIGHTS):
+        luminance, structure = similarity_maps(a, b)
+        if scale == len(SCALE_WEIGHTS) - 1:
+            structure = luminance * structure
+        result *= np.maximum(structure.mean((0, 1)), 0) ** weight
+        a, b = (halve(x) for x in (a, b))
+    return float(result.mean())
+
+
+def similarity_maps(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The factors of SSIM of (H, W, 3) in [0, 1]: luminance; contrast and structure. (H - 10, W - 10, 3)."""
+    margin, (c1, c2) = SSIM_WINDOW // 2, (0.01**2, 0.03**2)
+
+    def blur(x: np.ndarray) -> np.ndarray:
+        for axis in (0, 1):
+            x = ndimage.gaussian_filter1d(x, SSIM_SIGMA, axis, radius=margin)
+        return x[margin:-margin, margin:-margin]
+
+    mean_a, mean_b = blur(a), blur(b)
+    variances = blur(a * a) - mean_a**2 + blur(b * b) - mean_b**2
+    covariance = blur(a * b) - mean_a * mean_b
+    luminance = (2 * mean_a * mean_b + c1) / (mean_a**2 + mean_b**2 + c1)
+    return luminance, (2 * covariance + c2) / (variances + c2)

@@ -7,14 +7,14 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 
-def statistics(values: Sequence[float]) -> dict[str, float | int | None]:
-    """Mean, its standard error (None for one value) and count."""
+def statistics(values: Sequence[float], of: str = "people") -> dict[str, float | int | None]:
+    """Mean, its standard error (None for one value) and count, under the name of what is counted."""
     values = np.asarray(values, np.float64)
     error = float(values.std(ddof=1) / np.sqrt(len(values))) if len(values) > 1 else None
     return {
         "mean": round(float(values.mean()), 5),
         "standard_error": None if error is None else round(error, 5),
-        "people": len(values),
+        of: len(values),
     }
 
 

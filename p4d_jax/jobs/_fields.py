@@ -58,11 +58,12 @@ def find_named(registry: Mapping[str, T], text: str, field: str, kind: str) -> d
     return {name: registry[name] for name in parse_names(text)}
 
 
-def check_ranges(config: object, ranges: Mapping[str, tuple[float, float]]) -> None:
-    """That fields of a config lie between their least and largest values, which count too."""
+def check_ranges(config: object, ranges: Mapping[str, tuple[float, float]], section: str = "") -> None:
+    """That fields of a config, or a section, lie between their least and largest values, which count too."""
     for field, (low, high) in ranges.items():
         if not low <= (value := getattr(config, field)) <= high:
-            raise UserError(f"config.{field}={value}: expected a number from {low} to {high}")
+            name = f"{section}.{field}" if section else field
+            raise UserError(f"config.{name}={value}: expected a number from {low} to {high}")
 
 
 def parse_people(text: str) -> dict[int, str]:

@@ -1,8 +1,10 @@
-"""Measures a reconstructor on people it never saw: OpenHeads, where the truth is known, and real photos.
+"""Measures a reconstructor on people it never saw: OpenHeads, where the truth is known, and real ones.
 
-Self-reenactment, expressions and identity across people, novel views, flicker, and the first of these sorted
-by pose and closed eyes: docs/howto/evaluate.md says what each figure is. Writes `evaluation.json`, a sheet of
-pictures a part (`evaluation_SET_self.png`, `_cross`, `_novel`, `evaluation_photos.png`) and prints the table.
+Of OpenHeads self-reenactment, expressions and identity across people, novel views, flicker, and the first of
+these sorted by pose and closed eyes; of pairs of photos and films of one's own the scores that papers report:
+docs/howto/evaluate.md says what each figure is. Prints the tables and writes them to `evaluation.json`,
+`evaluation.md` and `evaluation.html`, beside a sheet of pictures a part (`evaluation_SET_self.png`, `_cross`,
+`_novel`, `evaluation_photos.png`) and the list of pairs, `pairs.jsonl`.
 """
 
 from __future__ import annotations
@@ -23,14 +25,17 @@ from p4d_jax.evaluation.evaluators import Evaluator, find_evaluators
 from p4d_jax.evaluation.flicker import MIN_FRAMES
 from p4d_jax.evaluation.held_out import Rays, Subject, draw_subjects, measure
 from p4d_jax.evaluation.looks import PictureNetworks, load_arcface, load_lpips
+from p4d_jax.evaluation.pairs import write_pairs
 from p4d_jax.evaluation.people import draw_people, film_motion
 from p4d_jax.evaluation.photos import measure_photo
-from p4d_jax.evaluation.report import print_report
+from p4d_jax.evaluation.report import print_report, to_markdown
 from p4d_jax.evaluation.sheets import SHEETS, SHOWN, Shown, in_a_row, sheet
 from p4d_jax.evaluation.summary import sort_into_bins, summarise
 from p4d_jax.imaging.writing import save_picture
+from p4d_jax.jobs._evaluation_page import write_evaluation_page
 from p4d_jax.jobs._fields import check_ranges, parse_names, user_input
 from p4d_jax.jobs._publish import published, write_json
+from p4d_jax.jobs._scores import ScoreInputs, measure_pairs, read_score_inputs
 from p4d_jax.jobs.settings import EvaluateSettings
 from p4d_jax.openheads.sets import people_set
 from p4d_jax.settings import from_config
@@ -47,6 +52,7 @@ class Inputs:
       sets: Names of sets of people.
       photos: (H, W, 3) uint8 by name.
       rays: How pictures are rendered.
+      scores: What is measured of pairs; None for none.
     """
 
     model: AvatarModel
@@ -55,6 +61,7 @@ class Inputs:
     sets: list[str]
     photos: dict[str, np.ndarray]
     rays: Rays
+    scores: ScoreInputs | None
 
 
 def run(config: ConfigDict, workdir: Path) -> None:
@@ -70,16 +77,28 @@ def run(config: ConfigDict, workdir: Path) -> None:
         "identity_by": "ArcFace" if config.arcface else "colours",
         "lpips": config.lpips or "not measured: no weights given in config.lpips",
         "sets": {},
+        "scores": None,
     }
+    sheets: dict[str, np.ndarray] = {}
     with published(workdir) as folder:
+        scored = None
+        if inputs.scores is not None:
+            write_pairs(folder / "pairs.jsonl", inputs.scores.pairs)
+            scored = measure_pairs(config, inputs.scores, inputs.model, inputs.networks)
+            report["scores"] = scored.report
         report["photos"], rows = measure_photos(inputs)
         if rows:
-            save_picture(folder / "evaluation_photos.png", np.concatenate(rows))
+            sheets["evaluation_photos"] = np.concatenate(rows)
         for name in inputs.sets:
             report["sets"][name], shown = measure_set(config, inputs, name)
             for part, draw in SHEETS.items():
-                save_picture(folder / f"evaluation_{name}_{part}.png", sheet(draw, shown))
+                sheets[f"evaluation_{name}_{part}"] = sheet(draw, shown)
+        for name, picture in sheets.items():
+            save_picture(folder / f"{name}.png", picture)
         write_json(folder / "evaluation.json", report)
+        (folder / "evaluation.md").write_text(to_markdown(report))
+        rows, strips = ([], []) if scored is None else (scored.rows, scored.strips)
+        write_evaluation_page(folder / "evaluation.html", report, sheets, rows, strips)
     print_report(report)
     print(f"see {workdir}")
 
@@ -103,8 +122,9 @@ def read_inputs(config: EvaluateSettings) -> Inputs:
         lpips = load_lpips(config.lpips) if config.lpips else None
     with user_input("arcface"):
         embed = load_arcface(config.arcface) if config.arcface else None
+    scores = read_score_inputs(config, head.name)
     rays = Rays(config.resolution or None, (config.samples, config.samples))
-    return Inputs(model, evaluators, PictureNetworks(lpips=lpips, embed=embed), sets, photos, rays)
+    return Inputs(model, evaluators, PictureNetworks(lpips=lpips, embed=embed), sets, photos, rays, scores)
 
 
 def check_numbers(config: EvaluateSettings) -> None:
@@ -116,6 +136,13 @@ def check_numbers(config: EvaluateSettings) -> None:
         "film_frames": (0, 240),
     }
     check_ranges(config, ranges)
+    ranges = {
+        "count": (1, 1_000_000),
+        "frames": (1, 100_000),
+        "max_frames": (1, 1_000_000),
+        "personalise_steps": (0, 100_000),
+    }
+    check_ranges(config.scores, ranges, "scores")
     if 0 < config.film_frames < MIN_FRAMES:
         raise UserError(
             f"config.film_frames={config.film_frames}: flicker takes at least {MIN_FRAMES} frames"

@@ -220,12 +220,41 @@ class ConvertSettings:
 
 
 @dataclasses.dataclass(frozen=True)
+class ScoreSettings:
+    """The scores that papers report, of pairs of photos and films of one's own.
+
+    Attributes:
+      pairs: A folder of photos and films, of which pairs are drawn, or a list of pairs (.jsonl) that an
+        earlier run wrote; '' for none.
+      folder: Where the files of a list lie; '': beside it.
+      count: Pairs of each kind, self- and cross-reenactment, that are drawn at most.
+      frames: Frames of each film that are compared.
+      max_frames: Frames of a film's beginning, in which these lie.
+      personalise_steps: Steps of optimising the tri-planes for each source.
+      inception: Folder of inception_fid from the job convert; '': FID and KID are not measured.
+      measures: What is measured, with commas: names in `evaluation.scores`.
+    """
+
+    pairs: str = ""
+    folder: str = ""
+    count: int = 50
+    frames: int = 12
+    max_frames: int = 240
+    personalise_steps: int = 0
+    inception: str = ""
+    measures: str = (
+        "psnr, ssim, ms_ssim, lpips, akd, csim, aed, apd, fid, kid, flicker, flicker_driver, flicker_error,"
+        " consistency, face_found"
+    )
+
+
+@dataclasses.dataclass(frozen=True)
 class EvaluateSettings(JobSettings):
-    """Measures a reconstructor on held-out synthetic people, and on real photos.
+    """Measures a reconstructor on held-out synthetic people, on real photos, and on pairs of one's own.
 
     Attributes:
       weights: Weights of the reconstructor: an embedded name, or a path.
-      sets: Sets of people, with commas: 'held_out', of training's kind; 'other', of another kind.
+      sets: Sets of people, with commas: 'held_out', of training's kind; 'other', of another; '' for none.
       identities: People of each set.
       photos: Real photos, with commas: paths, or the example 'astronaut'; '' for none.
       resolution: Rays a side; 0: what the model was made for.
@@ -233,7 +262,8 @@ class EvaluateSettings(JobSettings):
       film_frames: Frames of each person's film, whose flicker is measured; 0: no films.
       lpips: Folder of lpips_vgg or lpips_alex from the job convert; '': LPIPS is not measured.
       arcface: Folder of arcface50 or arcface18; '': identity is measured by colours.
-      evaluators: What is measured, with commas: names in `evaluation.evaluators`.
+      evaluators: What is measured of the sets, with commas: names in `evaluation.evaluators`.
+      scores: The scores that papers report.
     """
 
     job: str = "evaluate"
@@ -247,6 +277,7 @@ class EvaluateSettings(JobSettings):
     lpips: str = ""
     arcface: str = ""
     evaluators: str = "pictures, views, flicker, landmarks, expression, fits, identity"
+    scores: ScoreSettings = part(ScoreSettings())
 
 
 @dataclasses.dataclass(frozen=True)
