@@ -13,13 +13,16 @@ from skimage import data
 from p4d_jax import assets
 from p4d_jax.capture import capture_album, capture_photo
 from p4d_jax.capture.alpha import SeenHead, combine_looks
-from p4d_jax.capture.crop import crop_matrix, crop_photo, known_pixels, quarter_turn
+from p4d_jax.capture.crop import crop_matrix, crop_photo, known_pixels, quarter_turn, square_of_matrix
 from p4d_jax.capture.detect import ANCHORS, merge_detections
 from p4d_jax.capture.landmarks import LEFT_EYE_CORNERS, RIGHT_EYE_CORNERS
 from p4d_jax.capture.outside import continue_alpha, continue_colours, spread_nearest
 from p4d_jax.capture.segmentation import Segmenter
 from p4d_jax.errors import UserError
+from p4d_jax.geometry import project
 from p4d_jax.head.actions import ARKIT
+from p4d_jax.head.landmarks import mediapipe_landmarks
+from p4d_jax.head.skinning import posed_vertices
 from p4d_jax.imaging.reading import as_photo, read_photo
 from p4d_jax.imaging.video import open_video
 from p4d_jax.imaging.warping import PhotoPyramid, apply_matrix, compose_matrices, invert_matrix, square_matrix
@@ -272,6 +275,22 @@ def test_capture_of_the_astronaut(capture, photo):
     # the person smiles at the camera with closed jaw and open eyes
     assert np.abs(np.asarray(capture.params.jaw)).max() < 0.2
     assert np.abs(np.asarray(capture.params.eyes)).max() < 0.25
+
+
+def test_a_photo_can_be_seen_in_another_square(photo, landmarker):
+    """As a film's frames are: the camera sees the fitted head where that square shows the photo's."""
+    centre, side = np.array([240.0, 190.0]), 430.0
+    square = crop_matrix(centre, side)
+    for found, wanted in zip(square_of_matrix(square), (centre, side), strict=True):
+        np.testing.assert_allclose(found, wanted)
+    head = assets.head_model()
+    seen = capture_photo(photo, head, landmarker, square=square)
+    known = seen.known == 1
+    np.testing.assert_array_equal(seen.crop[known], crop_photo(PhotoPyramid(photo), square)[known])
+    points = mediapipe_landmarks(head, posed_vertices(head, seen.params.shape, seen.params))
+    projected = 512 * np.asarray(project(seen.params.camera, points)[0])
+    # The head is seen in another perspective than it was fitted in, which is second order at 12 degrees.
+    np.testing.assert_allclose(projected, apply_matrix(square, seen.model_points), atol=4)
 
 
 def test_alpha_of_the_astronaut(capture):

@@ -14,6 +14,7 @@ from p4d_jax import geometry
 from p4d_jax.convert import perception
 from p4d_jax.convert.mapping import convert_state, shapes_of
 from p4d_jax.errors import UserError
+from p4d_jax.evaluation.scores import MEASURES
 from p4d_jax.networks import arcface, inception, lpips, motion_encoder
 
 ALEX_WIDTHS = (8, 12, 16, 12, 8)
@@ -250,13 +251,18 @@ def test_lpips_wants_images_of_one_shape(small_lpips):
 
 def test_inception_agrees_with_torch(rng):
     network = inception.InceptionV3(divisor=16, image_size=75)
-    images, torch_images = _pair(rng, 2, 60)
+    images, torch_images = _pair(rng, 8, 60)
     source = torch_networks.Source()
     expected = torch_networks.Inception(source, 16)(torch_images, 75)
     variables = _imported(network, source.state, perception.INCEPTION, images)
     found = jax.jit(network.apply)(variables, images)
-    assert found.shape == (2, 128)
+    assert found.shape == (8, 128)
     _close(found, expected, 1e-5)
+    # And so do the distances of two sets of these images.
+    for name in ("fid", "kid"):
+        distance = MEASURES[name].of_sets
+        theirs = distance(expected[:4].numpy(), expected[4:].numpy())
+        assert distance(found[:4], found[4:]) == pytest.approx(theirs, rel=1e-3)
 
 
 # Import ----------------------------------------------------------------------------------------------------

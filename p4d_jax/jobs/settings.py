@@ -257,7 +257,7 @@ class EvaluateSettings(JobSettings):
       sets: Sets of people, with commas: 'held_out', of training's kind; 'other', of another; '' for none.
       identities: People of each set.
       photos: Real photos, with commas: paths, or the example 'astronaut'; '' for none.
-      resolution: Rays a side; 0: what the model was made for.
+      resolution: Rays a side, of sets and photos; 0: what the model was made for.
       samples: Coarse, and as many fine, samples a ray.
       film_frames: Frames of each person's film, whose flicker is measured; 0: no films.
       lpips: Folder of lpips_vgg or lpips_alex from the job convert; '': LPIPS is not measured.
