@@ -28,9 +28,11 @@ INFERENCE = [
 ]
 TRAIN = [
     "clu>=0.0.12",
-    "tensorflow-cpu>=2.18; platform_system != 'Darwin'",  # clu's metric writers need it
-    "tensorflow>=2.18; platform_system == 'Darwin'",
-    "tensorboard>=2.18",
+    # clu's metric writers and TFDS need tensorflow, which has no wheels for Python 3.14: there the log is
+    # metrics.jsonl alone, and photos and films are read from folders.
+    "tensorflow-cpu>=2.18; platform_system != 'Darwin' and python_version < '3.14'",
+    "tensorflow>=2.18; platform_system == 'Darwin' and python_version < '3.14'",
+    "tensorboard>=2.18; python_version < '3.14'",
     "tensorflow-datasets>=4.9",
     "grain>=0.2.10",
 ]

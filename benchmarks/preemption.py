@@ -60,13 +60,7 @@ def train_one(workdir: str, steps: str, address: str, count: str, number: str) -
         time.sleep(PAUSE)
         return update(state, rate)
 
-    class Silent:
-        """Instead of TensorBoard's writer, which takes seconds to import."""
-
-        def __getattr__(self, name):
-            return lambda *arguments: None
-
-    journal.open_events = lambda workdir: Silent() if is_primary() else None
+    journal.open_events = lambda workdir: journal.NoEvents() if is_primary() else None
     config = LoopConfig(
         steps=int(steps), peak_rate=0.01, final_share=1.0, log_every=1, grid_every=10**9, save_minutes=0.01
     )

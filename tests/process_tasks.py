@@ -98,24 +98,9 @@ def check_a_folder(folders: list[str], patience: float) -> str:
     return ""
 
 
-class SilentEvents:
-    """Instead of clu's writer, which imports tensorflow for seconds."""
-
-    def write_scalars(self, number, scalars):
-        pass
-
-    def write_images(self, number, images):
-        pass
-
-    def flush(self):
-        pass
-
-    def close(self):
-        pass
-
-
 def open_silent_events(workdir: Path, open_events=journal.open_events):
-    return SilentEvents() if is_primary() else open_events(workdir)
+    """Without clu's writer, which imports tensorflow for seconds."""
+    return journal.NoEvents() if is_primary() else open_events(workdir)
 
 
 def train_toys(runs: list[dict]) -> list[dict]:

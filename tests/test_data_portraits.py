@@ -1,5 +1,7 @@
 """Record sets of portraits: a training sees what the folder of photos or films holds, bit for bit."""
 
+import importlib.util
+
 import jax
 import numpy as np
 import pytest
@@ -141,6 +143,16 @@ def test_a_record_that_is_damaged_is_named_or_passed_over(images, tmp_path, head
     numbers = [found.read_sound(sample)[0] for sample in range(COUNT)]
     assert sum(number != sample for sample, number in enumerate(numbers)) == 1
     assert capsys.readouterr().out.count("left out: ") == 1
+
+
+def test_without_tensorflow_one_line_says_what_to_do(images, head, monkeypatch):
+    find = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name: None if name == "tensorflow" else find(name)
+    )
+    with pytest.raises(UserError, match=r"record sets need tensorflow, .* folders of photos and films"):
+        open_portraits(images[1], "portrait_images", head, SIZE)
+    assert len(open_portraits(images[0], "portrait_images", head, SIZE)) == 2 * COUNT
 
 
 def test_a_damaged_photo_leaves_no_shard(tmp_path, head):

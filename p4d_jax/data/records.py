@@ -7,13 +7,14 @@
 A record is a dict of arrays of fixed types and shapes, stored as raw bytes, and of strings. TFDS itself reads
 it, without this package: `tfds.data_source("NAME/KIND", split="train", data_dir=FOLDER)`. A shard appears
 under its name when it is complete, so that a set is made by several hosts, or by the same command again.
-tensorflow_datasets (extra `train`) is imported by what needs it.
+tensorflow_datasets and tensorflow (extra `train`) are imported by what needs them.
 """
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
+import importlib.util
 import json
 import os
 import tempfile
@@ -272,10 +273,12 @@ def remove_stale_parts(folder: Path) -> None:
 
 
 def _tfds():
-    try:
-        import tensorflow_datasets as tfds
-    except ImportError as error:
-        raise UserError(
-            f"record sets need tensorflow_datasets ({error}): pip install 'p4d_jax[train]'"
-        ) from None
-    return tfds
+    for name in ("tensorflow", "tensorflow_datasets"):  # the one without the other ends in a traceback
+        if importlib.util.find_spec(name) is None:
+            raise UserError(
+                f"record sets need {name}, which is not installed, or not to be had for this Python:"
+                " pip install '.[train]', or take the data as folders of photos and films"
+            )
+    import tensorflow_datasets
+
+    return tensorflow_datasets

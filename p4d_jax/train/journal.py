@@ -1,7 +1,8 @@
 """What a run tells of itself while it runs: log lines, TensorBoard events, pictures, a profile.
 
 `metrics.jsonl` and the TensorBoard events hold the same numbers; the terminal gets one short line a tick.
-Only the primary process writes; the others call the same functions, which do nothing there.
+Without tensorflow, which has no wheels for some Pythons, there are no events. Only the primary process
+writes; the others call the same functions, which do nothing there.
 """
 
 from __future__ import annotations
@@ -15,7 +16,6 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from p4d_jax.errors import UserError
 from p4d_jax.imaging.writing import save_picture
 from p4d_jax.train.processes import is_primary
 
@@ -27,9 +27,6 @@ class Journal:
       workdir: where it is written; made if it is not there.
       batch: pictures a step, for the speed in pictures; 0 leaves that out.
       shown: metrics that the terminal shows, where a step has them; () are all.
-
-    Raises:
-      UserError: tensorflow or TensorBoard, which clu writes with, are not installed.
     """
 
     def __init__(self, workdir: Path, batch: int, shown: tuple[str, ...]):
@@ -143,20 +140,37 @@ class Journal:
 def open_events(workdir: Path):
     """clu's writer of TensorBoard events in the workdir, which is made; None where another process writes.
 
-    Raises:
-      UserError: tensorflow or TensorBoard, which clu writes with, are not installed.
+    Without clu, or tensorflow, which it writes with, a line says so, and what is written is nothing.
     """
     if not is_primary():
         return None
+    workdir.mkdir(parents=True, exist_ok=True)
     try:
         from clu.metric_writers import SummaryWriter
     except ImportError as error:
-        raise UserError(
-            f"training writes TensorBoard events with clu and tensorflow, and {error.name!r} is not"
-            ' installed: pip install ".[train]"'
-        ) from None
-    workdir.mkdir(parents=True, exist_ok=True)
+        print(
+            f"no TensorBoard events: {error.name!r} is not installed, or not to be had for this Python"
+            f" (extra `train`); {workdir / 'metrics.jsonl'} has the same numbers",
+            flush=True,
+        )
+        return NoEvents()
     return SummaryWriter(str(workdir))
+
+
+class NoEvents:
+    """Instead of clu's writer: writes nothing."""
+
+    def write_scalars(self, number: int, scalars: dict) -> None:
+        """See clu."""
+
+    def write_images(self, number: int, images: dict) -> None:
+        """See clu."""
+
+    def flush(self) -> None:
+        """See clu."""
+
+    def close(self) -> None:
+        """See clu."""
 
 
 def minutes_left(before: float, done: float, seconds: float) -> float:
