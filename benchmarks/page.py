@@ -33,6 +33,9 @@ FILM = flags.DEFINE_string("film", "", "the film that is brought; '' is the clip
 SECONDS = flags.DEFINE_float("seconds", 6.0, "of each way to move the head")
 BROWSER = flags.DEFINE_string("browser", "/usr/bin/chromium", "Chromium")
 
+# Milliseconds of a picture's way: until the webcam's picture is sent, face and tri-plane, drawing, all of the
+# server's, from there to the browser and back.
+PARTS = ("grab_ms", "move_ms", "draw_ms", "inside_ms", "travel_ms")
 LISTEN = (
     "window.pictures = []; document.getElementById('picture').addEventListener('picture',"
     " (event) => window.pictures.push({...event.detail, at: performance.now()}))"
@@ -63,7 +66,7 @@ def summary(pictures: list[dict], seconds: float) -> dict:
         "pictures_a_second": round(len(pictures) / seconds, 1),
         "delay_ms_median": round(statistics.median(delays)),
         "delay_ms_worst": round(max(delays)),
-        "drawn_ms_median": round(statistics.median([one["ms"] for one in pictures] or [math.nan])),
+        **{name: round(statistics.median([one[name] for one in pictures] or [math.nan])) for name in PARTS},
     }
 
 

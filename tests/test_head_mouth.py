@@ -109,12 +109,13 @@ def test_what_the_photo_shows_is_the_photos_and_the_rest_knows_nothing_of_it(vie
     np.testing.assert_allclose(colours, colours.mean(-1, keepdims=True) * np.ones(3), atol=1e-5)
 
 
-def test_a_mouth_is_put_over_its_window_alone(view):
+@pytest.mark.parametrize("size", [64, 96])  # of which the finest is a multiple, and not
+def test_a_mouth_is_put_over_its_window_alone(view, size):
     _, _, seen = view
-    image = jax.random.uniform(jax.random.key(0), (64, 64, 3), minval=-1.0)
+    image = jax.random.uniform(jax.random.key(0), (size, size, 3), minval=-1.0)
     white = jnp.ones((128, 128, 4))
     out = np.asarray(jax.jit(put_mouth)(image, seen, white))
-    ticks = (np.arange(64) + 0.5) / 64
+    ticks = (np.arange(size) + 0.5) / size
     place = (np.stack(np.meshgrid(ticks, ticks), -1) - np.asarray(seen.corner)) / float(seen.side)
     inside = np.all((place > 0) & (place < 1), axis=-1)
     assert inside.any() and not inside.all()

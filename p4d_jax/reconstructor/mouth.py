@@ -135,7 +135,8 @@ def soften(weight: Array) -> Array:
 def put_mouth(image: Array, view: MouthView, drawn: Array) -> Array:
     """A picture (S, S, 3) in [-1, 1] with the window's mouth (w, w, 4) over it."""
     size = image.shape[0]
-    drawn = average_blocks(drawn, max(1, FINEST // size))
+    finer = max(1, FINEST // size)
+    drawn = average_blocks(drawn, 1 << finer.bit_length() - 1)  # divides a window of 2^n pixels
     ticks = (jnp.arange(size) + 0.5) / size
     place = (jnp.stack(jnp.meshgrid(ticks, ticks), axis=-1) - view.corner) / view.side
     inside = jnp.all((place > 0) & (place < 1), axis=-1, keepdims=True)

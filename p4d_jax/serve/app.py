@@ -10,14 +10,17 @@
 All but the page itself need the header `x-session`: what the first message of /live has told. Binary messages
 are a length (4 bytes, least first), so many bytes of JSON, then a JPEG.
 
-Two threads compute, each with tasks of all sessions in turn: one draws pictures, of which each session has
-one waiting; the other makes heads, reads films and writes files. Messages are said on the loop's own thread.
+Three threads compute, each with tasks of all sessions in turn. A picture is made by two: one moves the head,
+by sliders, the film or the face that it finds in the webcam's picture; one draws it, while the first is at
+the next. Of a session one task waits for each, the newest. The third makes heads, reads films and writes
+files. Messages are said on the loop's own thread.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import io
 import json
 import logging
@@ -43,7 +46,7 @@ from p4d_jax.errors import UserError
 from p4d_jax.imaging.reading import PHOTO_SUFFIXES
 from p4d_jax.imaging.video import FILM_SUFFIXES
 from p4d_jax.serve.guard import Guard
-from p4d_jax.serve.session import HOME, Session, Sessions, Stopped
+from p4d_jax.serve.session import HOME, Posed, Session, Sessions, Stopped, draw
 from p4d_jax.serve.view import View
 from p4d_jax.serve.worker import Worker
 
@@ -77,6 +80,10 @@ class Limits:
     sessions: int = 8
     away_seconds: float = 60.0
     personalise_steps: int = 25
+
+
+class Superseded(Exception):
+    """A newer task has taken the place of one that waited."""
 
 
 class Refused(Exception):
@@ -113,7 +120,7 @@ class Server:
     async def life(self, _: Starlette):
         """Prepares the programs while it already answers, and deletes everything at the end."""
         self._loop = asyncio.get_running_loop()
-        self.pictures, self.jobs = Worker("pictures"), Worker("jobs")
+        self.motions, self.pictures, self.jobs = (Worker(name) for name in ("motions", "pictures", "jobs"))
         self._spawn(self._prepare())
         sweeper = self._spawn(self._sweep())
         try:
@@ -122,8 +129,8 @@ class Server:
             sweeper.cancel()
             for session in self.sessions.everyone():
                 session.stop.set()
-            self.pictures.close()
-            self.jobs.close()
+            for worker in (self.motions, self.pictures, self.jobs):
+                worker.close()
             self.sessions.close()
             if self._example is not None:
                 self._example.end()
@@ -140,19 +147,22 @@ class Server:
             example.take_photo(EXAMPLE, self._jobs_landmarker, lambda text: None)
 
         def on_pictures() -> None:
-            self._pictures_landmarker = Landmarker()
             self.say_to_all("preparing: coarse and fine pictures (3 of 4)")
             for picture in ("photo", "mesh"):
                 for coarse in (True, False):
                     example.picture(View(picture=picture, coarse=coarse, smile=0.5, gaze_x=0.1, orbit_x=0.1))
+
+        def on_motions() -> None:
             self.say_to_all("preparing: the webcam (4 of 4)")
+            self._live_landmarker = Landmarker(threads=1)  # the other core draws
             for _ in range(3):
-                example.see(example.capture.crop, self._pictures_landmarker)
+                example.see(example.capture.crop, self._live_landmarker)
             example.picture(View(mover="live", coarse=True, smile=0.5))
 
         try:
             await asyncio.wrap_future(self.jobs.submit("prepare", on_jobs))
             await asyncio.wrap_future(self.pictures.submit("prepare", on_pictures))
+            await asyncio.wrap_future(self.motions.submit("prepare", on_motions))
         except asyncio.CancelledError:  # the page is closed before it is open
             return
         except Exception as error:
@@ -171,8 +181,8 @@ class Server:
                 self._forget(session)
 
     def _forget(self, session: Session) -> None:
-        self.pictures.forget(session.token)
-        self.jobs.forget(session.token)
+        for worker in (self.motions, self.pictures, self.jobs):
+            worker.forget(session.token)
         self._busy.discard(session.token)
 
     def _spawn(self, coroutine) -> asyncio.Task:
@@ -275,35 +285,56 @@ class Server:
         if not isinstance(asked, dict):
             raise UserError("message: expected an object of JSON")
         if asked.pop("start_live", False):
-            self.pictures.submit((session.token, "start"), session.start_live)
+            self.motions.submit((session.token, "start"), session.start_live)
             return
         view = View.read(asked)
         if not self.ready or session.avatar is None:
             raise UserError("there is no head yet; give a photo")
+        self._spawn(self._answer(session, channel, view, webcam))
 
-        def draw() -> bytes:
+    async def _answer(self, session: Session, channel: Channel, view: View, webcam: bytes | None) -> None:
+        """Moves the head, draws it and sends the picture, unless newer ones overtake it."""
+        heard, told = time.perf_counter(), {"number": view.number, "coarse": view.coarse}
+
+        def move() -> Posed:
             start = time.perf_counter()
-            face = None if webcam is None else session.see(read_webcam(webcam), self._pictures_landmarker)
-            picture = session.picture(view)
-            taken = round(1e3 * (time.perf_counter() - start))
-            quality = COARSE_QUALITY if view.coarse else QUALITY
-            return pack({"number": view.number, "coarse": view.coarse, "face": face, "ms": taken},
-                        jpeg(picture, quality))  # fmt: skip
+            if webcam is not None:
+                told["face"] = session.see(read_webcam(webcam), self._live_landmarker)
+            posed = session.pose(view)
+            told["move_ms"] = since(start)
+            return posed
 
-        self._spawn(self._answer(channel, self.pictures.submit(session.token, draw), view))
+        def show(posed: Posed) -> bytes:
+            start = time.perf_counter()
+            picture = jpeg(draw(posed, view), COARSE_QUALITY if view.coarse else QUALITY)
+            return pack({**told, "draw_ms": since(start), "inside_ms": since(heard)}, picture)
 
-    async def _answer(self, channel: Channel, future, view: View) -> None:
         try:
-            await channel.send_bytes(await asyncio.wrap_future(future))
-        except asyncio.CancelledError:
-            if not future.cancelled():
-                raise
+            posed = await self._newest(self.motions, session, move)
+            picture = await self._newest(self.pictures, session, functools.partial(show, posed))
+            await channel.send_bytes(picture)
+        except Superseded:
+            return
         except UserError as error:
             await channel.send_json({"type": "error", "said": str(error), "number": view.number})
         except Exception:
             log.exception("a picture failed")
             said = "this picture could not be drawn"
             await channel.send_json({"type": "error", "said": said, "number": view.number})
+
+    async def _newest(self, worker: Worker, session: Session, task: Callable[[], object]):
+        """The result of a session's task.
+
+        Raises:
+          Superseded: A newer one of this session has taken its place, or the session has ended.
+        """
+        future = worker.submit(session.token, task)
+        try:
+            return await asyncio.wrap_future(future)
+        except asyncio.CancelledError:
+            if future.cancelled():
+                raise Superseded from None
+            raise
 
     # Jobs -----------------------------------------------------------------------------------------------
 
@@ -501,6 +532,11 @@ async def read_object(request: Request) -> dict:
     if not isinstance(found, dict):
         raise Refused(400, "expected an object of JSON")
     return found
+
+
+def since(start: float) -> int:
+    """Milliseconds since a moment of `time.perf_counter`."""
+    return round(1e3 * (time.perf_counter() - start))
 
 
 def pack(header: dict, content: bytes) -> bytes:

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -33,7 +34,6 @@ from p4d_jax.imaging.sound import has_sound
 from p4d_jax.imaging.video import is_video
 from p4d_jax.imaging.watermark import mark
 from p4d_jax.imaging.writing import color_depth, resize, save_picture, save_video, to_picture
-from p4d_jax.reconstructor.field import Frame
 from p4d_jax.serve.view import View, apply_view
 from p4d_jax.types import Array, FrameParams, on_host, stack, take
 
@@ -141,10 +141,11 @@ class Session:
         params = self._live_capture.see(picture)
         if params is None:
             return False
+        params = on_host(params)
         if self._live_start is None:
             self._live_start = params
         if self._recorded is not None and len(self._recorded) < RECORDED:
-            self._recorded.append((time.monotonic(), on_host(params)))
+            self._recorded.append((time.monotonic(), params))
         # The first picture stands for the photo: what changes from it on is what moves the head.
         self.live = take(self._head().retarget(stack([self._live_start, params])), 1)
         return True
@@ -188,34 +189,31 @@ class Session:
         Raises:
           UserError: There is no head yet.
         """
-        avatar, frame = self._head(), self._frame(view)
-        frame = apply_view(avatar, frame, view)
-        if view.picture == "mesh":
-            paint = jnp.asarray(vertex_paint(avatar.model.head))
-            return to_picture(shade_head(avatar.model.head, paint, frame, MESH_PIXELS))
-        seen = self.render(frame, view.coarse)
-        if view.picture == "depth":
-            colors = color_depth(np.asarray(seen.depth), np.asarray(seen.alpha))
-            return resize(colors, seen.image.shape[0])
-        if view.picture == "alpha":
-            grey = np.round(np.asarray(seen.alpha).clip(0, 1) * 255).astype(np.uint8)
-            return resize(np.repeat(grey[..., None], 3, axis=-1), seen.image.shape[0])
-        return seen.picture
+        return draw(self.pose(view), view)
 
-    def render(self, frame: FrameParams, coarse: bool = False) -> Frame:
-        """One view of the head; a coarse one has half as many rays, and so pixels, a side."""
+    def pose(self, view: View) -> Posed:
+        """The head doing what a view asks for, to be drawn: the first half of `picture`.
+
+        Raises:
+          UserError: There is no head yet.
+        """
+        avatar = self._head()
+        frame = apply_view(avatar, self._frame(view), view)
+        planes = None if view.picture == "mesh" else jax.block_until_ready(self._animate(frame))
+        return Posed(avatar, frame, planes)
+
+    def _animate(self, frame: FrameParams) -> Array:
+        """The tri-plane of a frame; a turn of camera or neck leaves the one before as it is."""
         avatar = self._head()
         if avatar.model.motion_source.of_params(frame) is None:
             raise UserError(
                 "weights: this network sees motion in pictures; the page shows those that take parameters"
             )
-        # A turn of camera or neck leaves the motion vector, and so the tri-plane, as it is.
         vector = np.concatenate([np.asarray(part) for part in (frame.expression, frame.jaw, frame.eyes)])
         last = self._planes
         if last is None or last[0] is not avatar or last[1] != vector.tobytes():
             last = self._planes = avatar, vector.tobytes(), avatar.animate(vector)
-        seen = coarse_avatar(avatar) if coarse else avatar
-        return seen.render(frame, planes=last[2])
+        return last[2]
 
     def _frame(self, view: View) -> FrameParams:
         """What the head does beneath the sliders."""
@@ -277,7 +275,7 @@ class Session:
             self._go_on()
             say(f"rendering the film, frame {index + 1} of {count}")
             frame = apply_view(self._head(), take(self.moved, index), view)
-            yield self._marked(self.render(frame).picture)
+            yield self._marked(self._head().render(frame, planes=self._animate(frame)).picture)
 
     # Its end --------------------------------------------------------------------------------------------
 
@@ -305,9 +303,35 @@ HOME = {
 }
 
 
+@dataclass(frozen=True)
+class Posed:
+    """An avatar and what it does; planes: its tri-plane of that, None where only the mesh is wanted."""
+
+    avatar: Avatar
+    frame: FrameParams
+    planes: Array | None
+
+
+def draw(posed: Posed, view: View) -> np.ndarray:
+    """(S, S, 3) uint8: a posed head as a view asks for it."""
+    avatar = posed.avatar
+    if view.picture == "mesh":
+        paint = jnp.asarray(vertex_paint(avatar.model.head))
+        return to_picture(shade_head(avatar.model.head, paint, posed.frame, MESH_PIXELS))
+    seen = (coarse_avatar(avatar) if view.coarse else avatar).render(posed.frame, planes=posed.planes)
+    if view.picture == "depth":
+        colors = color_depth(np.asarray(seen.depth), np.asarray(seen.alpha))
+        return resize(colors, seen.image.shape[0])
+    if view.picture == "alpha":
+        grey = np.round(np.asarray(seen.alpha).clip(0, 1) * 255).astype(np.uint8)
+        return resize(np.repeat(grey[..., None], 3, axis=-1), seen.image.shape[0])
+    return seen.picture
+
+
 def coarse_avatar(avatar: Avatar) -> Avatar:
-    """The avatar with half as many rays, and pixels, a side."""
-    return avatar.replace(resolution=avatar.resolution // 2)
+    """The avatar with half as many rays, and pixels, a side, and half as many samples a ray."""
+    coarse, fine = avatar.samples
+    return avatar.replace(resolution=avatar.resolution // 2, samples=(coarse // 2, fine // 2))
 
 
 def face_boxes(picture: np.ndarray, landmarker: Landmarker) -> list[tuple[float, float, float, float]]:

@@ -1,7 +1,9 @@
 // The page: asks for views of the head, shows the pictures that come back, and brings files there and home.
-// At most IN_FLIGHT views are on their way; what is asked for meanwhile is one view, the newest.
+// At most IN_FLIGHT views are on their way, one drawn and one to follow; what is asked for meanwhile is one
+// view, the newest. The one to follow is sent just before the one at work is done: earlier it would only grow old.
 
 const IN_FLIGHT = 2;
+const SLACK = 15; // ms that it is sent earlier, for what takes longer than usual
 const STILL_AFTER = 200; // ms without a movement after which the full picture is asked for
 const WEBCAM_WIDTH = 320;
 const KEY_STEP = 0.08;
@@ -16,6 +18,7 @@ const canvas = find("picture");
 const pen = canvas.getContext("2d");
 const video = find("webcam");
 const grabber = document.createElement("canvas");
+const grabberPen = grabber.getContext("2d", { willReadFrequently: true });
 const view = { mover: "rest", time: 0, picture: "photo", orbit_x: 0, orbit_y: 0 };
 for (const [name] of SLIDERS) view[name] = 0;
 
@@ -35,8 +38,12 @@ let stillTimer = 0;
 let playing = null; // the clock's time at the film's beginning
 let stream = null;
 let grabbing = false;
+let grabbed = 0; // when the webcam took what was sent last
+let grabTime = 0; // ms that it took to be read
+let due = 0; // the clock's time before which the next view would only wait
+let dueTimer = 0;
 let arrivals = [];
-const asked = new Map(); // number of a view -> when what it shows was true
+const asked = new Map(); // number of a view -> when what it shows was true, and when it was sent
 
 // Views ------------------------------------------------------------------------------------------------------
 
@@ -65,43 +72,49 @@ function isOpen() {
 }
 
 function pump() {
-  const open = isOpen() && sent - answered < IN_FLIGHT;
-  if (!open || grabbing || !(dirty || stream || playing !== null)) return;
-  dirty = false;
+  if (!isOpen() || grabbing || sent - answered >= IN_FLIGHT) return;
+  if (!(dirty || stream || playing !== null)) return;
+  const early = due - performance.now();
+  clearTimeout(dueTimer);
+  if (early > 1 && sent > answered) {
+    dueTimer = setTimeout(pump, early);
+    return;
+  }
   if (stream) {
     grab();
     return;
   }
+  dirty = false;
   if (playing !== null) {
     view.time = ((performance.now() - playing) / 1000) % state.film.seconds;
     find("time").value = view.time;
   }
-  send(performance.now());
+  sent += 1;
+  asked.set(sent, { when: performance.now(), sent: performance.now() });
+  socket.send(message(sent));
 }
 
 function message(number) {
   return JSON.stringify({ ...view, number, coarse: coarse || stream !== null || playing !== null });
 }
 
-function send(when) {
-  sent += 1;
-  asked.set(sent, when);
-  socket.send(message(sent));
-}
-
 function grab() {
-  if (!video.videoWidth) return; // its first picture asks again
+  const when = video.shownSince;
+  if (!video.videoWidth || when === grabbed) return; // its next picture asks again
   grabbing = true;
-  const when = video.shownSince ?? performance.now();
+  grabbed = when;
+  dirty = false;
+  const start = performance.now();
   grabber.width = WEBCAM_WIDTH;
   grabber.height = Math.round((WEBCAM_WIDTH * video.videoHeight) / video.videoWidth);
-  grabber.getContext("2d").drawImage(video, 0, 0, grabber.width, grabber.height);
+  grabberPen.drawImage(video, 0, 0, grabber.width, grabber.height);
   grabber.toBlob(async (blob) => {
     const content = new Uint8Array(await blob.arrayBuffer());
     grabbing = false;
     if (!stream || !isOpen()) return;
     sent += 1;
-    asked.set(sent, when);
+    grabTime = performance.now() - start;
+    asked.set(sent, { when, sent: performance.now() });
     const text = new TextEncoder().encode(message(sent));
     const packed = new Uint8Array(4 + text.length + content.length);
     new DataView(packed.buffer).setUint32(0, text.length, true);
@@ -115,6 +128,10 @@ function grab() {
 async function arrived(buffer) {
   const length = new DataView(buffer).getUint32(0, true);
   const header = JSON.parse(new TextDecoder().decode(new Uint8Array(buffer, 4, length)));
+  const now = performance.now();
+  const { when, sent: left } = asked.get(header.number) ?? { when: now, sent: now };
+  const travel = now - left - header.inside_ms; // there and back
+  due = now + header.draw_ms - (header.move_ms + travel + SLACK + (stream ? grabTime : 0));
   const bitmap = await createImageBitmap(new Blob([new Uint8Array(buffer, 4 + length)], { type: "image/jpeg" }));
   settled(header.number);
   if (header.number > shown) {
@@ -123,13 +140,13 @@ async function arrived(buffer) {
     pen.drawImage(bitmap, 0, 0, canvas.width, canvas.height);
     canvas.hidden = false;
     find("empty").hidden = true;
-    const delay = performance.now() - (asked.get(header.number) ?? performance.now());
+    const delay = performance.now() - when;
     arrivals.push(performance.now());
     arrivals = arrivals.filter((time) => time > performance.now() - 2000);
     find("rate").textContent = header.coarse ? `${(arrivals.length / 2).toFixed(1)} pictures a second, ${Math.round(delay)} ms` : "";
     if (header.face === false) say("no face is seen by the webcam");
     else if (header.face) say("");
-    canvas.dispatchEvent(new CustomEvent("picture", { detail: { ...header, delay } }));
+    canvas.dispatchEvent(new CustomEvent("picture", { detail: { ...header, delay, grab_ms: left - when, travel_ms: travel } }));
   }
   bitmap.close();
   pump();
