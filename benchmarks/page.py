@@ -5,7 +5,8 @@
 Starts the page and headless Chromium with a webcam that shows a file: by default the astronaut, who moves
 through its picture. Prints the seconds from an upload to its picture, then of dragging, of a film and of the
 webcam: pictures a second on the screen and how old what they show is, from the movement of the mouse, or
-from the moment at which the camera took its picture, until the canvas is drawn. All programs have run before.
+from the moment at which the camera took its picture, until the canvas is drawn; of how many cores the server
+and the browser used the time. All programs have run before.
 """
 
 from __future__ import annotations
@@ -59,6 +60,22 @@ def free_port() -> int:
         return one.getsockname()[1]
 
 
+def processor_seconds(root: int) -> float:
+    """What a process, its threads and its descendants have used of the processor; on Linux."""
+    parents, used = {}, {}
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = stat.read_text().rpartition(")")[2].split()
+        except OSError:  # it has just ended
+            continue
+        parents[int(stat.parent.name)], used[int(stat.parent.name)] = (
+            int(fields[1]),
+            sum(map(int, fields[11:13])),
+        )
+    is_of = lambda pid: pid == root or (pid in parents and is_of(parents[pid]))
+    return sum(ticks for pid, ticks in used.items() if is_of(pid)) / os.sysconf("SC_CLK_TCK")
+
+
 def summary(pictures: list[dict], seconds: float) -> dict:
     """What a while of pictures was like."""
     delays = [one["delay"] for one in pictures] or [math.nan]
@@ -99,18 +116,18 @@ def main(_: list[str]) -> None:
                     f"--use-file-for-fake-video-capture={folder / 'webcam.mjpeg'}",
                 ],
             )
-            measure(browser.new_page(), address, photo, film)
+            measure(browser.new_page(), server.pid, address, photo, film)
             browser.close()
     finally:
         server.terminate()
         server.wait()
 
 
-def measure(page, address: str, photo: Path, film: Path) -> None:
-    """Uses the page, and prints."""
+def measure(page, server: int, address: str, photo: Path, film: Path) -> None:
+    """Uses the page of a server, whose process is named, and prints."""
     start = time.perf_counter()
     page.goto(address)
-    page.wait_for_function("() => document.getElementById('status').textContent === ''", timeout=600_000)
+    page.wait_for_function("() => !document.getElementById('example').disabled", timeout=600_000)
     print(json.dumps({"prepared_s": round(time.perf_counter() - start, 1)}), flush=True)
     page.evaluate(LISTEN)
     start = time.perf_counter()
@@ -118,14 +135,17 @@ def measure(page, address: str, photo: Path, film: Path) -> None:
     page.wait_for_function("() => window.pictures.some((one) => !one.coarse)", timeout=600_000)
     print(json.dumps({"upload_to_head_s": round(time.perf_counter() - start, 2)}), flush=True)
 
-    def during(begin_with, turn) -> list[dict]:
+    def during(begin_with, turn) -> dict:
         begin_with()
         time.sleep(1.0)  # the first pictures are not of the usual case
         page.evaluate("window.pictures.length = 0")
-        begin = time.perf_counter()
+        cores = lambda: np.array([processor_seconds(server), processor_seconds(os.getpid())])
+        used, begin = cores(), time.perf_counter()
         while (now := time.perf_counter() - begin) < SECONDS.value:
             turn(now)
-        return page.evaluate("window.pictures")
+        of_server, of_all = (cores() - used) / now
+        both = {"server_cores": round(of_server, 2), "browser_cores": round(of_all - of_server, 2)}
+        return summary(page.evaluate("window.pictures"), now) | both
 
     box = page.locator("#picture").bounding_box()
     middle = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
@@ -138,17 +158,15 @@ def measure(page, address: str, photo: Path, film: Path) -> None:
         page.mouse.move(*middle)
         page.mouse.down()
 
-    print(json.dumps({"dragging": summary(during(hold, turn), SECONDS.value)}), flush=True)
+    print(json.dumps({"dragging": during(hold, turn)}), flush=True)
     page.mouse.up()
     time.sleep(1.5)
     wait = lambda now: page.wait_for_timeout(50)
     page.set_input_files("#motion", film)
     page.wait_for_function("() => document.getElementById('play').textContent === 'Pause'", timeout=600_000)
-    print(json.dumps({"film": summary(during(lambda: None, wait), SECONDS.value)}), flush=True)
+    print(json.dumps({"film": during(lambda: None, wait)}), flush=True)
     page.click("#play")
-    print(
-        json.dumps({"webcam": summary(during(lambda: page.click("#live"), wait), SECONDS.value)}), flush=True
-    )
+    print(json.dumps({"webcam": during(lambda: page.click("#live"), wait)}), flush=True)
 
 
 if __name__ == "__main__":

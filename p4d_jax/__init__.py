@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from p4d_jax.geometry.cameras import look_at_camera, orbit
     from p4d_jax.head.strength import Strength
     from p4d_jax.imaging.writing import VideoWriter, color_depth, save_picture, save_video, side_by_side
-    from p4d_jax.main import enable_compilation_cache
+    from p4d_jax.main import enable_compilation_cache, run
     from p4d_jax.reconstructor.field import Frame
     from p4d_jax.render.surface import Mesh, write_ply
     from p4d_jax.types import Camera, FrameParams
@@ -56,6 +56,7 @@ _HOMES = {
     "load_avatar": "avatar.file",
     "look_at_camera": "geometry.cameras",
     "orbit": "geometry.cameras",
+    "run": "main",
     "save_picture": "imaging.writing",
     "save_video": "imaging.writing",
     "side_by_side": "imaging.writing",

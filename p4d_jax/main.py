@@ -45,9 +45,9 @@ class CommandLine:
 
     config: ConfigDict
     workdir: Path
-    coordinator: str | None
-    processes: int | None
-    process: int | None
+    coordinator: str | None = None
+    processes: int | None = None
+    process: int | None = None
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -58,12 +58,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if asked != argv:
             print(general_help() if len(asked) == 1 else config_help(asked))
             return 0
-        command = parse_command_line(argv)
-        enable_compilation_cache()
-        use_exact_float32()
-        join_processes(command)
-        check_workdir(command.workdir)
-        run_job(command)
+        start(parse_command_line(argv))
     except UserError as error:
         print(f"p4d_jax: {one_line(error)}", file=sys.stderr)
         return 2
@@ -74,6 +69,46 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("\np4d_jax: stopped by Ctrl-C; what was not finished is not written", file=sys.stderr)
         return 130
     return 0
+
+
+def run(config: str | Path, workdir: str | Path | None = None, **fields) -> Path:
+    """Runs the job of a config as the command line does, from Python.
+
+        p4d.run("reenact_demo", "runs/mine", batch=8, **{"loop.minutes": 20.0})
+
+    Args:
+      config: The name of a config that ships, or the path of one.
+      workdir: The folder for all that the job writes; None is runs/<name of the config>.
+      fields: Of the config, in place of what it says; nested ones have dots in their names.
+
+    Returns:
+      the workdir.
+
+    Raises:
+      UserError: There is no such config or field, or the job cannot use what it was given.
+    """
+    path = find_config(str(config))
+    loaded = load_config(path)
+    known = field_names(loaded)
+    for name in fields:
+        if name not in known:
+            raise UserError(f"{name}: the config {path.stem} has no such field{nearest(name, known)}")
+    try:
+        loaded.update_from_flattened_dict(fields)
+    except (TypeError, ValueError) as error:
+        raise UserError(one_line(error)) from error
+    workdir = home_expanded(workdir or Path("runs") / path.stem)
+    start(CommandLine(loaded.lock(), workdir))
+    return workdir
+
+
+def start(command: CommandLine) -> None:
+    """Runs the job of a command line in this process, after what belongs before any job."""
+    enable_compilation_cache()
+    use_exact_float32()
+    join_processes(command)
+    check_workdir(command.workdir)
+    run_job(command)
 
 
 def parse_command_line(argv: Sequence[str]) -> CommandLine:

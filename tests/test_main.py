@@ -9,6 +9,7 @@ from pathlib import Path
 import jax
 import pytest
 
+import p4d_jax as p4d
 from p4d_jax import main
 
 CONFIGS = Path(__file__).parents[1] / "configs"
@@ -51,6 +52,17 @@ def test_config_is_loaded_overridden_and_handed_to_its_job(recorder):
     assert workdir == Path("elsewhere")
     with pytest.raises(AttributeError):
         config.no_such_field = 1  # the config is locked
+
+
+def test_a_job_runs_from_python_as_from_the_command_line(recorder):
+    assert p4d.run("quickstart", driving="clip.mp4") == Path("runs/quickstart")
+    assert p4d.run(CONFIGS / "quickstart.py", "elsewhere", **{"max_frames": 7}) == Path("elsewhere")
+    (first, workdir), (second, _) = recorder
+    assert (first.driving, second.max_frames, workdir) == ("clip.mp4", 7, Path("runs/quickstart"))
+    for fields, said in (({"max_frame": 7}, "max_frames"), ({"max_frames": "seven"}, "int")):
+        with pytest.raises(p4d.UserError, match=said):
+            p4d.run("quickstart", **fields)
+    assert len(recorder) == 2
 
 
 def test_workdir_has_the_name_of_the_config(recorder):

@@ -535,7 +535,7 @@ async def read_object(request: Request) -> dict:
 
 
 def since(start: float) -> int:
-    """Milliseconds since a moment of `time.perf_counter`."""
+    """Milliseconds since a moment of perf_counter."""
     return round(1e3 * (time.perf_counter() - start))
 
 

@@ -37,7 +37,6 @@ let coarse = false;
 let stillTimer = 0;
 let playing = null; // the clock's time at the film's beginning
 let stream = null;
-let grabbing = false;
 let grabbed = 0; // when the webcam took what was sent last
 let grabTime = 0; // ms that it took to be read
 let due = 0; // the clock's time before which the next view would only wait
@@ -72,7 +71,7 @@ function isOpen() {
 }
 
 function pump() {
-  if (!isOpen() || grabbing || sent - answered >= IN_FLIGHT) return;
+  if (!isOpen() || sent - answered >= IN_FLIGHT) return;
   if (!(dirty || stream || playing !== null)) return;
   const early = due - performance.now();
   clearTimeout(dueTimer);
@@ -80,60 +79,60 @@ function pump() {
     dueTimer = setTimeout(pump, early);
     return;
   }
+  let when = performance.now();
+  let content = null;
   if (stream) {
-    grab();
-    return;
-  }
-  dirty = false;
-  if (playing !== null) {
-    view.time = ((performance.now() - playing) / 1000) % state.film.seconds;
+    content = grab();
+    if (!content) return; // the webcam's next picture asks again
+    when = grabbed;
+  } else if (playing !== null) {
+    view.time = ((when - playing) / 1000) % state.film.seconds;
     find("time").value = view.time;
   }
+  dirty = false;
   sent += 1;
-  asked.set(sent, { when: performance.now(), sent: performance.now() });
-  socket.send(message(sent));
+  asked.set(sent, { when, left: performance.now() });
+  socket.send(content ? packed(message(sent), content) : message(sent));
+  pump(); // says when the one to follow is due
 }
 
 function message(number) {
   return JSON.stringify({ ...view, number, coarse: coarse || stream !== null || playing !== null });
 }
 
+// The webcam's picture as a JPEG, once. toBlob would wait until the browser has nothing else to do.
 function grab() {
-  const when = video.shownSince;
-  if (!video.videoWidth || when === grabbed) return; // its next picture asks again
-  grabbing = true;
-  grabbed = when;
-  dirty = false;
+  if (!video.videoWidth || video.shownSince === grabbed) return null;
   const start = performance.now();
+  grabbed = video.shownSince;
   grabber.width = WEBCAM_WIDTH;
   grabber.height = Math.round((WEBCAM_WIDTH * video.videoHeight) / video.videoWidth);
   grabberPen.drawImage(video, 0, 0, grabber.width, grabber.height);
-  grabber.toBlob(async (blob) => {
-    const content = new Uint8Array(await blob.arrayBuffer());
-    grabbing = false;
-    if (!stream || !isOpen()) return;
-    sent += 1;
-    grabTime = performance.now() - start;
-    asked.set(sent, { when, sent: performance.now() });
-    const text = new TextEncoder().encode(message(sent));
-    const packed = new Uint8Array(4 + text.length + content.length);
-    new DataView(packed.buffer).setUint32(0, text.length, true);
-    packed.set(text, 4);
-    packed.set(content, 4 + text.length);
-    socket.send(packed);
-    pump();
-  }, "image/jpeg", 0.85);
+  const text = atob(grabber.toDataURL("image/jpeg", 0.85).split(",")[1]);
+  const content = Uint8Array.from(text, (letter) => letter.charCodeAt(0));
+  grabTime = performance.now() - start;
+  return content;
+}
+
+function packed(message, content) {
+  const text = new TextEncoder().encode(message);
+  const both = new Uint8Array(4 + text.length + content.length);
+  new DataView(both.buffer).setUint32(0, text.length, true);
+  both.set(text, 4);
+  both.set(content, 4 + text.length);
+  return both;
 }
 
 async function arrived(buffer) {
   const length = new DataView(buffer).getUint32(0, true);
   const header = JSON.parse(new TextDecoder().decode(new Uint8Array(buffer, 4, length)));
   const now = performance.now();
-  const { when, sent: left } = asked.get(header.number) ?? { when: now, sent: now };
+  const { when, left } = asked.get(header.number) ?? { when: now, left: now };
   const travel = now - left - header.inside_ms; // there and back
   due = now + header.draw_ms - (header.move_ms + travel + SLACK + (stream ? grabTime : 0));
+  answered = Math.max(answered, header.number);
+  pump();
   const bitmap = await createImageBitmap(new Blob([new Uint8Array(buffer, 4 + length)], { type: "image/jpeg" }));
-  settled(header.number);
   if (header.number > shown) {
     shown = header.number;
     pen.imageSmoothingQuality = "high";
@@ -149,7 +148,7 @@ async function arrived(buffer) {
     canvas.dispatchEvent(new CustomEvent("picture", { detail: { ...header, delay, grab_ms: left - when, travel_ms: travel } }));
   }
   bitmap.close();
-  pump();
+  settled(header.number);
 }
 
 function settled(number) {
