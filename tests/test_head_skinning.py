@@ -8,10 +8,12 @@ import numpy as np
 import pytest
 from synthetic_head import synthetic_head
 
+from p4d_jax.head import skinning
 from p4d_jax.head.landmarks import eye_centres, landmarks70, mediapipe_landmarks
 from p4d_jax.head.model import CANONICAL_JAW, JAW, LEFT_EYE, NECK, WORLD_SCALE
-from p4d_jax.head.skinning import canonical_origin, canonical_vertices, head_joints, head_vertices, skin
+from p4d_jax.head.skinning import canonical_origin, canonical_vertices
 
+head_joints, head_vertices, skin = map(jax.jit, (skinning.head_joints, skinning.head_vertices, skinning.skin))
 HEAD = synthetic_head()
 ZERO = {"shape": jnp.zeros(6), "expression": jnp.zeros(5), "pose": jnp.zeros(6), "eyes": jnp.zeros(6)}
 
@@ -51,7 +53,7 @@ def test_gradients_are_finite_at_rest():
     def height(pose, eyes):
         return head_vertices(HEAD, ZERO["shape"], ZERO["expression"], pose, eyes)[:, 1].sum()
 
-    gradients = jax.grad(height, argnums=(0, 1))(ZERO["pose"], ZERO["eyes"])
+    gradients = jax.jit(jax.grad(height, argnums=(0, 1)))(ZERO["pose"], ZERO["eyes"])
     assert all(np.isfinite(g).all() and np.abs(g).max() > 0 for g in gradients)
 
 
