@@ -35,8 +35,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The files that take longest come first, lest one of them keep a single core busy at the end."""
     # Not test_genhead_synthesis, which runs what test_jobs_synthesize has compiled by then.
     slowest = (
-        "test_reconstructor_step", "test_colabs", "test_genhead_step", "test_jobs_synthesize",
-        "test_openheads", "test_jobs_reenact",
+        "test_reconstructor_step", "test_colabs", "test_genhead_step", "test_convert_released",
+        "test_train_processes", "test_jobs_synthesize", "test_evaluation_fid", "test_openheads",
+        "test_jobs_train_genhead", "test_jobs_reenact", "test_examples", "test_train_loop",
     )  # fmt: skip
     place = {name: index for index, name in enumerate(slowest)}
     items.sort(key=lambda item: place.get(item.path.stem, len(slowest)))
