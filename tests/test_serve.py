@@ -153,6 +153,26 @@ def test_what_is_taken_home_can_be_used(anna, tmp_path):
     assert len(p4d.Motion.load(files["motion"])) == LIMITS.frames
     assert p4d.load_avatar(files["avatar"]).render().picture.shape == (128, 128, 3)
     assert files["film"].stat().st_size > 1000
+    before = anna.look()[1]
+    assert anna.post("/example").status_code == 200 and np.any(anna.look(orbit_x=0.1)[1] != before)
+    answer = anna.post("/avatar", files["avatar"].read_bytes(), "head.avatar")
+    assert answer.status_code == 200 and answer.json()["head"]
+    np.testing.assert_array_equal(anna.look()[1], before)
+    assert anna.page.get("/crop", headers={"x-session": anna.token}).status_code == 200
+
+
+def test_an_avatar_of_another_kind_is_refused(anna, server, tmp_path):
+    before = anna.look()[1]
+    server._example.avatar.replace(resolution=16).save(tmp_path / "other.avatar")
+    for content in (
+        (tmp_path / "other.avatar").read_bytes(),
+        b"no avatar",
+        assets.motion("motion_talk").read_bytes(),
+    ):
+        answer = anna.post("/avatar", content, "other.avatar")
+        assert answer.status_code == 400 and "avatar" in answer.json()["said"], answer.text
+    assert anna.post("/avatar", b"x", "other.png").status_code == 400
+    np.testing.assert_array_equal(anna.look()[1], before)
 
 
 def test_a_recording_becomes_the_film(anna, photo):
@@ -347,6 +367,7 @@ needs_browser = pytest.mark.skipif(
     reason="no Chromium on this machine, or no playwright: the page is not tried in a browser",
 )
 IS_STILL = "document.getElementById('picture').getAttribute('aria-busy') === 'false'"
+IS_DONE = f"!document.getElementById('photo2').disabled && {IS_STILL}"  # of a job, and its picture shown
 HEARS = (
     "window.pictures = []; document.getElementById('picture').addEventListener('picture',"
     " (event) => window.pictures.push(event.detail))"
@@ -356,7 +377,7 @@ HEARS = (
 @pytest.fixture(scope="module")
 def address(server, page) -> str:
     """A second page of the same network, on a port; the first one has compiled its programs."""
-    other = Server(server.model, Limits(frames=3, away_seconds=5.0))
+    other = Server(server.model, Limits(frames=3, away_seconds=5.0, personalise_steps=2))
     settings = uvicorn.Config(other.application(), port=0, log_level="error")
     listener = uvicorn.Server(settings)
     thread = threading.Thread(target=listener.run)
@@ -374,6 +395,7 @@ def files(tmp_path_factory, photo) -> Path:
     """What is brought: a photo, films, and one second of a webcam."""
     folder = tmp_path_factory.mktemp("files")
     Image.fromarray(photo).save(folder / "me.jpg", quality=95)
+    Image.fromarray(np.hstack([photo, photo[:, ::-1] // 2])).save(folder / "two.jpg", quality=95)
     shifted = [np.roll(photo, 12 * step, axis=1) for step in range(4)]
     p4d.save_video(folder / "clip.mp4", shifted)
     with (folder / "webcam.mjpeg").open("wb") as webcam:
@@ -416,7 +438,7 @@ class Tab:
     def bring(self, photo: Path) -> None:
         self.page.set_input_files("#photo", photo)
         self.page.wait_for_selector("#picture:visible")
-        self.until(IS_STILL)
+        self.until(IS_DONE)
 
     def until(self, condition: str) -> None:
         self.page.wait_for_function(f"() => {condition}")
@@ -425,6 +447,14 @@ class Tab:
         """Acts, and waits until the picture shows in full what came of it."""
         act()
         self.until(IS_STILL)
+
+    def take_home(self, kind: str, folder: Path) -> Path:
+        with self.page.expect_download() as coming:
+            self.page.click(f"button[data-kind={kind}]")
+        path = folder / coming.value.suggested_filename
+        coming.value.save_as(path)
+        self.until(IS_DONE)
+        return path
 
     def pixels(self) -> np.ndarray:
         return np.asarray(
@@ -468,6 +498,7 @@ def test_a_hand_turns_the_head_and_moves_its_face(tab, files):
     tab.newer(lambda: tab.page.get_by_label("Depth").check())
     tab.page.keyboard.press("b")
     assert tab.page.locator("#before").is_visible()
+    tab.until("document.getElementById('before').naturalWidth === 512")
     assert tab.complaints == []
 
 
@@ -487,11 +518,37 @@ def test_webcam_and_film_move_it_and_files_go_home(tab, files, tmp_path):
     tab.page.evaluate("window.pictures.length = 0")
     tab.until("window.pictures.length > 3")
     tab.newer(lambda: tab.page.click("#play"))
-    for kind, name in (("still", "head.png"), ("film", "film.mp4"), ("motion", "motion.npz")):
-        with tab.page.expect_download() as coming:
-            tab.page.click(f"button[data-kind={kind}]")
-        coming.value.save_as(tmp_path / name)
-        assert coming.value.suggested_filename == name and (tmp_path / name).stat().st_size > 500
+    still, film, motion = (tab.take_home(kind, tmp_path) for kind in ("still", "film", "motion"))
+    assert (still.name, film.name, motion.name) == ("head.png", "film.mp4", "motion.npz")
+    assert invisible_score(np.asarray(Image.open(still))) < FOUND  # this page was asked for no mark
+    assert len(p4d.Motion.load(motion)) == 3 and film.read_bytes()[4:8] == b"ftyp"
+    assert tab.complaints == []
+
+
+@needs_browser
+def test_a_face_of_two_is_chosen_personalised_taken_home_and_brought_again(tab, files, tmp_path):
+    tab.bring(files / "two.jpg")
+    tab.page.wait_for_selector("#faces button >> nth=1")
+    faces, seen = tab.page.locator("#faces button"), []
+    assert faces.all_inner_texts() == ["1", "2"]
+    for index in range(2):
+        faces.nth(index).click()
+        tab.until(IS_DONE)
+        seen.append(tab.pixels())
+    assert seen[1].mean() < 0.8 * seen[0].mean()  # the right one is dark
+    tab.page.click("#personalise")
+    tab.until(IS_DONE)
+    assert tab.page.locator("#personalise").inner_text() == "Personalised"
+    mine = tab.pixels()
+    assert np.abs(mine - seen[1]).mean() > 0
+    scene, avatar = (tab.take_home(kind, tmp_path) for kind in ("gltf", "avatar"))
+    assert (scene.name, scene.read_bytes()[:4], avatar.name) == ("head.glb", b"glTF", "head.avatar")
+    tab.bring(files / "me.jpg")
+    assert np.abs(tab.pixels() - mine).mean() > 10 and faces.count() == 0
+    tab.page.set_input_files("#photo2", avatar)
+    tab.until(IS_DONE)
+    assert tab.page.locator("#personalise").inner_text() == "Personalised"
+    assert np.abs(tab.pixels() - mine).mean() < 0.5
     assert tab.complaints == []
 
 

@@ -2,7 +2,7 @@
 
     GET  /, /page.css, /page.js, /icon.svg     the page itself; nothing comes from elsewhere
     WS   /live                                 views asked for, pictures given; the webcam; progress
-    POST /photo, /motion                       files: the body is the file, `x-name` its name
+    POST /photo, /avatar, /motion              files: the body is the file, `x-name` its name
     POST /example, /person, /personalise       a head of the example, of another face, fitted to its photo
     POST /record, /take, /end                  a recording, a file to take home, the end of all of it
     GET  /crop                                 the photo as the head is seen
@@ -53,6 +53,7 @@ from p4d_jax.serve.worker import Worker
 PAGE = Path(__file__).parent / "page"
 KINDS = {".html": "text/html", ".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
 MOTION_SUFFIXES = (".npz", ".csv", *FILM_SUFFIXES, *PHOTO_SUFFIXES)
+AVATAR_SUFFIX = Path(HOME["avatar"]).suffix
 LARGEST_MESSAGE = 1 << 20  # bytes of a webcam's picture with its view
 LARGEST_WEBCAM = 1280 * 960  # pixels of it
 QUALITY, COARSE_QUALITY = 92, 85  # of JPEG
@@ -67,7 +68,7 @@ class Limits:
     """What one person may bring.
 
     Attributes:
-      photo_bytes, motion_bytes: Largest files.
+      photo_bytes, avatar_bytes, motion_bytes: Largest files.
       frames: Frames of a film that are used.
       sessions: People at once.
       away_seconds: After which somebody who is not connected has gone, and the files with them.
@@ -75,6 +76,7 @@ class Limits:
     """
 
     photo_bytes: int = 20_000_000
+    avatar_bytes: int = 100_000_000
     motion_bytes: int = 100_000_000
     frames: int = 240
     sessions: int = 8
@@ -156,7 +158,7 @@ class Server:
             self.say_to_all("preparing: the webcam (4 of 4)")
             self._live_landmarker = Landmarker(threads=1)  # the other core draws
             for _ in range(3):
-                example.see(example.capture.crop, self._live_landmarker)
+                example.see(np.asarray(example.avatar.photo), self._live_landmarker)
             example.picture(View(mover="live", coarse=True, smile=0.5))
 
         try:
@@ -215,12 +217,11 @@ class Server:
         """What the page shows of a session."""
         motion = session.motion
         film = None if motion is None else {"name": session.motion_name, "seconds": motion.seconds}
-        note = "" if session.capture is None else session.capture.note
         return {
             "head": session.avatar is not None,
             "personalised": session.is_personalised,
             "faces": session.faces,
-            "note": note,
+            "note": session.note,
             "film": film,
         }
 
@@ -267,7 +268,11 @@ class Server:
                 "session": session.token,
                 "ready": self.ready,
                 "said": self.said,
-                "limits": {"photo": self.limits.photo_bytes, "motion": self.limits.motion_bytes},
+                "limits": {
+                    "photo": self.limits.photo_bytes,
+                    "avatar": self.limits.avatar_bytes,
+                    "motion": self.limits.motion_bytes,
+                },
                 "state": self.state(session),
             }
         )
@@ -374,6 +379,20 @@ class Server:
         await self._make(session, path, name, None)
         return JSONResponse(self.state(session))
 
+    async def avatar(self, request: Request) -> Response:
+        session, example = self._session(request), self._example
+        if not self.ready:
+            raise Refused(503, "the page is being prepared")
+        path, name = await self._receive(
+            request, session, "avatar", (AVATAR_SUFFIX,), self.limits.avatar_bytes
+        )
+        task = lambda: session.open_avatar(path, example.avatar)
+        try:
+            await self._do(session, task, {str(path): name})
+        finally:
+            path.unlink(missing_ok=True)
+        return JSONResponse(self.state(session))
+
     async def person(self, request: Request) -> Response:
         session = self._session(request)
         asked = await read_object(request)
@@ -391,7 +410,7 @@ class Server:
         session, example = self._session(request), self._example
         if not self.ready:
             raise Refused(503, "the page is being prepared")
-        session.capture, session.faces, session.photo = example.capture, [], None
+        session.note, session.faces, session.photo = example.note, [], None
         await self._do(session, lambda: session.take_avatar(example.avatar))
         return JSONResponse(self.state(session))
 
@@ -432,9 +451,9 @@ class Server:
 
     async def crop(self, request: Request) -> Response:
         session = self._session(request)
-        if session.capture is None:
+        if session.avatar is None:
             raise Refused(404, "there is no photo yet")
-        return Response(jpeg(session.capture.crop, QUALITY), media_type="image/jpeg")
+        return Response(jpeg(np.asarray(session.avatar.photo), QUALITY), media_type="image/jpeg")
 
     async def end(self, request: Request) -> Response:
         session = self._session(request)
@@ -479,7 +498,7 @@ class Server:
 
     def application(self, token: str = "") -> Guard:
         """What an ASGI server runs. token: see `Guard`."""
-        posts = ("photo", "person", "example", "personalise", "motion", "record", "take", "end")
+        posts = ("photo", "avatar", "person", "example", "personalise", "motion", "record", "take", "end")
         files = {"/": "index.html", **{f"/{name}": name for name in ("page.css", "page.js", "icon.svg")}}
         routes = [
             WebSocketRoute("/live", self.live),

@@ -18,15 +18,17 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax.traverse_util import flatten_dict, unflatten_dict
 
 from p4d_jax.avatar.avatar import Avatar
+from p4d_jax.avatar.file import load_avatar
 from p4d_jax.avatar.gltf import write_gltf
 from p4d_jax.avatar.model import AvatarModel
 from p4d_jax.avatar.motion import Motion
 from p4d_jax.avatar.textured_head import build_textured_head
 from p4d_jax.capture.landmarks import Landmarker
 from p4d_jax.capture.live import LiveCapture
-from p4d_jax.capture.photo import Capture, capture_photo, open_photo
+from p4d_jax.capture.photo import capture_photo, open_photo
 from p4d_jax.errors import UserError
 from p4d_jax.head.shading import shade_head, vertex_paint
 from p4d_jax.imaging.reading import split_alpha
@@ -59,7 +61,7 @@ class Session:
     stop: threading.Event = field(default_factory=threading.Event)
 
     photo: Path | None = None
-    capture: Capture | None = None
+    note: str = ""  # what is to be said of the photo
     avatar: Avatar | None = None
     is_personalised: bool = False
     faces: list[tuple[float, float, float, float]] = field(default_factory=list)
@@ -94,8 +96,25 @@ class Session:
         self._go_on()
         say("making the head")
         avatar = Avatar.from_captures([capture], self.model)
-        self.photo, self.capture, self.faces = path, capture, faces
+        self.photo, self.note, self.faces = path, capture.note, faces
         self.take_avatar(avatar)
+
+    def open_avatar(self, path: Path, like: Avatar) -> None:
+        """Shows the head of an avatar's file.
+
+        Args:
+          like: An avatar of the page's own; others would need other programs, which are made for minutes.
+
+        Raises:
+          UserError: It is no avatar's file, or of another kind.
+        """
+        avatar = _with_all_weights(load_avatar(path), like)
+        if not _are_alike(avatar, like):
+            raise UserError(
+                "avatar: it was made with other weights, at another size or of several photos; give a photo"
+            )
+        self.photo, self.note, self.faces = None, "", []
+        self.take_avatar(avatar, avatar.plane_offset is not None)
 
     def take_avatar(self, avatar: Avatar, is_personalised: bool = False) -> None:
         """Shows another head; what moved the one before moves this one."""
@@ -332,6 +351,22 @@ def draw(posed: Posed, view: View) -> np.ndarray:
         grey = np.round(np.asarray(seen.alpha).clip(0, 1) * 255).astype(np.uint8)
         return resize(np.repeat(grey[..., None], 3, axis=-1), seen.image.shape[0])
     return seen.picture
+
+
+def _with_all_weights(avatar: Avatar, like: Avatar) -> Avatar:
+    """A loaded avatar, whose file holds only weights that draw it, with the rest of the page's network.
+
+    The programs that draw the page's own avatars then draw this one.
+    """
+    weights = flatten_dict(like.model.variables) | flatten_dict(avatar.model.variables)
+    return avatar.replace(model=avatar.model.replace(variables=unflatten_dict(weights)))
+
+
+def _are_alike(one: Avatar, other: Avatar) -> bool:
+    """Whether the same programs render both, personalised or not."""
+    one, other = (avatar.replace(plane_offset=None) for avatar in (one, other))
+    shapes = lambda avatar: [(np.shape(leaf), np.asarray(leaf).dtype) for leaf in jax.tree.leaves(avatar)]
+    return jax.tree.structure(one) == jax.tree.structure(other) and shapes(one) == shapes(other)
 
 
 def coarse_avatar(avatar: Avatar) -> Avatar:

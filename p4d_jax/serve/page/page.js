@@ -24,7 +24,7 @@ for (const [name] of SLIDERS) view[name] = 0;
 
 let socket = null;
 let session = sessionStorage.getItem("session");
-let limits = { photo: Infinity, motion: Infinity };
+let limits = { photo: Infinity, avatar: Infinity, motion: Infinity };
 let state = { head: false };
 let ready = false;
 let busy = false;
@@ -225,7 +225,7 @@ function take(given) {
     find("empty").hidden = false;
   }
   find("personalise").textContent = state.personalised ? "Personalised" : "Personalise";
-  if (state.head && canvas.dataset.of !== state.token) refreshBefore();
+  if (state.head) refreshBefore();
   enable();
 }
 
@@ -288,17 +288,18 @@ async function job(path, body, what, headers = {}) {
   }
 }
 
-async function bring(file, isPhoto) {
+async function bring(file, isHead) {
   if (!file) return;
-  const most = isPhoto ? limits.photo : limits.motion;
+  const kind = !isHead ? "motion" : file.name.endsWith(".avatar") ? "avatar" : "photo";
+  const most = limits[kind];
   if (file.size > most) {
     complain(`${file.name} has ${(file.size / 1e6).toFixed(1)} MB; at most ${most / 1e6} MB can be used`);
     return;
   }
   const name = { "x-name": encodeURIComponent(file.name) };
-  if (isPhoto) {
+  if (isHead) {
     stop();
-    if (await job("/photo", file, "reading the photo", name)) canvas.focus();
+    if (await job(`/${kind}`, file, `reading the ${kind}`, name)) canvas.focus();
   } else if (await job("/motion", file, "reading the film", name)) {
     play();
   }
@@ -473,9 +474,9 @@ document.ondrop = (event) => {
   if (file) bring(file, !state.head || !(file.type.startsWith("video/") || /\.(npz|csv)$/.test(file.name)));
 };
 
-for (const [name, isPhoto] of [["photo", true], ["photo2", true], ["motion", false]]) {
+for (const [name, isHead] of [["photo", true], ["photo2", true], ["motion", false]]) {
   find(name).onchange = (event) => {
-    bring(event.target.files[0], isPhoto);
+    bring(event.target.files[0], isHead);
     event.target.value = "";
   };
 }
