@@ -226,7 +226,7 @@ def test_a_measure_says_its_source_and_its_weights_and_refuses_without(pictures)
     made, driving = (x[:, :64, :64] for x in pictures)
     report = score_pairs([case_of(made, driving)], chosen, ScoreNetworks(), lambda _, row: rows.append(row))
     found = report["measures"]
-    assert found["psnr"]["weights"] == "none" and "Wang" in found["psnr"]["source"]
+    assert found["psnr"]["weights"] == "none" and "Ghanbari" in found["psnr"]["source"]
     assert found["psnr"]["self"]["pairs"] == 1 and "cross" not in found["psnr"]
     for name, network in (
         ("lpips", "LPIPS"),

@@ -82,17 +82,19 @@ def definitions_of(report: dict) -> Iterator[Grid]:
 
 
 def grid_of_scores(weights: str, scores: dict) -> Grid:
-    """A row a score: of each kind of pairs the result's and the unchanged source's."""
+    """A row a score: the result's and the unchanged source's, of each kind of which there are pairs."""
+    kinds = [kind for kind in KINDS if scores["pairs"][kind]]
     counts = ", ".join(
-        f"{scores['pairs'][kind]} {kind} of {scores['results'][kind]} frames" for kind in KINDS
+        f"{scores['pairs'][kind]} {kind} of {scores['results'][kind]} frames" for kind in kinds
     )
     rows = []
     for one in scores["measures"].values():
-        cells = [written(one.get(f"{kind}{column}")) for kind in KINDS for column in ("", "_unchanged")]
+        cells = [written(one.get(f"{kind}{column}")) for kind in kinds for column in ("", "_unchanged")]
         if "refused" in one:
             cells[0] = f"not measured: {one['refused']}"
-        rows.append((one["title"], *cells, one["better"]))
-    header = ("score", "self", "unchanged", "cross", "unchanged", "better")
+        if any(cells):
+            rows.append((one["title"], *cells, one["better"]))
+    header = ("score", *(name for kind in kinds for name in (kind, "unchanged")), "better")
     return Grid(f"{weights} at {scores['picture_size']}², pairs: {counts}", header, rows)
 
 

@@ -207,7 +207,7 @@ def frechet_inception_distance(made: np.ndarray, real: np.ndarray) -> float:
 MEASURES = {
     "psnr": Measure(
         "PSNR, dB", "10 log10(1 / mean squared error) of colours in [0, 1], result and truth",
-        "Wang et al. 2004, IEEE TIP 13(4), section II", "higher", of_images(_psnr), kinds=("self",),
+        "Huynh-Thu, Ghanbari 2008, Electronics Letters 44(13)", "higher", of_images(_psnr), kinds=("self",),
     ),
     "ssim": Measure(
         "SSIM", "Gaussian window 11 x 11 of sigma 1.5, each channel by itself, windows inside the picture",
@@ -256,7 +256,7 @@ MEASURES = {
         "this repository", "lower", flicker_of_result, of_source=False,
     ),
     "flicker_driver": Measure(
-        "flicker of the driver", "The same of the driver's own frames; of a pair `self` they are the truth",
+        "flicker of the driver", "The same of the driver's own frames; of self pairs they are the truth",
         "this repository", "lower", flicker_of_driver, of_source=False,
     ),
     "flicker_error": Measure(
