@@ -21,6 +21,7 @@ from p4d_jax.render.raster import Raster
 from p4d_jax.render.rays import generate_rays, rays_through
 
 
+@jax.jit
 def seen_at(field: ExpressionField, points: jax.Array) -> list[jax.Array]:
     """`RaySurface.at` points (P, 3), each on a ray of its own."""
     return [x[:, 0] for x in surface_on_rays(field, points).at(points[:, None])]

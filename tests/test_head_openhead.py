@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -18,6 +19,10 @@ from p4d_jax.render.raster import rasterize
 
 MEGABYTE = 2**20
 
+pose_head = jax.jit(head_vertices)
+landmarks_of = jax.jit(mediapipe_landmarks)
+rasterized = jax.jit(rasterize, static_argnums=(3, 4))
+
 
 @pytest.fixture(scope="module")
 def head():
@@ -29,19 +34,14 @@ def pose(head, *, shape=None, jaw=0.0, eyes=None, **actions):
     expression = np.zeros(100, np.float32)
     for name, amount in actions.items():
         expression[head.expression_names.index(name)] = amount
-    vertices = head_vertices(
-        head,
-        jnp.zeros(300) if shape is None else jnp.asarray(shape),
-        jnp.asarray(expression),
-        jnp.zeros(6).at[3].set(jaw),
-        jnp.zeros(6) if eyes is None else jnp.asarray(eyes),
-    )
-    return np.asarray(vertices)
+    shape, eyes = np.zeros(300) if shape is None else shape, np.zeros(6) if eyes is None else eyes
+    of_jaw = np.float32([0, 0, 0, jaw, 0, 0])
+    return np.asarray(pose_head(head, np.float32(shape), expression, of_jaw, np.float32(eyes)))
 
 
 def mediapipe(head, vertices):
     """MediaPipe index -> (3,) place."""
-    points = np.asarray(mediapipe_landmarks(head, jnp.asarray(vertices)))
+    points = np.asarray(landmarks_of(head, vertices))
     return dict(zip(np.asarray(head.mediapipe_indices).tolist(), points, strict=True))
 
 
@@ -50,7 +50,7 @@ def visible_eyeball(head, vertices, camera=(0.0, 0.0), resolution=256):
     eyes = np.zeros(len(vertices), bool)
     eyes[np.asarray(head.regions["left_eyeball"])] = True
     eyes[np.asarray(head.regions["right_eyeball"])] = True
-    raster = rasterize(jnp.asarray(vertices), head.faces, look_at_camera(*camera, 4.05), resolution, True)
+    raster = rasterized(vertices, head.faces, look_at_camera(*camera, 4.05), resolution, True)
     seen = eyes[np.asarray(head.faces)].all(1)[np.asarray(raster.face_index)] & np.asarray(raster.mask)
     return int(seen.sum())
 

@@ -12,19 +12,22 @@ from p4d_jax.head.retarget import Factors, transfer_motion
 from p4d_jax.head.strength import Strength
 from p4d_jax.types import FrameParams
 
+look_at_cameras = jax.jit(jax.vmap(look_at_camera))
+
 
 def random_clip(rng: np.random.Generator, frames: int) -> FrameParams:
-    yaw, pitch, roll = jnp.asarray(rng.uniform(-0.4, 0.4, (3, frames)))
-    radius = jnp.asarray(rng.uniform(3.7, 4.4, frames))
-    cameras = jax.vmap(look_at_camera)(yaw, pitch, radius, roll)
-    normal = lambda scale, *shape: jnp.asarray(rng.normal(0, scale, (frames, *shape)), jnp.float32)
-    pose = jnp.concatenate([normal(0.1, 3), jnp.abs(normal(0.2, 3)) * jnp.array([1, 0, 0])], -1)
-    expression = jnp.asarray(rng.uniform(0, 1, (frames, 100)), jnp.float32)
-    return FrameParams(cameras, normal(1.0, 300), expression, pose, normal(0.2, 6))
+    yaw, pitch, roll = np.float32(rng.uniform(-0.4, 0.4, (3, frames)))
+    radius = np.float32(rng.uniform(3.7, 4.4, frames))
+    cameras = look_at_cameras(yaw, pitch, radius, roll)
+    normal = lambda scale, *shape: np.float32(rng.normal(0, scale, (frames, *shape)))
+    pose = np.concatenate([normal(0.1, 3), np.abs(normal(0.2, 3)) * np.float32([1, 0, 0])], -1)
+    expression = np.float32(rng.uniform(0, 1, (frames, 100)))
+    clip = FrameParams(cameras, normal(1.0, 300), expression, pose, normal(0.2, 6))
+    return jax.tree.map(jnp.asarray, clip)
 
 
 def frame(clip: FrameParams, index: int) -> FrameParams:
-    return jax.tree.map(lambda x: x[index], clip)
+    return jax.tree.map(lambda x: jnp.asarray(np.asarray(x)[index]), clip)
 
 
 def head_rotation(params: FrameParams) -> np.ndarray:
