@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from p4d_jax.geometry import look_at_camera
 from p4d_jax.render import surface, volume
+from p4d_jax.render.chosen import map_chosen
 from p4d_jax.render.rays import depth_normals, generate_rays
 from p4d_jax.render.triplane import sample_planes
 
@@ -237,6 +238,42 @@ def test_a_ball_is_seen_where_it_is(fine_samples, seed):
     np.testing.assert_allclose(image.features[centre, centre], end + 0.5, atol=tolerance)
     if seed is None:
         assert (render(None).features == image.features).all()
+
+
+def test_chosen_rows_are_computed_in_blocks_and_the_others_are_zero(rng):
+    values, offsets = rng.standard_normal((24, 3)).astype(np.float32), np.arange(24.0, dtype=np.float32)
+    rows = jax.device_put((values, offsets))
+    function = lambda x, offset: {"sum": x.sum(-1) + offset, "twice": 2 * x}
+    run = jax.jit(lambda chosen: map_chosen(function, chosen, rows, 4))
+    for count in (0, 1, 6, 7, 24):
+        chosen = np.isin(np.arange(24), rng.permutation(24)[:count])
+        out = run(chosen)
+        np.testing.assert_allclose(out["sum"], chosen * (values.sum(-1) + offsets), rtol=1e-5, atol=1e-5)
+        np.testing.assert_array_equal(out["twice"], chosen[:, None] * 2 * values)
+    with pytest.raises(ValueError, match="parts"):
+        map_chosen(function, chosen, rows, 5)
+
+
+def test_rays_without_a_second_pass_are_empty_and_the_others_as_ever():
+    camera = look_at_camera(0.2, 0.1, 4.0)
+    near, far = volume.depth_range(camera)
+
+    @jax.jit
+    def both():
+        rays = generate_rays(camera, 12)
+        march = lambda **more: volume.render_rays(
+            _ball, *rays, near=near, far=far, coarse_samples=12, fine_samples=6, **more
+        )
+        return march(), march(choose=lambda opacity: opacity > 1e-3, parts=4)
+
+    plain, chosen = both()
+    shown = np.asarray(plain.transmittance[:, 0] < 0.99)
+    assert 0.1 < shown.mean() < 0.9
+    for name in ("features", "depth", "transmittance"):
+        np.testing.assert_allclose(getattr(chosen, name)[shown], getattr(plain, name)[shown], atol=1e-6)
+    empty = np.asarray(chosen.transmittance[:, 0] == 1.0)
+    assert empty.any() and np.asarray(plain.transmittance[:, 0])[empty].min() > 0.99
+    np.testing.assert_array_equal(chosen.features[empty], 0.0)
 
 
 def test_merging_by_sorted_scalars_equals_marching_sorted_samples(rng):

@@ -43,6 +43,7 @@ from p4d_jax.train.devices import fast_jit
 from p4d_jax.types import Array, Camera, FrameParams, on_host, stack, take
 
 FRAMES_AT_ONCE = 8  # side by side on an accelerator
+PARTS = 4  # of a picture's rays and pixels, of which a CPU leaves out what shows no person
 PHOTOS = (str, Path, np.ndarray, Capture)  # what one photo may be given as
 
 
@@ -458,16 +459,22 @@ def _animate(model: AvatarModel, source: EncodedSource, motion: Array) -> Array:
     ]
 
 
-@functools.partial(fast_jit, static_argnames=("resolution", "samples"))
-def _render_posed(model, planes, texture, background, meshes, frame, *, resolution, samples) -> Frame:
+@functools.partial(fast_jit, static_argnames=("resolution", "samples", "parts"))
+def _render_posed(
+    model, planes, texture, background, meshes, frame, *, resolution, samples, parts: int | None = None
+) -> Frame:
     """A view of a tri-plane whose observed mesh, and the one without the neck's rotation, are `meshes`.
 
-    background: (1, b, b, F) features of what is behind the head, in [0, 1].
+    background: (1, b, b, F) features of what is behind the head, in [0, 1]. parts: Of `render_view`; None is
+    what is fastest.
     """
     camera = frame.camera
     deformation = build_field(model.config, model.frame, *meshes, frame.neck, camera)
     field = HeadField(model.network, model.variables, planes, texture, deformation)
-    return render_view(field, background[0], camera, resolution=resolution, samples=samples)
+    if parts is None:  # where a photo's alpha empties the field; an accelerator takes all at once
+        carved = model.config.photo_features and texture.alpha is not None
+        parts = PARTS if carved and jax.default_backend() == "cpu" else 1
+    return render_view(field, background[0], camera, resolution=resolution, samples=samples, parts=parts)
 
 
 def _with_detail(avatar: Avatar, alphas: Array, params: Sequence[FrameParams], motions: Array) -> Avatar:

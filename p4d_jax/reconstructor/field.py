@@ -53,6 +53,7 @@ from p4d_jax.reconstructor.texture import (
     mesh_depth_and_alpha,
     see_mouth_of,
 )
+from p4d_jax.render.chosen import map_chosen
 from p4d_jax.render.raster import interpolate
 from p4d_jax.render.rays import generate_rays
 from p4d_jax.render.triplane import sample_planes
@@ -62,6 +63,7 @@ from p4d_jax.types import Array, Camera, FrameParams
 # Share of a nearby colour in a pixel that the photo hides, and 1 / the visibility from which it shows one.
 GUESSED, VISIBLE = 0.7, 12.0
 NEARBY_PIXELS = 32  # a side, in which such colours, which vary slowly, are looked up
+SHOWN_OPACITY = 1e-3  # of a ray that shows the person
 EMPTY_DENSITY = 100.0  # taken from the density where the photo shows the background
 
 
@@ -208,6 +210,7 @@ def march_rays(
     camera: Camera,
     samples: tuple[int, int],
     key: Array | None = None,
+    parts: int = 1,
 ) -> MarchedRays:
     """Marches N rays of one view through one head.
 
@@ -216,6 +219,8 @@ def march_rays(
       camera: Of the view, for the depth range.
       samples: Coarse and fine samples a ray.
       key: Randomises the samples; None is deterministic.
+      parts: More than 1 leaves out fine samples where coarse ones find nothing, of the R x R rays of a view,
+        in so many parts as `map_chosen` takes; without gradient.
     """
     near, far = depth_range(camera, DEPTH_EXTENT[field.network.config.deformation])
     out = render_rays(
@@ -227,8 +232,17 @@ def march_rays(
         coarse_samples=samples[0],
         fine_samples=samples[1],
         key=key,
+        choose=near_person if parts > 1 else None,
+        parts=parts,
     )
     return MarchedRays(out.features, out.depth, out.transmittance)
+
+
+def near_person(opacity: Array) -> Array:
+    """Which of the R x R rays of a view with an opacity (R * R,) have a neighbour that shows the person."""
+    side = math.isqrt(len(opacity))
+    shown = (opacity > SHOWN_OPACITY).reshape(side, side)
+    return jax.lax.reduce_window(shown, False, jnp.logical_or, (3, 3), (1, 1), "SAME").reshape(-1)
 
 
 def compose(foreground: Array, transmittance: Array, background: Array) -> Array:
@@ -285,13 +299,16 @@ def guess_nearby(field: HeadField, points: Array, directions: Array) -> Array:
     return look_up(field.texture, canonical, surface.at(points[:, None])[1][:, 0])
 
 
-def refine_image(field: HeadField, image: Array, marched: MarchedRays, rays: tuple[Array, Array]) -> Array:
+def refine_image(
+    field: HeadField, image: Array, marched: MarchedRays, rays: tuple[Array, Array], parts: int = 1
+) -> Array:
     """The picture mixed with the photo seen at its surface; as it is for a network that does not refine.
 
     Args:
       image: (s, s, 3) after super-resolution; S is that of `refined_size`.
       marched: The r x r rays that it was made of.
       rays: Origins and directions (S * S, 3) of the picture's pixels.
+      parts: More than 1 looks up in the photo only what shows the person; see `march_rays`.
     """
     network, texture, deformation = field.network, field.texture, field.deformation
     if not network.config.refinement_features:
@@ -305,8 +322,14 @@ def refine_image(field: HeadField, image: Array, marched: MarchedRays, rays: tup
     depth = fill(marched.depth * (1.0 - marched.transmittance + 1e-3)) / weight
     points = origins + jax.lax.stop_gradient(depth).reshape(-1, 1) * directions
     alpha = 1.0 - fill(marched.transmittance)
-    shown, parts = jax.tree.map(square, look_at_surface(field, points, directions))
-    parts, lids = parts[..., :4], parts[..., 4:]
+    look = functools.partial(look_at_surface, field)
+    if parts > 1:
+        chosen = near_person(alpha.reshape(-1))
+        seen = map_chosen(look, chosen, (points, directions), parts)
+    else:
+        seen = look(points, directions)
+    shown, labels = jax.tree.map(square, seen)
+    labels, lids = labels[..., :4], labels[..., 4:]
     behind = texture.background
     if texture.detail is not None:
         behind = jnp.concatenate([behind, texture.detail[..., 3:]], axis=-1)
@@ -322,7 +345,7 @@ def refine_image(field: HeadField, image: Array, marched: MarchedRays, rays: tup
         guessed = spread(guessed.reshape(side, side, 4) * hits) / spread(hits)
         nearby = (jax.lax.stop_gradient(guessed)[None],)
     guide = jnp.concatenate([shown.by_mesh, shown.by_point, shown.by_mirror, behind[..., :3]], axis=-1)
-    seen = [x[None] for x in (resize_bilinear(image, size), guide, alpha, parts)]
+    seen = [x[None] for x in (resize_bilinear(image, size), guide, alpha, labels)]
     refined = network.apply(field.variables, *seen, *nearby, method="refine")[0]
     if lids.shape[-1]:
         refined = refined * (1.0 - lids[..., 3:]) + lids[..., :3]
@@ -339,7 +362,7 @@ def refine_image(field: HeadField, image: Array, marched: MarchedRays, rays: tup
     return bound_chroma(refined, texture.chroma)
 
 
-@functools.partial(jax.jit, static_argnames=("resolution", "samples"))
+@functools.partial(jax.jit, static_argnames=("resolution", "samples", "parts"))
 def render_view(
     field: HeadField,
     background: Array,
@@ -347,6 +370,7 @@ def render_view(
     *,
     resolution: int,
     samples: tuple[int, int],
+    parts: int = 1,
 ) -> Frame:
     """One view of a head before background features (b, b, F); zeros are black.
 
@@ -354,12 +378,12 @@ def render_view(
     photo's size.
     """
     network = field.network
-    marched = march_rays(field, *generate_rays(camera, resolution), camera, samples)
+    marched = march_rays(field, *generate_rays(camera, resolution), camera, samples, parts=parts)
     square = lambda x: x.reshape(resolution, resolution, -1)
     behind = resize_background(background, resolution)
     features = compose(square(marched.features), square(marched.transmittance), behind)
     image = network.apply(field.variables, features[None], method="upscale")[0]
     rays = generate_rays(camera, refined_size(field, image.shape[0]))
-    image = refine_image(field, image, marched, rays)
+    image = refine_image(field, image, marched, rays, parts)
     alpha = 1.0 - square(marched.transmittance)[..., 0]
     return Frame(image, features[..., :3], square(marched.depth)[..., 0], alpha)

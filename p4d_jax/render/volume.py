@@ -17,6 +17,7 @@ import jax.numpy as jnp
 from flax import struct
 
 from p4d_jax.geometry import exact_products, world_to_camera
+from p4d_jax.render.chosen import map_chosen
 from p4d_jax.render.rays import generate_rays
 from p4d_jax.types import BOX_WARP, Array, Camera, RenderOutput
 
@@ -252,22 +253,36 @@ def sample_rays(
     Returns:
       The passes, one or two, as `march_samples` takes them.
     """
+    coarse, depths = _first_pass(field, origins, directions, near, far, jitter, u)
+    return (coarse,) if depths is None else (coarse, _evaluate(field, origins, directions, depths))
+
+
+def _evaluate(field: Field, origins: Array, directions: Array, depths: Array) -> Samples:
+    points = origins[:, None] + depths[..., None] * directions[:, None]
+    densities, features = field(points)
+    return Samples(densities[..., 0].astype(jnp.float32), features.astype(jnp.float32), depths)
+
+
+def _first_pass(
+    field: Field, origins: Array, directions: Array, near: Array, far: Array, jitter: Array, u: Array
+) -> tuple[Samples, Array | None]:
+    """The stratified pass, and the depths (N, M) of the one after it, or None."""
     if jitter.shape[-1] < 4:
         raise ValueError(f"coarse_samples: at least 4, got {jitter.shape[-1]}")
     rays = origins.shape[0]
     jitter, u = (jnp.broadcast_to(x, (rays, x.shape[-1])) for x in (jitter, u))
-
-    def evaluate(depths: Array) -> Samples:
-        points = origins[:, None] + depths[..., None] * directions[:, None]
-        densities, features = field(points)
-        return Samples(densities[..., 0].astype(jnp.float32), features.astype(jnp.float32), depths)
-
-    coarse = evaluate(jax.vmap(stratified_depths, (None, None, 0))(near, far, jitter))
+    depths = jax.vmap(stratified_depths, (None, None, 0))(near, far, jitter)
+    coarse = _evaluate(field, origins, directions, depths)
     if u.shape[-1] == 0:
-        return (coarse,)
-    optical = jax.vmap(interval_optical_depths)(coarse.densities, coarse.depths)
-    weights = jax.lax.stop_gradient(jax.vmap(compute_alpha_weights)(optical))
-    return coarse, evaluate(jax.vmap(importance_depths)(coarse.depths, weights, u))
+        return coarse, None
+    weights = jax.lax.stop_gradient(_interval_weights(coarse))
+    return coarse, jax.vmap(importance_depths)(coarse.depths, weights, u)
+
+
+def _interval_weights(samples: Samples) -> Array:
+    """Probabilities (N, S - 1) that N rays end in their intervals."""
+    optical = jax.vmap(interval_optical_depths)(samples.densities, samples.depths)
+    return jax.vmap(compute_alpha_weights)(optical)
 
 
 def march_samples(passes: tuple[Samples, ...]) -> March:
@@ -286,6 +301,8 @@ def render_rays_at(
     far: Array,
     jitter: Float[Array, "*rays_or_none samples"],
     u: Float[Array, "*rays_or_none values"],
+    choose: Callable[[Array], Array] | None = None,
+    parts: int = 1,
 ) -> RenderOutput:
     """Renders N rays with given samples.
 
@@ -298,13 +315,34 @@ def render_rays_at(
       jitter: (N, S), or (S,) for all rays: places in [0, 1] of the S >= 4 stratified samples in their strata.
       u: (N, M), or (M,) for all rays: ascending values in [0, 1] at which the cumulative distribution of the
         first pass is inverted to place importance samples; with M = 0 there is no second pass.
+      choose: Of the opacities (N,) of the first pass, which rays (N,) get a second; the others count as
+        empty. None gives it to all. With it there is no gradient.
+      parts: Of `map_chosen`.
 
     Returns:
       RenderOutput with one leading axis N in place of the image's two.
     """
-    passes = sample_rays(field, origins, directions, near=near, far=far, jitter=jitter, u=u)
-    march = march_samples(passes)
-    return RenderOutput(march.features, march.depth[:, None], march.transmittance[:, None])
+
+    def as_output(march: March) -> RenderOutput:
+        return RenderOutput(march.features, march.depth[:, None], march.transmittance[:, None])
+
+    coarse, depths = _first_pass(field, origins, directions, near, far, jitter, u)
+    if depths is None:
+        return as_output(march_samples((coarse,)))
+
+    def second(origins: Array, directions: Array, depths: Array, coarse: Samples) -> RenderOutput:
+        return as_output(march_samples((coarse, _evaluate(field, origins, directions, depths))))
+
+    rows = (origins, directions, depths, coarse)
+    if choose is None:
+        return second(*rows)
+    chosen = choose(_interval_weights(coarse).sum(axis=-1))
+    out = map_chosen(second, chosen, rows, parts)
+    left_out = ~chosen[:, None]
+    return out.replace(
+        depth=jnp.where(left_out, coarse.depths[:, -1:], out.depth),
+        transmittance=jnp.where(left_out, 1.0, out.transmittance),
+    )
 
 
 def draw_samples(key: Array | None, rays: int, coarse: int, fine: int) -> tuple[Array, Array]:
@@ -326,17 +364,21 @@ def render_rays(
     coarse_samples: int,
     fine_samples: int,
     key: Array | None = None,
+    choose: Callable[[Array], Array] | None = None,
+    parts: int = 1,
 ) -> RenderOutput:
     """Renders N rays as `render_rays_at`, with samples drawn from a key or in the middle of their strata.
 
     Args:
-      field, origins, directions, near, far: As in `render_rays_at`.
+      field, origins, directions, near, far, choose, parts: As in `render_rays_at`.
       coarse_samples: Number of stratified samples a ray, at least 4.
       fine_samples: Number of importance samples a ray; 0 leaves the second pass out.
       key: Random key of both passes; without it, samples are the middles of their strata.
     """
     jitter, u = draw_samples(key, origins.shape[0], coarse_samples, fine_samples)
-    return render_rays_at(field, origins, directions, near=near, far=far, jitter=jitter, u=u)
+    return render_rays_at(
+        field, origins, directions, near=near, far=far, jitter=jitter, u=u, choose=choose, parts=parts
+    )
 
 
 def render_image(
