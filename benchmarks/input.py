@@ -35,7 +35,7 @@ from p4d_jax.train.devices import build_mesh
 from p4d_jax.train.numbered_stream import NumberedStream
 from p4d_jax.types import FrameParams
 
-PHOTOS, FRAMES, HEADS = 64, 8, 8  # pictures in all, frames of a clip, samples
+PHOTOS, FRAMES, HEADS = 32, 8, 8  # pictures in all, frames of a clip, samples
 
 
 @dataclasses.dataclass(frozen=True)
@@ -159,9 +159,10 @@ def main() -> None:
     asked = parser.parse_args()
     steps = [float(step) for step in asked.steps.split(",")]
     told = "".join(f"  waits of {step:g} s steps" for step in steps)
-    print(f"{'source':28}  kB an image  images/s, 1 thread  2 threads{told}")
     with tempfile.TemporaryDirectory() as name:
-        for title, source in write_sources(Path(name), asked.size, asked.batch).items():
+        sources = write_sources(Path(name), asked.size, asked.batch)
+        print(f"{'source':28}  kB an image  images/s, 1 thread  2 threads{told}")
+        for title, source in sources.items():
             one, two = (images_a_second(source, asked.batch, readers, asked.seconds) for readers in (1, 2))
             waits = [share_waited(source, asked.batch, 2, step) for step in steps]
             shares = "".join(f"{100 * share:18.0f} %" for share in waits)
