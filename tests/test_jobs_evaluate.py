@@ -461,7 +461,10 @@ def test_all_measures_are_taken_unless_told():
         ("--config.scores.pairs=/nowhere", "config.scores.pairs: '/nowhere': expected a folder, or a list"),
         ("--config.scores.pairs=/nowhere.jsonl", "config.scores.pairs: '/nowhere.jsonl' is no list of pairs"),
         ("--config.scores.frames=0", "config.scores.frames=0"),
-        ("--config.scores.measures=ssimm", "config.scores.measures: no measure 'ssimm'; did you mean 'ssim'?"),
+        (
+            "--config.scores.measures=ssimm",
+            "config.scores.measures: no measure 'ssimm'; did you mean 'ssim'?",
+        ),
         ("--config.sets=held_outt", "held_out"),
         ("--config.film_frames=2", "at least 3 frames"),
         ("--config.identities=1", "config.identities=1"),
