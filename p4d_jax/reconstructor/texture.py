@@ -66,7 +66,6 @@ NEARBY_SIDE = 32
 REACH_SIZE, MOUTH_HEIGHT = 48, -0.1
 CHROMA_SIZE = 64  # pixels a side of the photo in which its strongest colour is looked for
 REACH_MARGIN, REACH_WIDTH = 0.1, 0.05
-REACH_ANCHORS = 32  # the first of them, which cover the head as farthest points
 OFF_MESH, OTHER_SIDE = 0.1, 0.05
 NEARBY_WIDTH, NEARBY_SHARE = 0.03, 0.5
 NEARBY_REACH, EMPTY = 0.1, 10.0
@@ -351,7 +350,7 @@ def beyond_hair(texture, canonical: Array) -> Array:
 
     texture: a `SourceTexture`, or `SourceTextures` of the same head.
     """
-    off, hair_reach = distance_to_nearest(canonical, texture.anchors[:REACH_ANCHORS]), texture.hair_reach
+    off, hair_reach = distance_to_nearest(canonical, texture.anchors), texture.hair_reach
     above = jnp.clip((canonical[:, 1:2] - MOUTH_HEIGHT) / REACH_WIDTH, 0.0, 1.0)
     return above * jnp.clip((off - hair_reach - REACH_MARGIN) / REACH_WIDTH, 0.0, 1.0)
 
