@@ -7,7 +7,10 @@ our fault and keeps its traceback.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import TypeVar
+
+T = TypeVar("T")
 
 
 class UserError(ValueError):
@@ -27,6 +30,21 @@ def nearest(name: str, names: Iterable[str]) -> str:
     """`; did you mean 'x'?` for the name closest to `name`, or an empty string."""
     close = difflib.get_close_matches(name, list(names), n=1, cutoff=0.5)
     return f"; did you mean {close[0]!r}?" if close else ""
+
+
+def find_named(registry: Mapping[str, T], names: Iterable[str], kind: str) -> dict[str, T]:
+    """Those of a registry that have these names.
+
+    kind: What one of them is called.
+
+    Raises:
+      UserError: There is no such one.
+    """
+    for name in (names := list(names)):
+        if name not in registry:
+            known = ", ".join(registry)
+            raise UserError(f"no {kind} {name!r}{nearest(name, registry)}; there are {known}")
+    return {name: registry[name] for name in names}
 
 
 def printable(text: str) -> str:

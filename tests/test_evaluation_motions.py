@@ -16,7 +16,7 @@ from p4d_jax.avatar.avatar import Avatar
 from p4d_jax.avatar.model import AvatarModel
 from p4d_jax.avatar.motion_source import EncoderMotion, ParameterMotion
 from p4d_jax.errors import UserError
-from p4d_jax.evaluation.evaluators import find_evaluators
+from p4d_jax.evaluation.evaluators import EVALUATORS
 from p4d_jax.evaluation.held_out import Rays, draw_subjects, measure, pair_with_drivers, reenact
 from p4d_jax.evaluation.looks import PictureNetworks
 from p4d_jax.evaluation.motions import asked_motions, own_motions
@@ -152,6 +152,6 @@ def test_a_network_that_sees_pictures_is_measured_on_held_out_people(people, mod
 
     networks = PictureNetworks()
     subjects = draw_subjects(people, networks, model.head)
-    rows = measure(model, subjects, find_evaluators(["pictures", "views"]), networks, RAYS)
+    rows = measure(model, subjects, [EVALUATORS["pictures"], EVALUATORS["views"]], networks, RAYS)
     assert len(rows) == 2 and all(np.isfinite(list(row.values())).all() for row in rows)
     assert {"self/psnr", "cross/psnr", "novel/drop_+30"} <= set(rows[0])

@@ -14,7 +14,7 @@ from PIL import Image
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
 from p4d_jax.capture.landmarks import LEFT_EYE_CORNERS, RIGHT_EYE_CORNERS, Landmarks
-from p4d_jax.errors import UserError
+from p4d_jax.errors import UserError, find_named
 from p4d_jax.evaluation import pairs, scores
 from p4d_jax.evaluation.fits import HeadFit
 from p4d_jax.evaluation.kernel import kernel_distance
@@ -244,7 +244,7 @@ def test_a_measure_says_its_source_and_its_weights_and_refuses_without(pictures)
     with pytest.raises(UserError, match="none of the pairs"):
         score_pairs([], chosen, ScoreNetworks(), lambda *_: None)
     with pytest.raises(UserError, match="no measure 'ssimm'; did you mean 'ssim'"):
-        scores.find_measures(["ssimm"])
+        find_named(MEASURES, ["ssimm"], "measure")
 
 
 def test_cases_are_ranked_by_what_is_better():

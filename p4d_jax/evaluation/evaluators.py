@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
-from p4d_jax.errors import UserError, nearest
 from p4d_jax.evaluation.case import Case, PersonFaces, Row
 from p4d_jax.evaluation.expression import compare_expressions, expression_ratios
 from p4d_jax.evaluation.fits import compare_fits
@@ -45,16 +44,3 @@ EVALUATORS = {
     "fits": Evaluator(of_all=compare_fits),
     "identity": Evaluator(of_all=recognise),
 }
-
-
-def find_evaluators(names: Iterable[str]) -> list[Evaluator]:
-    """The evaluators of these names.
-
-    Raises:
-      UserError: There is no such evaluator.
-    """
-    for name in (names := list(names)):
-        if name not in EVALUATORS:
-            known = ", ".join(EVALUATORS)
-            raise UserError(f"no evaluator {name!r}{nearest(name, EVALUATORS)}; there are {known}")
-    return [EVALUATORS[name] for name in names]

@@ -12,8 +12,9 @@ import numpy as np
 from p4d_jax.avatar.avatar import Avatar
 from p4d_jax.avatar.model import AvatarModel
 from p4d_jax.capture.outside import alpha_of_picture
+from p4d_jax.errors import find_named
 from p4d_jax.evaluation.case import Case, Looks, PersonFaces, Row
-from p4d_jax.evaluation.evaluators import Evaluator, find_evaluators
+from p4d_jax.evaluation.evaluators import EVALUATORS, Evaluator
 from p4d_jax.evaluation.facts import about_person
 from p4d_jax.evaluation.flicker import MIN_FRAMES
 from p4d_jax.evaluation.looks import PictureNetworks, made_faces, true_faces
@@ -162,7 +163,8 @@ def build_evaluator(
     Raises:
       UserError: There is no such evaluator.
     """
-    evaluators, networks = find_evaluators(names), PictureNetworks()
+    evaluators = list(find_named(EVALUATORS, names, "evaluator").values())
+    networks = PictureNetworks()
     frames = MIN_FRAMES if "flicker" in names else 0
     size, motion = model.config.picture_size, film_motion(model.head)
     drawn = draw_people(model.head, size, set_name, seed, people, motion, frames)

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 import jax
 import numpy as np
 
-from p4d_jax.errors import UserError, nearest
+from p4d_jax.errors import UserError
 from p4d_jax.evaluation.consistency import Surface, reprojected_depth_error
 from p4d_jax.evaluation.descriptions import cosine_distances
 from p4d_jax.evaluation.facts import rotation_angle
@@ -273,19 +273,6 @@ MEASURES = {
         "this repository", "higher", faces_found, needs=LANDMARKS,
     ),
 }  # fmt: skip
-
-
-def find_measures(names: Iterable[str]) -> dict[str, Measure]:
-    """The measures of these names.
-
-    Raises:
-      UserError: There is no such measure.
-    """
-    for name in (names := list(names)):
-        if name not in MEASURES:
-            known = ", ".join(MEASURES)
-            raise UserError(f"no measure {name!r}{nearest(name, MEASURES)}; there are {known}")
-    return {name: MEASURES[name] for name in names}
 
 
 # All pairs --------------------------------------------------------------------------------------------------

@@ -21,7 +21,7 @@ from p4d_jax.avatar.textured_head import build_textured_head
 from p4d_jax.geometry import orbit
 from p4d_jax.imaging import writing as pictures
 from p4d_jax.imaging.watermark import mark
-from p4d_jax.jobs._fields import find_named, parse_names
+from p4d_jax.jobs._fields import named_in, parse_names
 from p4d_jax.jobs.settings import ReenactSettings
 from p4d_jax.render.surface import write_obj, write_ply
 
@@ -104,4 +104,4 @@ EXPORTS: dict[str, Export] = {
 
 def named_exports(names: str) -> dict[str, Export]:
     """The exports that a config names."""
-    return find_named(EXPORTS, names, "exports", "export")
+    return named_in(EXPORTS, names, "exports", "export")

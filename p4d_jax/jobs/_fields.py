@@ -10,7 +10,7 @@ from typing import TypeVar
 from ml_collections import ConfigDict
 
 from p4d_jax.capture.people import Person
-from p4d_jax.errors import UserError, nearest
+from p4d_jax.errors import UserError, find_named
 
 T = TypeVar("T")
 
@@ -46,16 +46,10 @@ def parse_names(text: str) -> list[str]:
     return [name.strip() for name in text.split(",") if name.strip()]
 
 
-def find_named(registry: Mapping[str, T], text: str, field: str, kind: str) -> dict[str, T]:
-    """Those of a registry that a field of the config names, with commas between; none for an empty text.
-
-    kind: What one of them is called.
-    """
-    for name in parse_names(text):
-        if name not in registry:
-            known = ", ".join(registry)
-            raise UserError(f"config.{field}: no {kind} {name!r}; there are {known}{nearest(name, registry)}")
-    return {name: registry[name] for name in parse_names(text)}
+def named_in(registry: Mapping[str, T], text: str, field: str, kind: str) -> dict[str, T]:
+    """`find_named` of the names that a field of the config holds, with commas between."""
+    with user_input(field):
+        return find_named(registry, parse_names(text), kind)
 
 
 def check_ranges(config: object, ranges: Mapping[str, tuple[float, float]], section: str = "") -> None:

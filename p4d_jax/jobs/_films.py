@@ -18,7 +18,7 @@ from p4d_jax.avatar.paste import PasteBack
 from p4d_jax.imaging import writing as pictures
 from p4d_jax.imaging.watermark import mark
 from p4d_jax.imaging.writing import H264, PRORES_4444, VP9_ALPHA, Encoding, VideoWriter
-from p4d_jax.jobs._fields import find_named
+from p4d_jax.jobs._fields import named_in
 from p4d_jax.reconstructor.field import Frame
 
 
@@ -166,4 +166,4 @@ FILMS: dict[str, Callable[[Show], Film]] = {
 
 def named_films(names: str) -> dict[str, Callable[[Show], Film]]:
     """The films that a config names."""
-    return find_named(FILMS, names, "films", "film")
+    return named_in(FILMS, names, "films", "film")

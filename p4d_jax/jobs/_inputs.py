@@ -21,7 +21,7 @@ from p4d_jax.imaging.sound import has_sound
 from p4d_jax.imaging.video import is_video
 from p4d_jax.imaging.watermark import MARKS
 from p4d_jax.jobs._exports import named_exports
-from p4d_jax.jobs._fields import check_ranges, find_named, parse_people, parse_person, user_input
+from p4d_jax.jobs._fields import check_ranges, named_in, parse_people, parse_person, user_input
 from p4d_jax.jobs._films import named_films
 from p4d_jax.jobs.settings import ReenactSettings
 
@@ -67,7 +67,7 @@ def read_inputs(config: ReenactSettings) -> Inputs:
     check_numbers(config)
     named_exports(config.exports)
     films = named_films(config.films)
-    find_named(MARKS, config.watermark, "watermark", "mark")
+    named_in(MARKS, config.watermark, "watermark", "mark")
     with user_input("person"):
         person = parse_person(config.person)
     with user_input("driving_person"):

@@ -23,14 +23,14 @@ from p4d_jax.evaluation.scores import (
     INCEPTION,
     LANDMARKS,
     LPIPS,
+    MEASURES,
     Measure,
     PairScores,
     ScoreNetworks,
-    find_measures,
     score_pairs,
 )
 from p4d_jax.jobs._evaluation_page import strip
-from p4d_jax.jobs._fields import parse_names, user_input
+from p4d_jax.jobs._fields import named_in, user_input
 from p4d_jax.jobs._html import to_jpeg
 from p4d_jax.jobs.settings import EvaluateSettings
 from p4d_jax.train.network_folder import network_folder, read_about
@@ -75,8 +75,7 @@ class Scored:
 def read_score_inputs(config: EvaluateSettings, head: str) -> ScoreInputs | None:
     """Checks and reads what the config names; None where it names no pairs. head: The head model's name."""
     scores = config.scores
-    with user_input("scores.measures"):
-        measures = find_measures(parse_names(scores.measures))
+    measures = named_in(MEASURES, scores.measures, "scores.measures", "measure")
     if not scores.pairs:
         return None
     path, damaged = Path(scores.pairs).expanduser(), {}

@@ -21,7 +21,7 @@ from p4d_jax.avatar.model import AvatarModel
 from p4d_jax.capture import capture_photo
 from p4d_jax.capture.photo import open_photo
 from p4d_jax.errors import UserError
-from p4d_jax.evaluation.evaluators import Evaluator, find_evaluators
+from p4d_jax.evaluation.evaluators import EVALUATORS, Evaluator
 from p4d_jax.evaluation.flicker import MIN_FRAMES
 from p4d_jax.evaluation.held_out import Rays, Subject, draw_subjects, measure
 from p4d_jax.evaluation.looks import PictureNetworks, load_arcface, load_lpips
@@ -33,7 +33,7 @@ from p4d_jax.evaluation.sheets import SHEETS, SHOWN, Shown, in_a_row, sheet
 from p4d_jax.evaluation.summary import sort_into_bins, summarise
 from p4d_jax.imaging.writing import save_picture
 from p4d_jax.jobs._evaluation_page import write_evaluation_page
-from p4d_jax.jobs._fields import check_ranges, parse_names, user_input
+from p4d_jax.jobs._fields import check_ranges, named_in, parse_names, user_input
 from p4d_jax.jobs._publish import published, write_json
 from p4d_jax.jobs._scores import ScoreInputs, measure_pairs, read_score_inputs
 from p4d_jax.jobs.settings import EvaluateSettings
@@ -106,8 +106,7 @@ def run(config: ConfigDict, workdir: Path) -> None:
 def read_inputs(config: EvaluateSettings) -> Inputs:
     """Checks and reads all that the config names, cheapest first."""
     check_numbers(config)
-    with user_input("evaluators"):
-        evaluators = find_evaluators(parse_names(config.evaluators))
+    evaluators = list(named_in(EVALUATORS, config.evaluators, "evaluators", "evaluator").values())
     sets = parse_names(config.sets)
     with user_input("sets"):
         for name in sets:

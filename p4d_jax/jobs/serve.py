@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 from p4d_jax.avatar.model import AvatarModel
 from p4d_jax.errors import UserError
 from p4d_jax.imaging.watermark import MARKS
-from p4d_jax.jobs._fields import check_ranges, find_named
+from p4d_jax.jobs._fields import check_ranges, named_in
 from p4d_jax.jobs.settings import ServeSettings
 from p4d_jax.settings import from_config
 
@@ -33,7 +33,7 @@ def run(config: ConfigDict, workdir: Path) -> None:
     except ModuleNotFoundError as error:
         raise UserError(f'the page needs {error.name!r}: pip install "p4d_jax[serve]"') from None
     check_numbers(config)
-    marks = tuple(find_named(MARKS, config.watermark, "watermark", "mark"))
+    marks = tuple(named_in(MARKS, config.watermark, "watermark", "mark"))
     if not is_loopback(config.host) and len(config.token) < LEAST_TOKEN:
         raise UserError(
             f"config.host={config.host!r} lets other machines in, which takes a config.token of {LEAST_TOKEN}"
