@@ -71,8 +71,7 @@ class EqualizedDense(nn.Module):
         weight = weight * (self.lr_multiplier / math.sqrt(fan_in))
         rows = jnp.split(weight.astype(self.dtype), np.cumsum(widths)[:-1])
         product = sum(x.astype(self.dtype) @ part for x, part in zip(inputs, rows, strict=True))
-        # Apart, else XLA on a CPU first writes the bias to an array as large as the result.
-        return jax.lax.optimization_barrier(product) + (bias * self.lr_multiplier).astype(self.dtype)
+        return product + (bias * self.lr_multiplier).astype(self.dtype)
 
 
 def filter_axis(x: Array, axis: int, taps: Sequence[float | Array], before: int, after: int) -> Array:

@@ -31,11 +31,7 @@ def map_chosen(function: Callable[..., Result], chosen: Array, rows: tuple, part
     size = count // parts
     place = jnp.cumsum(chosen) - 1  # of the chosen ones among themselves
     total = place[-1] + 1
-    order = (
-        jnp.zeros(count, jnp.int32)
-        .at[jnp.where(chosen, place, count)]
-        .set(jnp.arange(count, dtype=jnp.int32), mode="drop")
-    )
+    order = jnp.nonzero(chosen, size=count, fill_value=0)[0]
 
     def block(start: Array) -> Result:
         taken = jax.lax.dynamic_slice_in_dim(order, start, size)
