@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from pathlib import Path
 
@@ -18,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from p4d_jax.capture.crop import camera_in_square, crop_matrix, crop_photo, quarter_turn
-from p4d_jax.capture.fit import Fit, bake_shape, fit_photo, landmark_head
+from p4d_jax.capture.fit import Fit, bake_shape, fit_photo, landmark_head, prepare_frames
 from p4d_jax.capture.landmarks import LandmarkDetector, Landmarker, Landmarks
 from p4d_jax.capture.outside import Cutout, cut_out
 from p4d_jax.capture.people import Person, find_person, see_face
@@ -156,7 +157,11 @@ def capture_film(
         pictures = sample_video(source, SAMPLED_FRAMES, max_frames)
         return any(landmarker.detect(split_alpha(picture)[0]) is not None for picture in pictures)
 
-    seen = find_landmarks(film, landmarker, progress, has_a_face=has_a_face, person=person, name=name)
+    small = landmark_head(head)
+    with ThreadPoolExecutor(1) as beside:
+        compiled = beside.submit(prepare_frames, small)
+        seen = find_landmarks(film, landmarker, progress, has_a_face=has_a_face, person=person, name=name)
+        compiled.result()
     is_seen = np.array([landmarks is not None for landmarks in seen.found])
     if is_seen.mean() < 0.5:
         raise UserError(f"film: a face is seen in only {is_seen.sum()} of {len(is_seen)} frames of {name}")
@@ -164,7 +169,7 @@ def capture_film(
     check_face(first, name, seen.shape)
     turn = quarter_turn(face_roll(first.points))
     targets = [None if landmarks is None else turned_targets(landmarks, turn) for landmarks in seen.found]
-    fits = fit_frames(landmark_head(head), targets, seen.shots)
+    fits = fit_frames(small, targets, seen.shots)
     errors = np.where(is_seen, np.asarray(fits.error), np.nan)
     shots = [slice(*ends) for ends in pairwise([*seen.shots, len(targets)])]
     parts = [smooth_fits(take(fits, shot), seen.edges[:-1][shot], smoothing) for shot in shots]

@@ -59,8 +59,8 @@ class LiveCapture:
         if self._person is None:
             self._turn = quarter_turn(face_roll(self._seen.points))
             fit = fit_photo(self._small, *turned_targets(self._seen, self._turn))
-            self._first, self._person = fit, _bake(self._small, fit.shape)
-            fit = fit.replace(unknowns=fit.unknowns.replace(shape=np.zeros(1, np.float32)))
+            self._first, self._person = fit, bake_shape(self._small, fit.shape)
+            fit = fit.replace(unknowns=fit.unknowns.replace(shape=np.zeros(0, np.float32)))
         else:
             start = None if self._last is None else self._last.unknowns
             priors = None if start is None else LIVE_SETTINGS
@@ -68,13 +68,6 @@ class LiveCapture:
             fit = fit.replace(shape=self._first.shape)
         self._last = fit if self._last is None else _calm(self._last, fit)
         return _in_square(self._last, self._first.centre, self._first.side)
-
-
-@jax.jit
-def _bake(small: HeadModel, shape: jax.Array) -> HeadModel:
-    """The head of one person, without the numbers of its shape: most of the fit's time went into them."""
-    person = bake_shape(small, shape)
-    return person.replace(shape_basis=person.shape_basis[..., :1])
 
 
 @jax.jit
