@@ -18,7 +18,6 @@ import time
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
 
 from p4d_jax import assets
 from p4d_jax.data.samples import HeadPair
@@ -40,33 +39,28 @@ from p4d_jax.reconstructor.training import (
     initial_variables,
     psi_optimizer,
 )
-from p4d_jax.train.adversarial import Adversary, DiscriminatorInput, LabelledInput, blank_input
+from p4d_jax.train.adversarial import Adversary, DiscriminatorInput, LabelledInput, input_shapes
 from p4d_jax.train.config import Term
 from p4d_jax.train.devices import build_mesh
 from p4d_jax.train.state import build_optimizer, create_state
-from p4d_jax.types import Camera, FrameParams
+from p4d_jax.types import Camera, FrameParams, shaped
 
 ROOT = Path(__file__).resolve().parent.parent
 POINTS = 4000
 
 
-def shape(*sizes: int) -> jax.ShapeDtypeStruct:
-    """Of float32 numbers."""
-    return jax.ShapeDtypeStruct(sizes, jnp.float32)
-
-
 def describe_pairs(batch: int, size: int, rays: int, model: ReconstructorConfig) -> HeadPair:
     """The shapes of a batch of GenHead's pairs."""
     params = FrameParams(
-        Camera(shape(batch, 4, 4), shape(batch, 3, 3)),
-        *(shape(batch, n) for n in (300, 100, 6, 6)),
+        Camera(shaped(batch, 4, 4), shaped(batch, 3, 3)),
+        *(shaped(batch, n) for n in (300, 100, 6, 6)),
     )
-    picture = shape(batch, size, size, 3)
-    features = shape(batch, rays, rays, model.feature_channels)
+    picture = shaped(batch, size, size, 3)
+    features = shaped(batch, rays, rays, model.feature_channels)
     return HeadPair(
-        picture, params, picture, params, shape(batch, size, size, 1), shape(batch),
-        depth=shape(batch, rays, rays, 1), features=features, background_features=features,
-        points=shape(batch, POINTS, 3), plane_features=shape(batch, POINTS, model.plane_channels),
+        picture, params, picture, params, shaped(batch, size, size, 1), shaped(batch),
+        depth=shaped(batch, rays, rays, 1), features=features, background_features=features,
+        points=shaped(batch, POINTS, 3), plane_features=shaped(batch, POINTS, model.plane_channels),
     )  # fmt: skip
 
 
@@ -90,9 +84,8 @@ def main() -> None:
     optimizer = psi_optimizer(step_config, *config.adam, config.clip_norm)
     training = ReconstructorTraining(reconstructor, step_config, build_mesh(1), optimizer, None, adversary)
     key, size, rays = jax.random.key(0), model.picture_size, step_config.stages[-1][1]
-    face, picture = jnp.zeros((1, 112, 112, 3)), jnp.zeros((1, 64, 64, 3))
-    blank = jax.eval_shape(functools.partial(blank_input, size))
-    of_critic = jax.eval_shape(critic.init, key, blank, shape(2, 25))["params"]
+    face, picture = shaped(1, 112, 112, 3), shaped(1, 64, 64, 3)
+    of_critic = jax.eval_shape(critic.init, key, input_shapes(size), shaped(2, 25))["params"]
     networks = LossNetworks(
         lpips,
         jax.eval_shape(lpips.init, key, picture, picture),
@@ -114,12 +107,12 @@ def main() -> None:
     )
     fakes = LabelledInput(
         DiscriminatorInput(
-            shape(batch, size, size, 3), shape(batch, rays, rays, 3), shape(batch, size, size, 3),
-            shape(batch, rays, rays, 1),
+            shaped(batch, size, size, 3), shaped(batch, rays, rays, 3), shaped(batch, size, size, 3),
+            shaped(batch, rays, rays, 1),
         ),
-        shape(batch, 25),
+        shaped(batch, 25),
     )  # fmt: skip
-    active, rate, bind = tuple(n for n in names if n != "density"), shape(), functools.partial
+    active, rate, bind = tuple(n for n in names if n != "density"), shaped(), functools.partial
     programs = {
         "psi": (
             bind(steps.reconstructor_update, training, active, False),

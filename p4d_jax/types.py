@@ -29,6 +29,11 @@ CAMERA_RADIUS = 4.05  # usual distance of a camera from the world's origin: the 
 CAMERA_PIVOT = (0.0, 0.0, 0.09)  # usual point that a camera looks at, behind the nose
 
 
+def shaped(*sizes: int) -> jax.ShapeDtypeStruct:
+    """An array of float32 that is not there yet: its shape stands for it in `lazy_init` and `lower`."""
+    return jax.ShapeDtypeStruct(sizes, jnp.float32)
+
+
 class VectorParts:
     """Where the parts of a frame lie in the 437 numbers of `FrameParams.to_vector`."""
 

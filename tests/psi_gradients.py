@@ -25,9 +25,10 @@ from p4d_jax.reconstructor import step as steps
 from p4d_jax.reconstructor.losses import LOSSES
 from p4d_jax.reconstructor.samples import build_samples
 from p4d_jax.reconstructor.training import LossNetworks
-from p4d_jax.train.adversarial import Adversary, blank_input
+from p4d_jax.train.adversarial import Adversary, input_shapes
 from p4d_jax.train.config import Term
-from p4d_jax.train.state import lean_init, stream_keys
+from p4d_jax.train.state import stream_keys
+from p4d_jax.types import shaped
 
 BATCH, SIZE, RAYS, POINTS = 2, 32, 16, 12
 
@@ -41,15 +42,15 @@ def main() -> None:
     object.__setattr__(training.reconstructor.config, "dtype", "float64")  # which no config may say
     keys = jax.random.split(jax.random.key(1), 8)
     lpips, arcface = LPIPS(vgg16((2,) * 5)), IResNet(depths=(1, 1, 1, 1), widths=(2,) * 4, embedding=8)
-    picture, face = jnp.zeros((1, SIZE, SIZE, 3)), jnp.zeros((1, 112, 112, 3))
+    picture, face = shaped(1, SIZE, SIZE, 3), shaped(1, 112, 112, 3)
     networks = LossNetworks(
         lpips,
-        lean_init(lpips.init)(keys[0], picture, picture),
+        lpips.lazy_init(keys[0], picture, picture),
         arcface,
-        lean_init(arcface.init)(keys[1], face),
+        arcface.lazy_init(keys[1], face),
     )
     critic = Discriminator(DiscriminatorConfig(SIZE, 64, 4, 1, 2))
-    of_critic = lean_init(critic.init)(keys[2], blank_input(SIZE), jnp.zeros((2, 25)))["params"]
+    of_critic = critic.lazy_init(keys[2], input_shapes(SIZE), shaped(2, 25))["params"]
     names = [name for name in LOSSES if name != "upscaled"]
     step_config = dataclasses.replace(training.config, terms=tuple((name, Term(1.0)) for name in names))
     adversary = Adversary(critic, training.optimizer, step_config, 1.0)

@@ -43,7 +43,7 @@ from p4d_jax.reconstructor.weights import save_reconstructor
 from p4d_jax.render.raster import Raster
 from p4d_jax.render.rays import pixel_centres
 from p4d_jax.train import losses
-from p4d_jax.train.adversarial import Adversary, blank_input
+from p4d_jax.train.adversarial import Adversary, input_shapes
 from p4d_jax.train.config import Term
 from p4d_jax.train.network_folder import save_converted
 from p4d_jax.train.state import (
@@ -54,7 +54,7 @@ from p4d_jax.train.state import (
     learning_rate,
     stream_keys,
 )
-from p4d_jax.types import FrameParams
+from p4d_jax.types import FrameParams, shaped
 
 
 def picture(seed, side=32):
@@ -331,7 +331,7 @@ def test_every_part_of_the_papers_training_fits_together(training, rays, views_a
         variables = initial_variables(psi.reconstructor, key)
         state = create_state(
             variables, psi.optimizer, jax.random.key_data(key),
-            discriminator=critic.init(key, blank_input(32), jnp.zeros((2, 25)))["params"],
+            discriminator=critic.lazy_init(key, input_shapes(32), shaped(2, 25))["params"],
             discriminator_optimizer=adversary.optimizer,
         )  # fmt: skip
         views = multiview.PseudoViews(dataclasses.replace(psi, motion_encoder=None))
@@ -368,7 +368,7 @@ def test_networks_are_read_from_converted_folders(tmp_path):
          jax.eval_shape(encoder.init, key, jnp.zeros((1, 224, 224, 3)))),
         ("arcface50", sizes, jax.eval_shape(arcface.init, key, jnp.zeros((1, 112, 112, 3)))),
         ("genhead_discriminator", size.to_dict(),
-         jax.eval_shape(Discriminator(size).init, key, blank_input(16), jnp.zeros((2, 25)))),
+         jax.eval_shape(Discriminator(size).init, key, input_shapes(16), shaped(2, 25))),
     ):  # fmt: skip
         save_converted(tmp_path / name, {"network": name, "config": config}, ones(shapes))
     config = tiny_config()

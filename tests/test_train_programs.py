@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 
-import flax.linen as nn
 import jax
 import numpy as np
 import pytest
@@ -12,7 +11,6 @@ from jax.experimental.compilation_cache import compilation_cache
 
 from p4d_jax import main
 from p4d_jax.train.programs import count_programs
-from p4d_jax.train.state import lean_init
 
 
 @pytest.fixture
@@ -72,13 +70,3 @@ def test_every_job_reports_what_it_compiled(monkeypatch, tmp_path, capsys):
     assert report["files"] == ["a.png"]
     assert report["programs"]["made"] == 1
     assert capsys.readouterr().out.splitlines()[-1].startswith("1 program")
-
-
-def test_initial_parameters_are_flax_s_and_those_of_equal_shapes_share_programs():
-    deep = lambda layers: nn.Sequential([nn.Dense(5) for _ in range(layers)])
-    key, x = jax.random.key(0), np.ones((1, 5), np.float32)
-    variables = lean_init(deep(3).init)(key, x)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), variables, deep(3).init(key, x))
-    with count_programs() as more:
-        lean_init(deep(9).init)(key, x)
-    assert more.programs == 0

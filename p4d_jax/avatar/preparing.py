@@ -12,13 +12,12 @@ from contextlib import contextmanager
 from functools import partial
 
 import jax
-import jax.numpy as jnp
 
 from p4d_jax.avatar.avatar import _animate, _render_posed, usual_size
 from p4d_jax.avatar.encode import encode_photo
 from p4d_jax.avatar.model import AvatarModel
 from p4d_jax.reconstructor.field import driven_meshes
-from p4d_jax.types import EXPRESSION_SIZE, SHAPE_SIZE, Camera, FrameParams
+from p4d_jax.types import EXPRESSION_SIZE, SHAPE_SIZE, Camera, FrameParams, shaped
 
 Task = Callable[[], object]
 
@@ -50,17 +49,16 @@ def avatar_programs(
     model, size, samples: As `Avatar.from_captures` will be given them.
     """
     size = size or usual_size(model)
-    shape = lambda *sizes: jax.ShapeDtypeStruct(sizes, jnp.float32)
-    camera = Camera(shape(4, 4), shape(3, 3))
-    frame = FrameParams(camera, shape(SHAPE_SIZE), shape(EXPRESSION_SIZE), shape(6), shape(6))
-    motion = shape(model.config.motion_size)
-    photo = (model, shape(size, size, 3), frame, motion, shape(size, size, 1), shape(size, size, 1))
+    camera = Camera(shaped(4, 4), shaped(3, 3))
+    frame = FrameParams(camera, shaped(SHAPE_SIZE), shaped(EXPRESSION_SIZE), shaped(6), shaped(6))
+    motion = shaped(model.config.motion_size)
+    photo = (model, shaped(size, size, 3), frame, motion, shaped(size, size, 1), shaped(size, size, 1))
 
     def render() -> None:
         source = jax.eval_shape(encode_photo, *photo)
         texture = source.texture
         if model.config.refinement_features:
-            texture = texture.replace(detail=shape(size, size, 6))
+            texture = texture.replace(detail=shaped(size, size, 6))
         source = source.replace(texture=texture)
         planes = jax.eval_shape(_animate, model, source, motion)
         meshes = jax.eval_shape(driven_meshes, model.head, frame.shape, frame)
@@ -73,7 +71,7 @@ def avatar_programs(
         driven_meshes.lower(model.head, frame.shape, frame).compile()
         source = jax.eval_shape(encode_photo, *photo)
         if model.config.refinement_features:
-            source = source.replace(texture=source.texture.replace(detail=shape(size, size, 6)))
+            source = source.replace(texture=source.texture.replace(detail=shaped(size, size, 6)))
         _animate.prepare(model, source, motion)
 
     return [render, partial(encode_photo.prepare, *photo), animate]

@@ -19,12 +19,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax import export
 
 from p4d_jax.avatar.avatar import Avatar
-from p4d_jax.types import FRAME_VECTOR_SIZE, Array, FrameParams
+from p4d_jax.types import FRAME_VECTOR_SIZE, Array, FrameParams, shaped
 
 ENCODE, FRAME, WEIGHTS = "encode.stablehlo", "frame.stablehlo", "weights.npz"
 
@@ -38,8 +37,7 @@ def write_stablehlo(folder: str | Path, avatar: Avatar) -> dict[str, int]:
       UserError: The network sees motion in pictures, so parameters alone make no frame.
     """
     folder, size = Path(folder), avatar.size
-    number = lambda *shape: jax.ShapeDtypeStruct(shape, jnp.float32)
-    photo = number(size, size, 3), number(size, size, 1), number(size, size, 1), number(FRAME_VECTOR_SIZE)
+    photo = shaped(size, size, 3), shaped(size, size, 1), shaped(size, size, 1), shaped(FRAME_VECTOR_SIZE)
     encode, frame, weights = programs(avatar)
     source = jax.eval_shape(encode, weights, *photo)
     for name, program, inputs in ((ENCODE, encode, photo), (FRAME, frame, (source, photo[-1]))):

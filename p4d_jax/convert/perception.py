@@ -12,8 +12,6 @@ import dataclasses
 from collections.abc import Sequence
 
 import flax.linen as nn
-import jax
-import jax.numpy as jnp
 import numpy as np
 
 from p4d_jax.convert.mapping import NetworkImport, Rule, Rules, Unused, below, conv, dense, layer, shapes_of
@@ -21,6 +19,7 @@ from p4d_jax.networks.arcface import IRESNET_18, IRESNET_50, IResNet
 from p4d_jax.networks.inception import InceptionV3
 from p4d_jax.networks.lpips import LPIPS, ConvTrunk, alexnet, vgg16
 from p4d_jax.networks.motion_encoder import MotionEncoder
+from p4d_jax.types import shaped
 
 # Where the convolutions stand in torchvision's `features`, between ReLUs and poolings.
 VGG16_CONVS = (0, 2, 5, 7, 10, 12, 14, 17, 19, 21, 24, 26, 28)
@@ -143,7 +142,7 @@ INCEPTION: Rules = [
 
 def _network(module: nn.Module, image_size: int, rules: Rules, *marks: str) -> NetworkImport:
     """What the import must know of a module that takes images (B, image_size, image_size, 3)."""
-    images = jax.ShapeDtypeStruct((1, image_size, image_size, 3), jnp.float32)
+    images = shaped(1, image_size, image_size, 3)
     inputs = (images, images) if isinstance(module, LPIPS) else (images,)
     fields = (field.name for field in dataclasses.fields(module))
     sizes = {name: getattr(module, name) for name in fields if name not in ("parent", "name", "dtype")}

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 
 import jax
-import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
 
@@ -15,9 +14,9 @@ from p4d_jax.genhead.latent_encoder import LatentEncoder
 from p4d_jax.genhead.model import GenHead
 from p4d_jax.genhead.parts import HeadParts
 from p4d_jax.head.model import HeadModel
-from p4d_jax.train.adversarial import Adversary, blank_input
-from p4d_jax.train.state import TrainState, create_state, lazy_adam, lazy_share, lean_init
-from p4d_jax.types import Array
+from p4d_jax.train.adversarial import Adversary, input_shapes
+from p4d_jax.train.state import TrainState, create_state, lazy_adam, lazy_share
+from p4d_jax.types import Array, shaped
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -60,14 +59,13 @@ def create_genhead_state(training: GenHeadTraining, key: Array) -> TrainState:
     """A new run's state, from a typed key."""
     key_g, key_d = jax.random.split(key)
     config, size = training.genhead.config, training.genhead.config.image_size
-    label, shape = jnp.zeros((2, 25)), jnp.zeros((2, config.shape_size))
-    generator = lean_init(training.genhead.init)(key_g, jnp.zeros((2, config.latent_size)), label, shape)
-    blank = blank_input(size)
-    discriminator = lean_init(training.discriminator.init)(key_d, blank, label)["params"]
+    latent, label, shape = shaped(2, config.latent_size), shaped(2, 25), shaped(2, config.shape_size)
+    generator = training.genhead.lazy_init(key_g, latent, label, shape)
+    discriminator = training.discriminator.lazy_init(key_d, input_shapes(size), label)["params"]
     encoder = {}
     if training.config.reconstructs:
-        key_e, half = jax.random.fold_in(key_d, 1), blank.image[:, ::2, ::2]
-        encoder = lean_init(training.encoder.init)(key_e, half, half[..., :1], half)["params"]
+        half, alpha = shaped(2, size // 2, size // 2, 3), shaped(2, size // 2, size // 2, 1)
+        encoder = training.encoder.lazy_init(jax.random.fold_in(key_d, 1), half, alpha, half)["params"]
     return create_state(
         generator, training.optimizer, jax.random.key_data(key),
         discriminator=discriminator, discriminator_optimizer=training.adversary.optimizer,

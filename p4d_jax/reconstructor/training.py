@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 
 import jax
-import jax.numpy as jnp
 import optax
 from flax import struct, traverse_util
 from jax.sharding import Mesh
@@ -22,8 +21,8 @@ from p4d_jax.reconstructor.model import Reconstructor
 from p4d_jax.reconstructor.weights import load_reconstructor
 from p4d_jax.train import losses
 from p4d_jax.train.adversarial import Adversary
-from p4d_jax.train.state import FROZEN, build_optimizer, lean_init
-from p4d_jax.types import Array
+from p4d_jax.train.state import FROZEN, build_optimizer
+from p4d_jax.types import Array, shaped
 
 
 def psi_optimizer(
@@ -112,10 +111,9 @@ class Constants:
 def initial_variables(reconstructor: Reconstructor, key: Array) -> dict:
     """Random parameters of the model's shapes."""
     c = reconstructor.config
-    image = jnp.zeros((1, c.image_size, c.image_size, 3))
-    motion = jnp.zeros((1, c.motion_size))
-    lifted = jnp.zeros((1, c.lifted_size, c.lifted_size, 4)) if c.source_lifting else None
-    return lean_init(reconstructor.init)(key, image, motion, motion, lifted)
+    image, motion = shaped(1, c.image_size, c.image_size, 3), shaped(1, c.motion_size)
+    lifted = shaped(1, c.lifted_size, c.lifted_size, 4) if c.source_lifting else None
+    return reconstructor.lazy_init(key, image, motion, motion, lifted)
 
 
 def grow_variables(start: str, model: ReconstructorConfig, variables: dict) -> dict:

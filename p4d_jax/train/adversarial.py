@@ -23,7 +23,7 @@ from p4d_jax.nn.stylegan2 import filter_axis
 from p4d_jax.train.augment import Augmentation, adapt_probability, augment
 from p4d_jax.train.config import StepSettings
 from p4d_jax.train.state import TrainState, descend, stream_key
-from p4d_jax.types import Array
+from p4d_jax.types import Array, shaped
 
 
 @struct.dataclass
@@ -43,9 +43,9 @@ class DiscriminatorInput:
     segmentation: Array
 
 
-def blank_input(size: int) -> DiscriminatorInput:
-    """Two blank pictures of `size` pixels a side, for a discriminator's `init`."""
-    return DiscriminatorInput(*(jnp.zeros((2, size, size, channels)) for channels in (3, 3, 3, 1)))
+def input_shapes(size: int) -> DiscriminatorInput:
+    """Shapes of two pictures of `size` pixels a side, for a discriminator's `lazy_init`."""
+    return DiscriminatorInput(*(shaped(2, size, size, channels) for channels in (3, 3, 3, 1)))
 
 
 @struct.dataclass

@@ -12,31 +12,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import struct
-from jax.extend.core import ClosedJaxpr, jaxpr_as_fun
-from jax.interpreters import partial_eval
 
 from p4d_jax.types import Array
 
 FROZEN = "frozen"  # label of parameters that stand still
 Params = TypeVar("Params")
-
-
-def lean_init(init: Callable) -> Callable:
-    """A module's `init` without the forward pass, one operation after the other.
-
-    Flax runs a network in order to learn the shapes of its parameters; here it is traced for them. As one
-    program the random numbers of hundreds of parameters take XLA several times as long to compile as the
-    few dozen small programs that parameters of equal shapes share.
-    """
-
-    def call(*args):
-        traced, shapes = jax.make_jaxpr(init, return_shape=True)(*args)
-        outputs = [True] * len(traced.out_avals)
-        jaxpr, _ = partial_eval.dce_jaxpr(traced.jaxpr, outputs, instantiate=True)
-        leaves = jaxpr_as_fun(ClosedJaxpr(jaxpr, traced.consts))(*jax.tree.leaves(args))
-        return jax.tree.unflatten(jax.tree.structure(shapes), leaves)
-
-    return call
 
 
 @struct.dataclass
