@@ -27,6 +27,7 @@ from p4d_jax.reconstructor.texture import (
     SQUARE,
     SourceTexture,
     beyond_hair,
+    body_goes_on,
     bound_chroma,
     build_source_texture,
     chroma_of,
@@ -38,6 +39,7 @@ from p4d_jax.reconstructor.texture import (
     look_up_nearby,
     look_up_source,
     mesh_depth_and_alpha,
+    normalized_depth,
     reach_of_hair,
     seen_by,
 )
@@ -311,6 +313,28 @@ def test_hair_reaches_as_far_as_the_photo_shows_and_what_is_farther_out_is_empty
     texture = SimpleNamespace(anchors=anchors, hair_reach=jnp.asarray(0.15))
     heights = jnp.array([[0.0, 0.1, 0.0], [0.0, 0.24, 0.0], [0.0, 0.5, 0.0], [0.0, -0.5, 0.0]])
     np.testing.assert_allclose(beyond_hair(texture, heights)[:, 0], [0, 0, 1, 0], atol=1e-5)
+
+
+def test_the_body_goes_on_where_the_border_cuts_it():
+    head = assets.head_model("openhead")
+    frame, camera = build_canonical_frame(head, 64), look_at_camera(0.0, 0.0, 4.0)
+    texture = build_source_texture(jnp.zeros((SIZE, SIZE, 3)), frame, frame.vertices, jnp.zeros(3), camera)
+    # A person 3.9 units away in the left half of the photo, and in the lower part of its right border.
+    alpha = np.zeros((SIZE, SIZE, 1), np.float32)
+    alpha[:, : SIZE // 2] = alpha[-4:, -4:] = 1.0
+    depth = np.full_like(alpha, normalized_depth(camera, jnp.asarray(3.9)))
+    texture = texture.replace(features=jnp.asarray(np.concatenate([depth, alpha], axis=-1)))
+
+    def surely(u: float, v: float, distance: float) -> float:
+        origin, direction = rays_through(camera, jnp.array([[u, v]]))
+        return float(body_goes_on(texture, origin + distance * direction)[0, 0])
+
+    assert surely(0.25, 1.1, 3.98) > 0.9  # below the photo
+    assert surely(0.75, 1.1, 3.98) == 0.0  # where the border shows the background
+    assert surely(0.25, 1.1, 3.8) == surely(0.25, 1.1, 4.3) == 0.0  # before the person, and far behind
+    assert surely(0.25, 0.9, 3.98) == surely(0.25, -0.1, 3.98) == 0.0  # in the photo, and above it
+    assert surely(1.05, 0.99, 3.98) > 0.9  # beside a shoulder
+    assert surely(-0.05, 0.5, 3.98) == 0.0  # beside a face
 
 
 def test_a_face_that_the_border_cuts_gets_its_other_side():

@@ -34,6 +34,7 @@ from p4d_jax.reconstructor.model import Reconstructor
 from p4d_jax.reconstructor.mouth import put_mouth
 from p4d_jax.reconstructor.several_photos import (
     SourceTextures,
+    body_goes_on_of_sources,
     lids_of_sources,
     look_up_features_of_sources,
     look_up_nearby_of_sources,
@@ -44,6 +45,7 @@ from p4d_jax.reconstructor.texture import (
     Shown,
     SourceTexture,
     beyond_hair,
+    body_goes_on,
     bound_chroma,
     lids_of,
     lift_image,
@@ -108,18 +110,20 @@ class HeadField:
         at_planes = sample_planes(self.planes, canonical / self.box_scale)
         density, features = self.network.apply(self.variables, at_planes, shown, method="decode")
         if shown is not None and self.texture.alpha is not None:
-            density = self.carve(density, shown, beyond_hair(self.texture, canonical), inside)
+            goes_on = body_goes_on_of_sources if self.several_photos else body_goes_on
+            beyond, body = beyond_hair(self.texture, canonical), goes_on(self.texture, canonical)
+            density = self.carve(density, shown, beyond, body, inside)
         as_rays = lambda x: x.reshape(*points.shape[:2], -1)
         return as_rays(density), as_rays(features)
 
-    def carve(self, density: Array, shown: Array, beyond: Array, inside: Array | None) -> Array:
+    def carve(self, density: Array, shown: Array, beyond: Array, body: Array, inside: Array | None) -> Array:
         """Densities (P, 1), empty and solid where that is sure.
 
         What the alpha of the photo shows as background is empty all along its rays, and what is farther from
-        the head than its hair there; what lies in the fitted mesh is solid.
+        the head than its hair there; what lies in the fitted mesh is solid, and the body that no photo shows.
 
         Args:
-          shown: (P, k + 9) of `look_up_features`. beyond: (P, 1) `beyond_hair`.
+          shown: (P, k + 9) of `look_up_features`. beyond: (P, 1) `beyond_hair`. body: (P, 1) `body_goes_on`.
           inside: (P, 1) in [0, 1], how surely the points lie in the posed mesh; None where that is not known.
         """
         k = self.network.config.photo_features
@@ -127,9 +131,9 @@ class HeadField:
         person = opacity + 1.0 - in_photo
         empty = jnp.maximum(jnp.clip(1.0 - 2.0 * person, 0.0, 1.0), beyond)
         density = density - EMPTY_DENSITY * empty
-        if inside is None:
-            return density
-        solid = inside * jnp.clip(2.0 * person - 1.0, 0.0, 1.0)
+        solid = body * (1.0 - in_photo)
+        if inside is not None:
+            solid = jnp.maximum(solid, inside * jnp.clip(2.0 * person - 1.0, 0.0, 1.0))
         return jnp.where(solid > 0, jnp.maximum(density, SHOWN_DENSITY * solid), density)
 
     @property

@@ -20,6 +20,7 @@ from p4d_jax.reconstructor.mouth import draw_mouth
 from p4d_jax.reconstructor.texture import (
     Shown,
     SourceTexture,
+    body_goes_on,
     build_source_texture,
     lids_of,
     look_up_features,
@@ -199,6 +200,11 @@ def look_up_features_of_sources(sources: SourceTextures, points: Array) -> Array
     found = jax.vmap(look_up_features, in_axes=(0, None))(sources.textures, points)
     inside = found[..., -5]
     return mix_photos(found, trust_logits(inside + HIDDEN_SHARE)[..., None])
+
+
+def body_goes_on_of_sources(sources: SourceTextures, points: Array) -> Array:
+    """`body_goes_on` (P, 1) as the surest of K photos has it."""
+    return jax.vmap(body_goes_on, in_axes=(0, None))(sources.textures, points).max(axis=0)
 
 
 def look_up_nearby_of_sources(sources: SourceTextures, points: Array, on_mesh: Array) -> Array:

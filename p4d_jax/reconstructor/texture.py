@@ -64,6 +64,7 @@ NEARBY_SIDE = 32
 # Of hair: pixels a side in which its reach is measured; height in the canonical frame above which it counts;
 # what it may reach farther than seen, anchors being sparse, and where it ends.
 REACH_SIZE, MOUTH_HEIGHT = 48, -0.1
+SHOULDER_HEIGHT = -0.3  # in the canonical frame, that of the chin: what a border cuts below it is the body
 CHROMA_SIZE = 64  # pixels a side of the photo in which its strongest colour is looked for
 REACH_MARGIN, REACH_WIDTH = 0.1, 0.05
 OFF_MESH, OTHER_SIDE = 0.1, 0.05
@@ -355,6 +356,21 @@ def beyond_hair(texture, canonical: Array) -> Array:
     return above * jnp.clip((off - hair_reach - REACH_MARGIN) / REACH_WIDTH, 0.0, 1.0)
 
 
+def body_goes_on(texture: SourceTexture, points: Array) -> Array:
+    """How surely canonical points (P, 3) lie in the body that the photo's border cuts: (P, 1) in [0, 1].
+
+    Below the photo, and beside it from the shoulders down, the person goes on straight from the border,
+    behind the depth that it has there.
+    """
+    moved = in_the_photo(texture, points)
+    uv, _ = project(texture.camera, moved)
+    depth_and_alpha = jax.lax.stop_gradient(sample_image(texture.features, uv)[:, -2:])  # the border's
+    beside = jnp.any((uv < 0) | (uv > 1), axis=-1) & (points[:, 1] < SHOULDER_HEIGHT)
+    outside = (uv[:, 1] > 1) | (beside & (uv[:, 1] > 0))
+    solid = solid_behind(gap_to_surface(texture.camera, moved, depth_and_alpha))
+    return outside[:, None] * jnp.clip(2.0 * depth_and_alpha[:, 1:] * solid - 1.0, 0.0, 1.0)
+
+
 def fill_by_mirror(
     image: Array, known: Array, raster: Raster, mirrored: Array, camera: Camera
 ) -> tuple[Array, Array]:
@@ -496,7 +512,7 @@ def look_up_features(texture: SourceTexture, points: Array) -> Array:
     at_pixel, depth_and_alpha = found[:, :-2], jax.lax.stop_gradient(found[:, -2:])
     opacity, gap = depth_and_alpha[:, 1:], gap_to_surface(texture.camera, moved, depth_and_alpha)
     gaps = jnp.tanh(gap / jnp.array(GAP_WIDTHS))
-    solid = jax.nn.sigmoid(gap / SURFACE_WIDTH) * jax.nn.sigmoid((THICKNESS - gap) / THICKNESS_WIDTH)
+    solid = solid_behind(gap)
     of_pixel = opacity * jnp.concatenate([at_pixel, jnp.ones_like(opacity), gaps], axis=-1)
     place = points / (0.5 * BOX_WARP)
     return jnp.concatenate([of_pixel * inside, inside, place, opacity * solid * inside], axis=-1)
@@ -516,6 +532,11 @@ def gap_to_surface(camera: Camera, points: Array, depth_and_alpha: Array) -> Arr
     """World units (P, 1) by which points (P, 3) lie behind the photo's depth, of depth and alpha (P, 2)."""
     distance = jnp.linalg.norm(points - camera.cam2world[:3, 3], axis=-1, keepdims=True)
     return (normalized_depth(camera, distance) - depth_and_alpha[:, :1]) * (0.5 * BOX_WARP)
+
+
+def solid_behind(gap: Array) -> Array:
+    """How surely points a gap (...) behind the photo's depth lie in the person: behind, and not too far."""
+    return jax.nn.sigmoid(gap / SURFACE_WIDTH) * jax.nn.sigmoid((THICKNESS - gap) / THICKNESS_WIDTH)
 
 
 def mesh_depth_and_alpha(texture: SourceTexture, size: int) -> Array:
