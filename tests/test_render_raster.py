@@ -15,6 +15,7 @@ from p4d_jax import assets
 from p4d_jax.geometry import intrinsics_from_fov, look_at_camera, project
 from p4d_jax.render.raster import NEAR, interpolate, rasterize
 from p4d_jax.render.rays import generate_rays
+from p4d_jax.train.devices import fast_jit
 from p4d_jax.types import Camera
 
 FRONTAL = Camera(jnp.eye(4), intrinsics_from_fov())
@@ -239,7 +240,8 @@ def test_no_pixel_is_lost_to_a_compilers_rounding():
     def masks(level: int) -> np.ndarray:
         one = lambda camera: rasterize(head.template, head.faces, camera, 128).mask
         options = {"xla_backend_optimization_level": level, "xla_cpu_use_fusion_emitters": True}
-        return np.asarray(jax.jit(lambda cameras: lax.map(one, cameras), compiler_options=options)(cameras))
+        masks = fast_jit(lambda cameras: lax.map(one, cameras), options=options)
+        return np.asarray(masks(cameras))
 
     faces = np.asarray(head.faces)
     for camera, level_0, level_3 in zip(range(count), masks(0), masks(3), strict=True):

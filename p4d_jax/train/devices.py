@@ -34,20 +34,25 @@ def host_device_flag(count: int) -> str:
 
 
 def compiler_options() -> dict[str, str]:
-    """XLA's options with which programs run fastest on this backend; none where XLA does not know them."""
+    """XLA's options with which programs run fastest on this backend, as far as this XLA knows them."""
     return known_options(tuple(CPU_OPTIONS.items()))
 
 
-@functools.cache
 def known_options(wanted: tuple[tuple[str, object], ...]) -> dict[str, object]:
-    """Options for a CPU, on one whose XLA knows them all; else none."""
+    """Options for a CPU that its XLA knows, which differ from version to version; none for others."""
     if jax.default_backend() != "cpu":
         return {}
+    return {name: value for name, value in wanted if is_known(name, value)}
+
+
+@functools.cache
+def is_known(name: str, value: object) -> bool:
+    """Whether this XLA has an option."""
     try:
-        jax.jit(lambda x: x, compiler_options=dict(wanted)).lower(0.0).compile()
+        jax.jit(lambda x: x, compiler_options={name: value}).lower(0.0).compile()
     except jax.errors.JaxRuntimeError:
-        return {}
-    return dict(wanted)
+        return False
+    return True
 
 
 def fast_jit(function: Callable, *, options: dict[str, object] = CPU_OPTIONS, **kwargs) -> Callable:
