@@ -335,6 +335,8 @@ def test_the_body_goes_on_where_the_border_cuts_it():
     assert surely(0.25, 0.9, 3.98) == surely(0.25, -0.1, 3.98) == 0.0  # in the photo, and above it
     assert surely(1.05, 0.99, 3.98) > 0.9  # beside a shoulder
     assert surely(-0.05, 0.5, 3.98) == 0.0  # beside a face
+    texture = texture.replace(known=jnp.zeros((SIZE, SIZE, 1)))
+    assert surely(0.25, 1.1, 3.98) == 0.0  # where the border is not the photo's
 
 
 def test_a_face_that_the_border_cuts_gets_its_other_side():

@@ -367,8 +367,10 @@ def body_goes_on(texture: SourceTexture, points: Array) -> Array:
     depth_and_alpha = jax.lax.stop_gradient(sample_image(texture.features, uv)[:, -2:])  # the border's
     beside = jnp.any((uv < 0) | (uv > 1), axis=-1) & (points[:, 1] < SHOULDER_HEIGHT)
     outside = (uv[:, 1] > 1) | (beside & (uv[:, 1] > 0))
-    solid = solid_behind(gap_to_surface(texture.camera, moved, depth_and_alpha))
-    return outside[:, None] * jnp.clip(2.0 * depth_and_alpha[:, 1:] * solid - 1.0, 0.0, 1.0)
+    surely = depth_and_alpha[:, 1:] * solid_behind(gap_to_surface(texture.camera, moved, depth_and_alpha))
+    if texture.known is not None:
+        surely *= sample_image(texture.known, uv)
+    return outside[:, None] * jnp.clip(2.0 * surely - 1.0, 0.0, 1.0)
 
 
 def fill_by_mirror(
