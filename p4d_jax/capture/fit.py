@@ -248,7 +248,7 @@ def shapes_left_open(head: HeadModel, priors: FitSettings = PHOTO_SETTINGS) -> n
 def bake_shape(small: HeadModel, shape: Array) -> HeadModel:
     """The head of one person: `shape` (>= S,) goes into the template, and its basis is empty.
 
-    Most of a photo's unknowns are those of the shape; a fit without them takes about a third of the time.
+    Most of a photo's unknowns are those of the shape; a fit without them takes less than half the time.
     """
     template = small.template + small.shape_basis @ shape[: small.shape_basis.shape[-1]]
     return small.replace(template=template, shape_basis=small.shape_basis[..., :0])

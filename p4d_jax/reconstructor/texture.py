@@ -362,6 +362,7 @@ def body_goes_on(texture: SourceTexture, points: Array) -> Array:
     Below the photo, and beside it from the shoulders down, the person goes on straight from the border,
     behind the depth that it has there.
     """
+    # As `look_up_features` has them: one program makes them once.
     moved = in_the_photo(texture, points)
     uv, _ = project(texture.camera, moved)
     depth_and_alpha = jax.lax.stop_gradient(sample_image(texture.features, uv)[:, -2:])  # the border's
