@@ -30,7 +30,10 @@ PSI_FLAGS = (
     "--config.batch=8", "--config.data.openheads=8", "--config.adam=(0.9, 0.999, 1e-5)",
     "--config.loop.peak_rate=1e-4",
 )  # fmt: skip
-NOT_COMPARED = ("step", "seconds", "steps_per_second", "images_per_second", "eta_minutes")
+NOT_COMPARED = (
+    "step", "seconds", "steps_per_second", "images_per_second", "gflop_an_image", "flops_utilisation",
+    "eta_minutes",
+)  # fmt: skip
 
 
 def save_start(path: Path) -> None:

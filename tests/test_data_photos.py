@@ -290,8 +290,8 @@ def test_the_job_trains_on_a_folder(folder, head, tmp_path, monkeypatch, capsys)
     config.loop.update(steps=3)
     constants = []
 
-    def build_step(gan, draw_real, draw_params, batch):
-        assert batch == BATCH
+    def build_step(gan, draw_real, draw_params, batch, work):
+        assert batch == BATCH and work.rate > 0
 
         def step(state, rate):
             number = int(state.step)

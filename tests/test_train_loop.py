@@ -15,6 +15,7 @@ from process_tasks import open_silent_events
 
 from p4d_jax.errors import UserError
 from p4d_jax.train import journal, loop
+from p4d_jax.train.flops import Work
 from p4d_jax.train.state import build_optimizer, create_state
 
 RUN = """
@@ -111,8 +112,10 @@ def silent(monkeypatch):
     monkeypatch.setattr(journal, "open_events", open_silent_events)
 
 
-def train_counting(workdir: Path, kill_at: int = -1, scores: dict = SCORES, **settings) -> list[int]:
-    """A run whose weights are its step's number; returns the steps that were evaluated."""
+def train_counting(
+    workdir: Path, kill_at: int = -1, scores: dict = SCORES, work: Work | None = None, **settings
+) -> list[int]:
+    """A run whose weights are its step's number, each of 2 GFLOP; returns the steps that were evaluated."""
     optimizer, evaluated = build_optimizer(0.9, 0.99, 1e-8, 1.0), []
     key = jax.random.key_data(jax.random.key(0))
     state = create_state({"params": {"w": jnp.zeros(3)}}, optimizer, key)
@@ -120,6 +123,8 @@ def train_counting(workdir: Path, kill_at: int = -1, scores: dict = SCORES, **se
     def step(state, rate):
         if int(state.step) == kill_at:
             raise Killed
+        if work:
+            work.done += 2e9
         return count(state, rate)
 
     def evaluate(state):
@@ -129,7 +134,7 @@ def train_counting(workdir: Path, kill_at: int = -1, scores: dict = SCORES, **se
     loop.train(
         loop.LoopConfig(**COUNTING | settings), workdir, state, step,
         lambda state: np.zeros((8, 8, 3), np.uint8), lambda state, path: np.savez(path, **state.average),
-        evaluate=evaluate if "evaluate_every" in settings else None, batch=4,
+        evaluate=evaluate if "evaluate_every" in settings else None, batch=4, work=work,
     )  # fmt: skip
     return evaluated
 
@@ -182,13 +187,17 @@ def test_the_end_is_evaluated_in_any_case(tmp_path, silent):
 
 
 def test_the_log_tells_speed_and_time_left(tmp_path, silent, capsys):
-    train_counting(tmp_path, steps=6)
+    work = Work(rate=1e12)
+    train_counting(tmp_path, steps=6, work=work)
     lines = log_lines(tmp_path)
     left = [line["eta_minutes"] for line in lines]
     assert np.isfinite(left).all() and left[-1] == 0
     for line in lines:
         assert line["images_per_second"] == pytest.approx(4 * line["steps_per_second"], rel=0.01)
+        assert line["gflop_an_image"] == 0.5
+        assert line["flops_utilisation"] == pytest.approx(2e-3 * line["steps_per_second"], rel=0.01, abs=1e-4)
     shown = [line for line in capsys.readouterr().out.splitlines() if line.startswith("step ")]
+    assert all("% of the FLOP rate" in line for line in shown)
     assert len(shown) == 6 and "100.0 %   0 s left" in shown[-1] and shown[-1].endswith("loss 0.167")
     assert journal.minutes_left(0.25, 0.5, 60.0) == pytest.approx(2.0)
     minutes = (0.5, 59, 65, 1439, 52 * 60)

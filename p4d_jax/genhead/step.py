@@ -35,6 +35,7 @@ from p4d_jax.genhead.training import GenHeadTraining
 from p4d_jax.train import losses
 from p4d_jax.train.adversarial import LabelledInput, blur_fake, discriminator_update, penalty_update
 from p4d_jax.train.devices import jit_batch, jit_update, replicated, split
+from p4d_jax.train.flops import Work
 from p4d_jax.train.loss_table import weight_at
 from p4d_jax.train.state import TrainState, descend, lazy_share, moved_average, stream_key
 from p4d_jax.types import Array, FrameParams
@@ -48,6 +49,7 @@ def build_genhead_step(
     draw_real: Callable[[int], Portrait],
     draw_params: Callable[[int], FrameParams],
     batch: int,
+    work: Work | None = None,
 ) -> Callable[[TrainState, Array], tuple[TrainState, Report]]:
     """The step: (state, share of the learning rates) -> (state, report).
 
@@ -55,19 +57,22 @@ def build_genhead_step(
       draw_real: a number of the step -> real pictures (B,), split over the devices.
       draw_params: a number -> frames (B,) to generate, from the distribution of the real ones.
       batch: B.
+      work: what counts the programs' arithmetic.
     """
+    work = work or Work()
     config, mesh, head, parts = training.config, training.mesh, training.head, training.parts
     everywhere, shared = replicated(mesh), split(mesh)
-    see_frames = jit_batch(mesh, rasterize_frames, "training", "resolution")
-    see_reals = jit_batch(mesh, rasterize_reals, "training")
-    make_fakes = jit_batch(mesh, fresh_fakes, "training")
-    reconstruct = jit_update(mesh, reconstruction_update, "training", "active")
+    see_frames = jit_batch(mesh, work, rasterize_frames, "training", "resolution")
+    see_reals = jit_batch(mesh, work, rasterize_reals, "training")
+    make_fakes = jit_batch(mesh, work, fresh_fakes, "training")
+    reconstruct = jit_update(mesh, work, reconstruction_update, "training", "active")
     generate = jit_update(
-        mesh, generator_update, "training", "active", "blurred", results=(everywhere, everywhere, shared)
-    )
-    discriminate = jit_update(mesh, critic_update, "training", "blurred")
-    penalise = jit_update(mesh, critic_penalty_update, "training", "resolution", "blurred")
-    regularise = jit_update(mesh, density_update, "training")
+        mesh, work, generator_update, "training", "active", "blurred",
+        results=(everywhere, everywhere, shared),
+    )  # fmt: skip
+    discriminate = jit_update(mesh, work, critic_update, "training", "blurred")
+    penalise = jit_update(mesh, work, critic_penalty_update, "training", "resolution", "blurred")
+    regularise = jit_update(mesh, work, density_update, "training")
 
     def step(state: TrainState, rate: Array) -> tuple[TrainState, Report]:
         # Where the run is.

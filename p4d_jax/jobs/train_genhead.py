@@ -38,6 +38,7 @@ from p4d_jax.networks.inception import InceptionV3
 from p4d_jax.settings import from_config
 from p4d_jax.train.config import LoopConfig
 from p4d_jax.train.devices import build_mesh, local, replicate
+from p4d_jax.train.flops import Work, measure_rate
 from p4d_jax.train.loop import train
 from p4d_jax.train.report import about_run, announce, announce_networks, picture_grid
 from p4d_jax.train.state import TrainState
@@ -77,14 +78,15 @@ def run(config: ConfigDict, workdir: Path) -> None:
                 workdir / "data_statistics.npz", about,
             )  # fmt: skip
         loop_config = dataclasses.replace(loop_config, best="fid", best_is="lowest")
+    work = Work(measure_rate(training.mesh.size, training.genhead.dtype))
     with fields_named(config, "loop"):
         train(
             loop_config, workdir, state,
-            build_genhead_step(training, data.draw_real, data.draw_params, config.batch),
+            build_genhead_step(training, data.draw_real, data.draw_params, config.batch, work),
             build_grid(training, data.shapes(SHOWN), config, key),
             build_export(training, config),
             evaluate=evaluate, batch=config.batch, shown=("generator", "discriminator"), waited=data.waited,
-            record=run_record(config),
+            work=work, record=run_record(config),
         )  # fmt: skip
 
 

@@ -60,6 +60,7 @@ from p4d_jax.settings import from_config
 from p4d_jax.train.adversarial import Adversary
 from p4d_jax.train.config import LoopConfig
 from p4d_jax.train.devices import build_mesh, local, replicate
+from p4d_jax.train.flops import Work, measure_rate
 from p4d_jax.train.loop import train
 from p4d_jax.train.network_folder import ConvertedNetwork, load_converted
 from p4d_jax.train.report import about_run, announce, announce_networks, picture_grid
@@ -80,15 +81,17 @@ def run(config: ConfigDict, workdir: Path) -> None:
     with fields_named(config):
         check_data(training.config, draw_pairs.shapes, constants.loss_networks)
     state, constants = replicate((state, constants), training.mesh)
-    hooks = pseudo_views(config, training, constants)
+    work = Work(measure_rate(training.mesh.size))
+    hooks = pseudo_views(config, training, constants, work)
     with fields_named(config, "loop"):
         train(
             loop_config, workdir, state,
-            build_step(training, constants, draw_pairs, config.batch, hooks),
+            build_step(training, constants, draw_pairs, config.batch, hooks, work),
             build_grid(config, training, constants, draw_pairs),
             build_export(config, training),
             evaluate=build_evaluation(config, training, constants),
-            batch=config.batch, shown=("image", "psnr"), waited=draw_pairs.waited, record=run_record(config),
+            batch=config.batch, shown=("image", "psnr"), waited=draw_pairs.waited, work=work,
+            record=run_record(config),
         )  # fmt: skip
 
 
@@ -227,7 +230,9 @@ def converted(config: ConfigDict, field: str, name: str, instead: str) -> Conver
     return network
 
 
-def pseudo_views(config: ConfigDict, training: ReconstructorTraining, constants: Constants) -> TrainingHooks:
+def pseudo_views(
+    config: ConfigDict, training: ReconstructorTraining, constants: Constants, work: Work
+) -> TrainingHooks:
     """What the frozen static model of v2 adds; nothing where the config names none."""
     if not config.static:
         return TrainingHooks()
@@ -244,7 +249,7 @@ def pseudo_views(config: ConfigDict, training: ReconstructorTraining, constants:
         dataclasses.replace(training, reconstructor=reconstructor, motion_encoder=None, adversary=None),
         config.multiview_every, config.multiview_weight, config.multiview_motion,
     )  # fmt: skip
-    return pseudo_view_hooks(training, views, static, variables)
+    return pseudo_view_hooks(training, views, static, variables, work)
 
 
 # Data -------------------------------------------------------------------------------------------------------

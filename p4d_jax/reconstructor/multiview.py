@@ -33,6 +33,7 @@ from p4d_jax.reconstructor.samples import build_samples, over_black, resize_to
 from p4d_jax.reconstructor.step import TrainingHooks
 from p4d_jax.reconstructor.training import Constants, ReconstructorTraining
 from p4d_jax.train.devices import jit_batch, jit_update
+from p4d_jax.train.flops import Work
 from p4d_jax.train.state import TrainState, descend, stream_key, stream_keys
 from p4d_jax.types import Array, Camera, FrameParams
 
@@ -169,15 +170,16 @@ def without_background(out: Rendered) -> Array:
 
 
 def pseudo_view_hooks(
-    training: ReconstructorTraining, views: PseudoViews, static: Constants, variables: dict
+    training: ReconstructorTraining, views: PseudoViews, static: Constants, variables: dict, work: Work
 ) -> TrainingHooks:
     """What v2 adds to `reconstructor.step.build_step`.
 
     Args:
       static, variables: Psi_3d's arrays, on every device.
+      work: what counts the programs' arithmetic.
     """
-    driving = jit_batch(training.mesh, pseudo_driving, "views", "resolution")
-    update = jit_update(training.mesh, multiview_update, "training", "views", "resolution")
+    driving = jit_batch(training.mesh, work, pseudo_driving, "views", "resolution")
+    update = jit_update(training.mesh, work, multiview_update, "training", "views", "resolution")
 
     def describe(resolution: int, state: TrainState, pairs: HeadPair) -> HeadPair:
         return driving(views, resolution, state, static, variables, pairs)

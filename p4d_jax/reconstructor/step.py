@@ -27,6 +27,7 @@ from p4d_jax.reconstructor.training import Constants, ReconstructorTraining
 from p4d_jax.train import losses
 from p4d_jax.train.adversarial import LabelledInput, blur_fake, discriminator_update, penalty_update
 from p4d_jax.train.devices import jit_batch, jit_update, replicated, split
+from p4d_jax.train.flops import Work
 from p4d_jax.train.loss_table import weight_at
 from p4d_jax.train.state import TrainState, descend, moved_average, stream_key, stream_keys
 from p4d_jax.types import Array
@@ -54,6 +55,7 @@ def build_step(
     draw_pairs: Callable[[int], HeadPair],
     batch: int,
     hooks: TrainingHooks = TrainingHooks(),
+    work: Work | None = None,
 ) -> Callable[[TrainState, Array], tuple[TrainState, Report]]:
     """The step: (state, learning rate) -> (state, report).
 
@@ -61,17 +63,19 @@ def build_step(
       draw_pairs: a number of the step -> pairs (B,), split over the devices.
       batch: B.
       hooks: what v2 adds.
+      work: what counts the programs' arithmetic.
     """
-    config, mesh = training.config, training.mesh
+    config, mesh, work = training.config, training.mesh, work or Work()
     whole_views = "whole_view" in LOSSES.reads_of(config.weighted())
     everywhere, shared = replicated(mesh), split(mesh)
-    prepare = jit_batch(mesh, prepare_samples, "training", "resolution", "whole")
+    prepare = jit_batch(mesh, work, prepare_samples, "training", "resolution", "whole")
     update = jit_update(
-        mesh, reconstructor_update, "training", "active", "blurred", results=(everywhere, everywhere, shared)
-    )
-    regularise = jit_update(mesh, density_update, "training")
-    discriminate = jit_update(mesh, critic_update, "training", "blurred")
-    penalise = jit_update(mesh, critic_penalty_update, "training", "blurred")
+        mesh, work, reconstructor_update, "training", "active", "blurred",
+        results=(everywhere, everywhere, shared),
+    )  # fmt: skip
+    regularise = jit_update(mesh, work, density_update, "training")
+    discriminate = jit_update(mesh, work, critic_update, "training", "blurred")
+    penalise = jit_update(mesh, work, critic_penalty_update, "training", "blurred")
 
     def step(state: TrainState, rate: Array) -> tuple[TrainState, Report]:
         # Where the run is.

@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from p4d_jax.train.flops import Work
 from p4d_jax.train.processes import agreed, meet
 
 DATA_AXIS = "data"
@@ -207,17 +208,19 @@ def filled_like(array: jax.Array, value: float) -> jax.Array:
 # Programs -------------------------------------------------------------------------------------------------
 
 
-def jit_update(mesh: Mesh, f: Callable, *static: str, results=None) -> Callable:
+def jit_update(mesh: Mesh, work: Work, f: Callable, *static: str, results=None) -> Callable:
     """A program from a state, its argument `state`, which it takes the place of, to the next.
 
     Args:
+      work: what counts its arithmetic.
       static: names of arguments that a program is compiled for anew.
       results: shardings of what it gives; None: every device has all of it.
     """
     shardings = replicated(mesh) if results is None else results
-    return jax.jit(f, static_argnames=static, donate_argnames="state", out_shardings=shardings)
+    program = jax.jit(f, static_argnames=static, donate_argnames="state", out_shardings=shardings)
+    return work.counted(program, f, static)
 
 
-def jit_batch(mesh: Mesh, f: Callable, *static: str) -> Callable:
+def jit_batch(mesh: Mesh, work: Work, f: Callable, *static: str) -> Callable:
     """A program that gives a batch, split over the devices; see `jit_update`."""
-    return jax.jit(f, static_argnames=static, out_shardings=split(mesh))
+    return work.counted(jax.jit(f, static_argnames=static, out_shardings=split(mesh)), f, static)

@@ -17,6 +17,7 @@ import jax
 import numpy as np
 
 from p4d_jax.imaging.writing import save_picture
+from p4d_jax.train.flops import Work
 from p4d_jax.train.processes import is_primary
 
 
@@ -27,10 +28,11 @@ class Journal:
       workdir: where it is written; made if it is not there.
       batch: pictures a step, for the speed in pictures; 0 leaves that out.
       shown: metrics that the terminal shows, where a step has them; () are all.
+      work: what steps count their arithmetic in, for the share of the devices' rate; None leaves that out.
     """
 
-    def __init__(self, workdir: Path, batch: int, shown: tuple[str, ...]):
-        self.workdir, self.batch, self.shown = workdir, batch, shown
+    def __init__(self, workdir: Path, batch: int, shown: tuple[str, ...], work: Work | None = None):
+        self.workdir, self.batch, self.shown, self.work = workdir, batch, shown, work or Work()
         self.events = open_events(workdir)
         self._spent: dict[str, float] = {}
         self._skipped = 0
@@ -95,7 +97,7 @@ class Journal:
     def start(self, number: int, done: float) -> None:
         """The clock starts: `number` steps are done, a share `done` of the run."""
         self._done, self._started = done, time.time()
-        self._last = (number, self._started)
+        self._last = (number, self._started, self.work.done)
 
     def log_steps(self, number: int, done: float, seconds: float, rate: float, values: dict) -> None:
         """A tick of the run.
@@ -107,10 +109,16 @@ class Journal:
         """
         now = time.time()
         speed = (number - self._last[0]) / max(now - self._last[1], 1e-6)
-        self._last = (number, now)
+        flops = self.work.done - self._last[2]
         pace = {"rate": rate, "steps_per_second": round(speed, 4)}
         if self.batch:
             pace["images_per_second"] = round(speed * self.batch, 3)
+        if self.work.rate:
+            if self.batch:
+                images = (number - self._last[0]) * self.batch
+                pace["gflop_an_image"] = round(flops / 1e9 / images, 3)
+            pace["flops_utilisation"] = round(flops / max(now - self._last[1], 1e-6) / self.work.rate, 4)
+        self._last = (number, now, self.work.done)
         pace["eta_minutes"] = round(minutes_left(self._done, done, now - self._started), 2)
         self._write(number, seconds, pace | values)
         if is_primary():
@@ -179,11 +187,13 @@ def minutes_left(before: float, done: float, seconds: float) -> float:
 
 
 def tick_line(number: int, done: float, pace: dict, values: dict) -> str:
-    """'step 480   12.5 %   1 h 05 min left   3.2 steps/s   25.6 images/s   loss 0.12'."""
+    """'step 480   12.5 %   1 h 05 min left   3.2 steps/s   25.6 images/s   31 % of the FLOP rate', values."""
     parts = [f"step {number}", f"{100 * done:.1f} %", f"{duration(pace['eta_minutes'])} left"]
     parts.append(f"{pace['steps_per_second']:.3g} steps/s")
     if "images_per_second" in pace:
         parts.append(f"{pace['images_per_second']:.3g} images/s")
+    if "flops_utilisation" in pace:
+        parts.append(f"{100 * pace['flops_utilisation']:.3g} % of the FLOP rate")
     return "   ".join(parts + [f"{name} {value:.3g}" for name, value in values.items()])
 
 

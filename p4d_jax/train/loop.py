@@ -30,6 +30,7 @@ from p4d_jax.errors import Preempted, UserError
 from p4d_jax.train.checkpoints import CHECKPOINTS, Checkpoints, check_finite, inspect_state
 from p4d_jax.train.config import LoopConfig
 from p4d_jax.train.devices import filled_like, local
+from p4d_jax.train.flops import Work
 from p4d_jax.train.identity import WorkdirLock, check_goes_on, check_same_everywhere, temporary_beside
 from p4d_jax.train.journal import Journal, ProfileWindow
 from p4d_jax.train.preemption import Notice
@@ -55,6 +56,7 @@ def train(
     batch: int = 0,
     shown: tuple[str, ...] = (),
     waited: Callable[[], float] = lambda: 0.0,
+    work: Work | None = None,
     record: Mapping[str, Any] | None = None,
 ) -> TrainState:
     """Trains from `state`, or from the workdir's last checkpoint, to the end.
@@ -68,6 +70,7 @@ def train(
       batch: pictures a step, for the log.
       shown: metrics that the terminal shows; () are all.
       waited: seconds that steps have waited for data so far.
+      work: what the steps' programs count their arithmetic in, for the log.
       record: what makes the run what it is, nested (`train.identity`): config, package's version, head.
 
     Raises:
@@ -82,7 +85,7 @@ def train(
     check_shared(workdir)
     with (
         WorkdirLock(workdir),
-        Journal(workdir, batch, shown) as journal,
+        Journal(workdir, batch, shown, work) as journal,
         Notice() as notice,
         Checkpoints(workdir, preservation_policy(config)) as saved,
         ProfileWindow(workdir / "profile", *config.profile) as profile,
