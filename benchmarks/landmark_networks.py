@@ -24,7 +24,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from p4d_jax import assets
-from p4d_jax.capture.fit import EYELIDS, LIPS, SCORE_ERRORS, action_scores, fit_photos, landmark_head
+from p4d_jax.capture.fit import EYELIDS, LIPS, SCORE_ERRORS, action_scores, fit_photos
+from p4d_jax.capture.landmark_head import landmark_head, pupil_reach
 from p4d_jax.capture.landmarks import (
     LEFT_EYE_CONTOUR,
     LEFT_EYE_CORNERS,
@@ -34,10 +35,11 @@ from p4d_jax.capture.landmarks import (
     Landmarks,
     eye_centres,
 )
-from p4d_jax.geometry import project
+from p4d_jax.geometry import axis_angle_to_matrix, project
 from p4d_jax.head.actions import ARKIT, action_columns
 from p4d_jax.head.landmarks import mediapipe_landmarks
-from p4d_jax.head.skinning import head_vertices
+from p4d_jax.head.model import WORLD_SCALE
+from p4d_jax.head.skinning import head_joints, head_vertices, joint_rotations
 from p4d_jax.imaging.warping import apply_matrix, square_matrix
 from p4d_jax.imaging.writing import to_picture
 from p4d_jax.main import enable_compilation_cache
@@ -121,13 +123,15 @@ def draw_portraits(head, count: int) -> tuple[list[np.ndarray], FrameParams]:
 
 def true_points(head, params: FrameParams) -> tuple[np.ndarray, np.ndarray]:
     """(n, 468, 2) points, not a number where the head has none, and (n, 2, 2) pupils, pixels."""
-    small = landmark_head(head)
+    reach = WORLD_SCALE * pupil_reach(head)[:, None]
 
     @jax.jit
     @jax.vmap
     def place(frame):
-        vertices = head_vertices(small, frame.shape, frame.expression, frame.pose, frame.eyes)
-        points = jnp.concatenate([mediapipe_landmarks(small, vertices), vertices[-2:]])
+        posed = (frame.shape, frame.expression, frame.pose, frame.eyes)
+        neck, _, *eyes = axis_angle_to_matrix(joint_rotations(frame.pose, frame.eyes)[1:])
+        pupils = head_joints(head, *posed)[3:] + reach * (neck @ jnp.stack(eyes))[..., 2]
+        points = jnp.concatenate([mediapipe_landmarks(head, head_vertices(head, *posed)), pupils])
         return project(frame.camera, points)[0] * SIZE
 
     found = np.asarray(place(params), np.float64)

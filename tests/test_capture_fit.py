@@ -6,6 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.flatten_util import ravel_pytree
+from scipy.spatial.transform import Rotation
 from skimage import data
 
 from p4d_jax import assets
@@ -15,19 +17,20 @@ from p4d_jax.capture.fit import (
     OUTLINE,
     FitSettings,
     Unknowns,
-    bake_shape,
     finish_fit,
     fit_photo,
     fit_photos,
     gaze_to_eyes,
     head_camera,
-    landmark_head,
     levenberg_marquardt,
+    linearise,
     make_targets,
     predict,
+    residuals,
     shapes_left_open,
     soften_outliers,
 )
+from p4d_jax.capture.landmark_head import bake_shape, landmark_head, pose_rows, rows_at_rest
 from p4d_jax.capture.photo import frame_params
 from p4d_jax.errors import UserError
 from p4d_jax.geometry import project
@@ -91,24 +94,48 @@ def test_the_landmark_head_moves_as_the_full_head(head, small):
     pose = jnp.concatenate([jnp.zeros(3), truth.jaw])
     eyes = gaze_to_eyes(truth.gaze)
     arguments = (truth.shape, truth.expression, pose, eyes)
-    full = head_vertices(head, *arguments)
-    expected = mediapipe_landmarks(head, full)
-    reduced = head_vertices(small, *arguments)
-    np.testing.assert_allclose(mediapipe_landmarks(small, reduced), expected, atol=2e-6)
+    expected = mediapipe_landmarks(head, head_vertices(head, *arguments))
+    rows = rows_at_rest(small, truth.shape, truth.expression)
+    reduced = pose_rows(small, rows, truth.jaw, truth.gaze)
+    np.testing.assert_allclose(reduced[:-2], expected, atol=2e-6)
+    # The pupils: of the eyes' joints, and an eyeball's radius from them, where the eyes look.
+    joints = np.asarray(head.joint_regressor @ head.template)[3:]
+    balls = [np.asarray(head.template)[head.regions[f"{side}_eyeball"]] for side in ("left", "right")]
+    radius = 3 * np.array([ball[:, 2].max() - joint[2] for ball, joint in zip(balls, joints, strict=True)])
+    looks = Rotation.from_rotvec(np.asarray(eyes).reshape(2, 3)).apply([0, 0, 1])
     np.testing.assert_allclose(
-        reduced[-2:] - head_joints(head, *arguments)[3:],
-        reduced[-2:] - head_joints(small, *arguments)[3:],
-        atol=2e-6,
+        reduced[-2:], head_joints(head, *arguments)[3:] + radius[:, None] * looks, atol=2e-6
     )
     # and its prediction is the projection by the standard camera
     uv, _ = project(head_camera(truth.rotation), expected)
     np.testing.assert_allclose(predict(small, truth)[0], np.asarray(uv) - 0.5, atol=2e-5)
 
 
+@pytest.mark.parametrize("baked", [False, True])
+def test_the_jacobian_is_that_of_the_residuals(small, faces, baked):
+    """Put together from parts, beside the one that is differentiated whole; with outliers, bounds met."""
+    truth, face = random_unknowns(small, 11), faces[1][0]
+    head = bake_shape(small, truth.shape) if baked else small
+    unknowns = truth.replace(
+        shape=truth.shape[: head.shape_basis.shape[-1]],
+        rotation=jnp.array([0.1, 0.3, -0.05]), centre=jnp.array([0.1, -0.2]), log_side=jnp.log(4.0),
+        jaw=jnp.array([0.5, 0.02, -0.01]), expression=truth.expression.at[3].set(-0.1),
+    )  # fmt: skip
+    scores = jnp.linspace(0.0, 1.0, 52).at[5].set(jnp.nan)
+    targets = make_targets(head, *face, scores)
+    flat, unravel = ravel_pytree(unknowns)
+    missed = lambda x: residuals(head, targets, unravel(x), FitSettings(), 0.05)
+    expected = jax.jit(lambda x: (missed(x), jax.jacfwd(missed)(x)))(flat)
+    found = jax.jit(lambda x: linearise(head, targets, unravel(x), FitSettings(), 0.05))(flat)
+    for one, other in zip(found, expected, strict=True):
+        assert one.shape == other.shape
+        np.testing.assert_allclose(one, other, atol=2e-5 * np.abs(other).max())
+
+
 def test_baking_the_shape_changes_nothing(small):
     truth = random_unknowns(small, 3)
     baked = bake_shape(small, truth.shape)
-    points, iris = predict(baked, truth)
+    points, iris = predict(baked, truth.replace(shape=truth.shape[:0]))
     np.testing.assert_allclose(points, predict(small, truth)[0], atol=1e-5)
     np.testing.assert_allclose(iris, predict(small, truth)[1], atol=1e-5)
 
@@ -196,7 +223,9 @@ def test_levenberg_marquardt_solves_rosenbrock():
     def rosenbrock(x, step):
         return jnp.array([10 * (x[1] - x[0] ** 2), 1 - x[0]])
 
-    np.testing.assert_allclose(levenberg_marquardt(rosenbrock, jnp.array([-1.2, 1.0]), 40), 1, atol=1e-3)
+    linearised = lambda x, step: (rosenbrock(x, step), jax.jacfwd(rosenbrock)(x, step))
+    found = levenberg_marquardt(rosenbrock, linearised, jnp.array([-1.2, 1.0]), 40)
+    np.testing.assert_allclose(found, 1, atol=1e-3)
 
 
 def test_outliers_are_softened_smoothly():
@@ -208,14 +237,14 @@ def test_outliers_are_softened_smoothly():
     assert np.isfinite(jax.jacfwd(lambda x: soften_outliers(x, 0.1))(offsets)).all()
 
 
-def test_a_camera_in_another_square_sees_the_head_where_it_is(small, faces, fits):
+def test_a_camera_in_another_square_sees_the_head_where_it_is(head, small, faces, fits):
     fit, targets = fits[0], make_targets(small, *faces[1][0])
     assert np.isclose(finish_fit(small, targets, fit.unknowns).error, fit.error)
     square, side = jnp.asarray(CENTRE + np.array([40.0, -25.0])), jnp.asarray(SIDE * 1.15)
     camera = camera_in_square(fit, square, side)
     params = frame_params(fit, camera)
-    vertices = head_vertices(small, params.shape, params.expression, params.pose, params.eyes)
-    uv, _ = project(camera, mediapipe_landmarks(small, vertices))
+    vertices = head_vertices(head, params.shape, params.expression, params.pose, params.eyes)
+    uv, _ = project(camera, mediapipe_landmarks(head, vertices))
     seen = np.asarray(square) + float(side) * (np.asarray(uv) - 0.5)
     assert np.linalg.norm(seen - np.asarray(fit.points), axis=-1).max() < 0.004 * SIDE
 

@@ -23,13 +23,15 @@ from p4d_jax.avatar.motion_source import (
     motion_of_frame,
     motion_source_name,
 )
-from p4d_jax.capture.fit import fit_photo, head_camera, landmark_head
+from p4d_jax.capture.fit import fit_photo, head_camera
+from p4d_jax.capture.landmark_head import landmark_head, pupil_reach
 from p4d_jax.data.motion import load_motion, save_motion
 from p4d_jax.errors import UserError
 from p4d_jax.geometry import axis_angle_to_matrix, project
 from p4d_jax.head.landmarks import mediapipe_landmarks, project_landmarks
 from p4d_jax.head.loading import load_head_model
-from p4d_jax.head.skinning import head_vertices, posed_vertices
+from p4d_jax.head.model import WORLD_SCALE
+from p4d_jax.head.skinning import head_joints, head_vertices, posed_vertices
 from p4d_jax.imaging.writing import resize, to_image
 from p4d_jax.jobs import convert
 from p4d_jax.networks.motion_encoder import align_for_motion
@@ -220,7 +222,8 @@ def test_a_flame_head_is_fitted_to_its_own_landmarks(flame):
     pose = jnp.array([0.0, 0.0, 0.0, 0.15, 0.0, 0.0])
     posed = jax.jit(head_vertices)
     vertices = posed(head, shape, expression, pose, jnp.zeros(6))
-    pupils = posed(small, shape, expression, pose, jnp.zeros(6))[-2:]
+    pupils = head_joints(head, shape, expression, pose, jnp.zeros(6))[3:]
+    pupils = pupils.at[:, 2].add(WORLD_SCALE * pupil_reach(head))
     seen = lambda x: 500 * np.asarray(project(head_camera(rotation), x)[0]) + 50
     points = jnp.zeros((468, 2)).at[head.mediapipe_indices].set(seen(mediapipe_landmarks(head, vertices)))
     fit = fit_photo(small, points, jnp.asarray(seen(pupils)))

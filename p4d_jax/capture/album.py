@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 
 from p4d_jax.capture.clip import shared_shape
-from p4d_jax.capture.fit import bake_shape, fit_photo, landmark_head
+from p4d_jax.capture.fit import fit_photo
+from p4d_jax.capture.landmark_head import bake_shape, landmark_head
 from p4d_jax.capture.landmarks import LandmarkDetector, Landmarker
 from p4d_jax.capture.people import Person
 from p4d_jax.capture.photo import (

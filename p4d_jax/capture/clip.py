@@ -19,7 +19,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from p4d_jax.capture.crop import camera_in_square, crop_matrix, crop_photo, quarter_turn
-from p4d_jax.capture.fit import Fit, bake_shape, fit_photo, landmark_head, prepare_frames
+from p4d_jax.capture.fit import Fit, fit_photo, prepare_frames
+from p4d_jax.capture.landmark_head import LandmarkHead, bake_shape, landmark_head
 from p4d_jax.capture.landmarks import LandmarkDetector, Landmarker, Landmarks
 from p4d_jax.capture.outside import Cutout, cut_out
 from p4d_jax.capture.people import Person, find_person, see_face
@@ -266,7 +267,7 @@ def nearest_face(people: list[Landmarks], last: Landmarks) -> Landmarks | None:
     return min(people, key=lambda one: np.linalg.norm(one.points.mean(axis=0) - place), default=None)
 
 
-def fit_frames(small: HeadModel, targets: list[tuple | None], shots: list[int]) -> Fit:
+def fit_frames(small: LandmarkHead, targets: list[tuple | None], shots: list[int]) -> Fit:
     """A `Fit` with leading axis T, with one shape a shot; frames without targets repeat their neighbour."""
     fits: list[Fit | None] = []
     for start, end in pairwise([*shots, len(targets)]):
@@ -277,7 +278,7 @@ def fit_frames(small: HeadModel, targets: list[tuple | None], shots: list[int]) 
     return jax.tree.map(lambda *x: np.stack(x), *fits)
 
 
-def fit_shot(small: HeadModel, targets: list[tuple | None]) -> list[Fit | None]:
+def fit_shot(small: LandmarkHead, targets: list[tuple | None]) -> list[Fit | None]:
     """A fit of each frame that has targets, with one shape."""
     seen = [target for target in targets if target is not None]
     if not seen:
@@ -292,7 +293,7 @@ def fit_shot(small: HeadModel, targets: list[tuple | None]) -> list[Fit | None]:
     return fits
 
 
-def shared_shape(small: HeadModel, targets: list[tuple]) -> jax.Array:
+def shared_shape(small: LandmarkHead, targets: list[tuple]) -> jax.Array:
     """(300,) the mean of the shapes that frames spread over the film give by themselves."""
     chosen = [targets[round(i)] for i in np.linspace(0, len(targets) - 1, min(SHAPE_FRAMES, len(targets)))]
     return jnp.stack([fit_photo(small, *target).shape for target in chosen]).mean(axis=0)

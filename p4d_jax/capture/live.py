@@ -11,7 +11,8 @@ import jax
 import numpy as np
 
 from p4d_jax.capture.crop import camera_in_square, quarter_turn
-from p4d_jax.capture.fit import Fit, FitSettings, bake_shape, fit_photo, landmark_head
+from p4d_jax.capture.fit import Fit, FitSettings, fit_photo
+from p4d_jax.capture.landmark_head import LandmarkHead, bake_shape, landmark_head
 from p4d_jax.capture.landmarks import LandmarkDetector, Landmarker, Landmarks
 from p4d_jax.capture.photo import SMALLEST_EYE_DISTANCE, face_roll, frame_params, turned_targets
 from p4d_jax.head.model import HeadModel
@@ -40,7 +41,7 @@ class LiveCapture:
 
     def restart(self) -> None:
         """Forgets the person: the next picture gives shape and square anew."""
-        self._person: HeadModel | None = None  # with the shape baked in
+        self._person: LandmarkHead | None = None  # with the shape baked in
         self._first: Fit | None = None
         self._last: Fit | None = None
         self._seen: Landmarks | None = None

@@ -12,7 +12,8 @@ from PIL import Image, ImageDraw
 
 from p4d_jax import assets
 from p4d_jax.capture.crop import camera_in_square, crop_matrix, quarter_turn, square_of_matrix
-from p4d_jax.capture.fit import Fit, action_scores, fit_photo, head_camera, landmark_head
+from p4d_jax.capture.fit import Fit, action_scores, fit_photo, head_camera
+from p4d_jax.capture.landmark_head import landmark_head
 from p4d_jax.capture.landmarks import LandmarkDetector, Landmarker, Landmarks
 from p4d_jax.capture.outside import cut_out
 from p4d_jax.capture.people import Person, Visibility, find_person, see_face

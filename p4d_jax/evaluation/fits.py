@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import jax.numpy as jnp
 import numpy as np
 
-from p4d_jax.capture.fit import action_scores, fit_photos, landmark_head
+from p4d_jax.capture.fit import action_scores, fit_photos
+from p4d_jax.capture.landmark_head import landmark_head
 from p4d_jax.evaluation.case import Looks, PersonFaces, Row
 from p4d_jax.evaluation.facts import rotation_angle
 from p4d_jax.evaluation.looks import Look
