@@ -60,6 +60,14 @@ def test_frames_count_by_their_times(rng):
     assert fast.std() < 0.25 < slow.std() < 0.6
 
 
+def test_channels_by_themselves_are_as_if_each_were_alone(rng):
+    noise = rng.normal(0, 1, (60, 3)) * [1.0, 0.1, 0.0]
+    noise[20:40, 1] = noise[20, 1]
+    times = np.arange(60) / RATE
+    alone = [smooth_still(column[:, None], times, WIDTH) for column in noise.T]
+    np.testing.assert_allclose(smooth_still(noise, times, WIDTH, together=False), np.hstack(alone))
+
+
 def test_frames_that_repeat_another_are_no_sign_of_little_noise(rng):
     held = np.concatenate([rng.normal(0, 1, (100, 1)), np.full((100, 1), 3.0)])
     assert noise_of(held) == pytest.approx(1, rel=0.3)

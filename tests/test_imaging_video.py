@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from fractions import Fraction
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from p4d_jax.imaging.video import (
     frame_edges,
     is_video,
     open_video,
+    read_ahead,
     sample_video,
 )
 from p4d_jax.imaging.writing import VideoWriter, save_video
@@ -320,3 +322,23 @@ def test_samples_are_spread_over_a_film(tmp_path):
     shades = [picture.mean() for picture in sample_video(path, 4)]
     assert len(shades) == 4 and len(set(np.round(shades))) >= 3
     assert len(list(sample_video(path, 4, max_frames=5))) == 4
+
+
+def test_reading_ahead_keeps_the_order_and_says_what_went_wrong():
+    """At most so many are made before they are asked for."""
+    made = []
+
+    def items():
+        for number in range(6):
+            made.append(number)
+            yield number
+        raise UserError("damaged")
+
+    ahead, seen = read_ahead(items(), 2), []
+    with pytest.raises(UserError, match="damaged"):
+        for item in ahead:
+            seen.append(item)
+            time.sleep(0.01)
+            assert len(made) <= len(seen) + 2
+    assert seen == made == [*range(6)]
+    assert list(read_ahead([], 2)) == [] and list(read_ahead("ab", 5)) == ["a", "b"]

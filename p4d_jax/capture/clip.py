@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from itertools import pairwise
 from pathlib import Path
 
@@ -18,13 +18,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from p4d_jax.capture.crop import camera_in_square, crop_matrix, crop_photo, quarter_turn
+from p4d_jax.capture.crop import crop_matrix, crop_photo, quarter_turn
 from p4d_jax.capture.fit import Fit, fit_photo, prepare_frames
 from p4d_jax.capture.landmark_head import LandmarkHead, bake_shape, landmark_head
 from p4d_jax.capture.landmarks import LandmarkDetector, Landmarker, Landmarks
 from p4d_jax.capture.outside import Cutout, cut_out
 from p4d_jax.capture.people import Person, find_person, see_face
-from p4d_jax.capture.photo import check_face, describe, face_roll, frame_params, turned_targets
+from p4d_jax.capture.photo import check_face, describe, face_roll, params_in_square, turned_targets
 from p4d_jax.capture.segmentation import Segmenter
 from p4d_jax.capture.shots import (
     face_greys,
@@ -38,11 +38,13 @@ from p4d_jax.capture.smoothing import WIDTH, smooth_still
 from p4d_jax.errors import UserError
 from p4d_jax.head.model import HeadModel
 from p4d_jax.imaging.reading import split_alpha
-from p4d_jax.imaging.video import Video, frame_edges, open_video, sample_video
+from p4d_jax.imaging.video import Video, VideoFrame, frame_edges, open_video, read_ahead, sample_video
 from p4d_jax.imaging.warping import PhotoPyramid, compose_matrices
 from p4d_jax.types import FrameParams, take
 
 SHAPE_FRAMES = 8
+# Frames that are fitted one from the other; the first of each chain takes as long as five of them.
+CHAIN = 32
 # A film without a face is not searched whole: if the first frames show none, some that are spread over it
 # have to.
 FACELESS_FRAMES, SAMPLED_FRAMES = 3, 8
@@ -231,9 +233,8 @@ def find_landmarks(
     """
     found, times, shots, greys, faces = [], [], [], [], []
     before, previous, last, shape = None, None, None, None
-    for index, frame in enumerate(film):
-        picture = split_alpha(frame.picture)[0]
-        greys.append(grey_thumbnail(picture))
+    for index, (picture, grey, shown) in enumerate(read_ahead(map(seen_frame, film))):
+        greys.append(grey)
         now = normalised(greys[-1])
         if before is None or is_cut(before, now):
             shots.append(index)
@@ -253,12 +254,18 @@ def find_landmarks(
             )
         found.append(previous)
         faces.append(None if previous is None else face_greys(picture, previous))
-        times.append((frame.time, frame.duration))
+        times.append(shown)
         if progress is not None:
             progress(len(found), film.length)
     others = {*find_new_faces(faces), *(find_dissolves(np.stack(greys)) if greys else ())}
     shots = sorted({*shots, *(cut for cut in others if all(abs(cut - shot) > 1 for shot in shots))})
     return FilmLandmarks(found, frame_edges(times), shots, shape or (0, 0))
+
+
+def seen_frame(frame: VideoFrame) -> tuple[np.ndarray, np.ndarray, tuple[float, float]]:
+    """Colours (H, W, 3) uint8 of a frame, its thumbnail, its time and duration."""
+    picture = split_alpha(frame.picture)[0]
+    return picture, grey_thumbnail(picture), (frame.time, frame.duration)
 
 
 def nearest_face(people: list[Landmarks], last: Landmarks) -> Landmarks | None:
@@ -270,53 +277,60 @@ def nearest_face(people: list[Landmarks], last: Landmarks) -> Landmarks | None:
 def fit_frames(small: LandmarkHead, targets: list[tuple | None], shots: list[int]) -> Fit:
     """A `Fit` with leading axis T, with one shape a shot; frames without targets repeat their neighbour."""
     fits: list[Fit | None] = []
-    for start, end in pairwise([*shots, len(targets)]):
-        fits += fit_shot(small, targets[start:end])
+    with ThreadPoolExecutor() as pool:
+        for start, end in pairwise([*shots, len(targets)]):
+            fits += fit_shot(small, targets[start:end], pool)
     held = next(fit for fit in fits if fit is not None)
     for index, fit in enumerate(fits):
         fits[index] = held = held if fit is None else fit
     return jax.tree.map(lambda *x: np.stack(x), *fits)
 
 
-def fit_shot(small: LandmarkHead, targets: list[tuple | None]) -> list[Fit | None]:
-    """A fit of each frame that has targets, with one shape."""
+def fit_shot(small: LandmarkHead, targets: list[tuple | None], pool: Executor) -> list[Fit | None]:
+    """A fit of each frame that has targets, with one shape; chains of frames side by side."""
     seen = [target for target in targets if target is not None]
     if not seen:
         return [None] * len(targets)
-    shape = shared_shape(small, seen)
+    shape = shared_shape(small, seen, pool.map)
     person = bake_shape(small, shape)
-    fits: list[Fit | None] = []
-    start = None
-    for target in targets:
-        fits.append(None if target is None else fit_photo(person, *target, start=start).replace(shape=shape))
-        start = start if target is None else fits[-1].unknowns
-    return fits
+
+    def fit_chain(targets: list[tuple | None]) -> list[Fit | None]:
+        fits: list[Fit | None] = []
+        start = None
+        for target in targets:
+            fit = None if target is None else fit_photo(person, *target, start=start)
+            start = start if fit is None else fit.unknowns
+            fits.append(fit and jax.device_get(fit.replace(shape=shape)))
+        return fits
+
+    chains = [targets[first : first + CHAIN] for first in range(0, len(targets), CHAIN)]
+    return [fit for chain in pool.map(fit_chain, chains) for fit in chain]
 
 
-def shared_shape(small: LandmarkHead, targets: list[tuple]) -> jax.Array:
-    """(300,) the mean of the shapes that frames spread over the film give by themselves."""
+def shared_shape(small: LandmarkHead, targets: list[tuple], map_all: Callable = map) -> jax.Array:
+    """(300,) the mean of the shapes that frames spread over the film give by themselves.
+
+    map_all: `map`, or that of an executor.
+    """
     chosen = [targets[round(i)] for i in np.linspace(0, len(targets) - 1, min(SHAPE_FRAMES, len(targets)))]
-    return jnp.stack([fit_photo(small, *target).shape for target in chosen]).mean(axis=0)
+    return jnp.stack([*map_all(lambda target: fit_photo(small, *target).shape, chosen)]).mean(axis=0)
 
 
 def smooth_fits(fits: Fit, times: np.ndarray, width: float) -> Fit:
     """Fits whose heads hold still where only noise moves them; times, width: see `smooth_still`."""
 
-    def smooth(values: np.ndarray) -> np.ndarray:
-        return smooth_still(np.asarray(values, np.float64).reshape(len(values), -1), times, width)
+    def smooth(values: np.ndarray, together: bool = True) -> np.ndarray:
+        return smooth_still(np.asarray(values, np.float64).reshape(len(values), -1), times, width, together)
 
     still = {name: smooth(getattr(fits, name)) for name in ("rotation", "centre", "side", "jaw", "eyes")}
     # Each action by itself: a mouth that talks does not leave the lids to their noise.
-    still["expression"] = np.concatenate([smooth(column) for column in np.asarray(fits.expression).T], axis=1)
+    still["expression"] = smooth(fits.expression, together=False)
     return fits.replace(
         **{name: np.float32(value.reshape(getattr(fits, name).shape)) for name, value in still.items()}
     )
 
 
 def stack_params(fits: Fit, centre: np.ndarray, side: float) -> FrameParams:
-    """`FrameParams` with leading axis T in one square of the film."""
-
-    def one(fit: Fit) -> FrameParams:
-        return frame_params(fit, camera_in_square(fit, jnp.asarray(centre), jnp.asarray(side)))
-
-    return jax.jit(jax.vmap(one))(fits)
+    """`FrameParams` (T,) in one square of the film; one by one, lest each length be compiled."""
+    frames = [params_in_square(take(fits, k), centre, side) for k in range(len(fits.error))]
+    return jax.tree.map(lambda *x: jnp.asarray(np.stack(x)), *frames)

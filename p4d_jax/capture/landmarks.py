@@ -121,8 +121,10 @@ class Landmarker:
 
     def __init__(self, threads: int = 2):
         """threads: CPU threads a network."""
-        names = [*ANCHORS, "face_landmarks_detector", "face_blendshapes"]
+        names = [*ANCHORS, "face_landmarks_detector"]
         self._networks = {name: load_network(name, threads) for name in names}
+        # So small that a second thread costs more than it brings.
+        self._networks["face_blendshapes"] = load_network("face_blendshapes", 1)
 
     def detect(
         self, image: np.ndarray, previous: Landmarks | None = None, looks: int = 1

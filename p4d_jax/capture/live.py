@@ -10,11 +10,11 @@ from __future__ import annotations
 import jax
 import numpy as np
 
-from p4d_jax.capture.crop import camera_in_square, quarter_turn
+from p4d_jax.capture.crop import quarter_turn
 from p4d_jax.capture.fit import Fit, FitSettings, fit_photo
 from p4d_jax.capture.landmark_head import LandmarkHead, bake_shape, landmark_head
 from p4d_jax.capture.landmarks import LandmarkDetector, Landmarker, Landmarks
-from p4d_jax.capture.photo import SMALLEST_EYE_DISTANCE, face_roll, frame_params, turned_targets
+from p4d_jax.capture.photo import SMALLEST_EYE_DISTANCE, face_roll, params_in_square, turned_targets
 from p4d_jax.head.model import HeadModel
 from p4d_jax.types import FrameParams
 
@@ -68,7 +68,7 @@ class LiveCapture:
             fit = fit_photo(self._person, *turned_targets(self._seen, self._turn), start=start, priors=priors)
             fit = fit.replace(shape=self._first.shape)
         self._last = fit if self._last is None else _calm(self._last, fit)
-        return _in_square(self._last, self._first.centre, self._first.side)
+        return params_in_square(self._last, self._first.centre, self._first.side)
 
 
 @jax.jit
@@ -76,8 +76,3 @@ def _calm(before: Fit, now: Fit) -> Fit:
     """The fit of a picture, what moves mixed with that before; the solver goes on from its own."""
     mixed = {name: KEPT * getattr(before, name) + (1 - KEPT) * getattr(now, name) for name in MOVING}
     return now.replace(**mixed)
-
-
-@jax.jit
-def _in_square(fit: Fit, centre: jax.Array, side: jax.Array) -> FrameParams:
-    return frame_params(fit, camera_in_square(fit, centre, side))

@@ -140,7 +140,7 @@ def finish_capture(
         params = _frame_params(fit)
     else:
         matrix = square
-        params = _params_in_square(fit, *square_of_matrix(compose_matrices(square, invert_matrix(turn))))
+        params = params_in_square(fit, *square_of_matrix(compose_matrices(square, invert_matrix(turn))))
     colours, mask = split_alpha(photo)
     cutout = cut_out(PhotoPyramid(colours), matrix, head, params, Segmenter(), mask)
     visibility = see_face(landmarks, photo.shape)
@@ -211,7 +211,9 @@ def frame_params(fit: Fit, camera=None) -> FrameParams:
 
 
 @jax.jit
-def _params_in_square(fit: Fit, centre: jax.Array, side: jax.Array) -> FrameParams:
+def params_in_square(fit: Fit, centre: jax.Array, side: jax.Array) -> FrameParams:
+    """The parameters of a face that was fitted in another square than its crop, of one frame; see
+    `crop.camera_in_square`."""
     return frame_params(fit, camera_in_square(fit, centre, side))
 
 

@@ -72,9 +72,11 @@ def face_greys(picture: np.ndarray, landmarks: Landmarks) -> np.ndarray:
     face = picture[low[1] : high[1], low[0] : high[0]]
     if not face.size:
         return np.zeros(len(landmarks.points), np.float32)
-    grey = np.asarray(Image.fromarray(face).convert("L"), np.float32)
-    grey = ndimage.gaussian_filter(grey, BLUR * landmarks.eye_distance)
-    places = (landmarks.points - low - 0.5).T[::-1]
+    blur = BLUR * landmarks.eye_distance
+    step = max(int(blur), 1)  # what is blurred so far has no more than these pixels tell
+    grey = np.asarray(Image.fromarray(face).reduce(step).convert("L"), np.float32)
+    grey = ndimage.gaussian_filter(grey, blur / step)
+    places = ((landmarks.points - low) / step - 0.5).T[::-1]
     return normalised(ndimage.map_coordinates(grey, places, order=1, mode="nearest"))
 
 

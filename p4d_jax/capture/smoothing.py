@@ -22,26 +22,27 @@ LEAST = 1e-9  # noise, lest a division be by 0
 SIGMAS = 3  # deviations in time to which the mean reaches
 
 
-def smooth_still(values: np.ndarray, times: np.ndarray, width: float) -> np.ndarray:
-    """Values (T, C) without noise where they hold still; the channels of a frame are alike or not together.
+def smooth_still(values: np.ndarray, times: np.ndarray, width: float, together: bool = True) -> np.ndarray:
+    """Values (T, C) without noise where they hold still.
 
     Args:
       values: One row a frame.
       times: (T,) seconds, ascending, of the frames.
       width: Seconds, standard deviation in time; 0 changes nothing.
+      together: Whether the channels of a frame are alike or not together, or each by itself.
     """
     if width <= 0 or len(values) < 3:
         return values
-    noise = noise_of(values)
+    noise = noise_of(values, together)
     reach = min(max(1, round(SIGMAS * width / float(np.median(np.diff(times))))), len(values) - 1)
     smooth = ndimage.gaussian_filter1d(values, FIRST, axis=0, mode="nearest")
     for _ in range(PASSES):
-        total, weights = np.zeros_like(values), np.zeros((len(values), 1))
+        total, weights = np.zeros_like(values), np.zeros((len(values), 1 if together else values.shape[1]))
         for shift in range(-reach, reach + 1):
             low, high = max(0, -shift), min(len(values), len(values) - shift)
             here, there = slice(low, high), slice(low + shift, high + shift)
-            apart = (smooth[here] - smooth[there]) / (LIKE * noise)
-            unlike = np.mean(apart**2, axis=1, keepdims=True)
+            unlike = ((smooth[here] - smooth[there]) / (LIKE * noise)) ** 2
+            unlike = unlike.mean(axis=1, keepdims=True) if together else unlike
             later = (times[there] - times[here])[:, None] / width
             weight = np.exp(-0.5 * later**2 - 0.5 * unlike)
             total[here] += weight * values[there]
@@ -50,13 +51,14 @@ def smooth_still(values: np.ndarray, times: np.ndarray, width: float) -> np.ndar
     return smooth
 
 
-def noise_of(values: np.ndarray) -> np.ndarray:
-    """(C,) standard deviation of white noise in values (T, C)."""
+def noise_of(values: np.ndarray, together: bool = True) -> np.ndarray:
+    """(C,) standard deviation of white noise in values (T, C); together: see `smooth_still`."""
     order = min(4, len(values) - 1)
     differences = np.abs(np.diff(values, n=order, axis=0))
-    differences = differences[differences.any(axis=1)]
-    if not len(differences):
-        return np.full(values.shape[1], LEAST)
+    moved = np.broadcast_to(differences.any(axis=1, keepdims=True), differences.shape)
+    moved = moved if together else differences > 0
+    told = zip(differences.T, moved.T, strict=True)
+    lower = [np.quantile(column[rows], 0.25) if rows.any() else 0.0 for column, rows in told]
     # A fourth of a normal variable's sizes are below 0.3186 deviations; differences of order n have variance
     # (2n choose n).
-    return np.quantile(differences, 0.25, axis=0) / (0.3186 * np.sqrt(comb(2 * order, order))) + LEAST
+    return np.array(lower) / (0.3186 * np.sqrt(comb(2 * order, order))) + LEAST

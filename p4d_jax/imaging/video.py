@@ -11,8 +11,11 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import re
+from collections import deque
 from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import TypeVar
 
 import av
 import numpy as np
@@ -28,6 +31,7 @@ FILM_SUFFIXES = (
 ANIMATION_SUFFIXES = (".gif", ".webp", ".png", ".apng", ".avif")  # which may as well hold one picture
 FOLDER_FPS = 25.0
 NO_DELAY = 0.1  # seconds that a picture without a delay of its own is shown, as browsers do
+Item = TypeVar("Item")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,6 +111,16 @@ def sample_video(
     for index, frame in enumerate(video):
         if index in wanted:
             yield frame.picture
+
+
+def read_ahead(items: Iterable[Item], count: int = 2) -> Iterator[Item]:
+    """The same items in order, of which a thread makes the next `count` while one is in use."""
+    iterator, end = iter(items), object()
+    with ThreadPoolExecutor(1) as reader:
+        ready = deque(reader.submit(next, iterator, end) for _ in range(count))
+        while (item := ready.popleft().result()) is not end:
+            ready.append(reader.submit(next, iterator, end))
+            yield item
 
 
 def frame_edges(frames: list[tuple[float, float]]) -> np.ndarray:
