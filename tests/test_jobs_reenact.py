@@ -22,6 +22,7 @@ from p4d_jax.evaluation.pairs import Pair, write_pairs
 from p4d_jax.imaging.reading import read_photo
 from p4d_jax.imaging.video import open_video
 from p4d_jax.imaging.writing import save_video
+from p4d_jax.jobs import _page
 from p4d_jax.jobs._fields import parse_person
 from p4d_jax.jobs._inputs import source_names
 from p4d_jax.jobs._publish import check_workdir, published_files
@@ -87,6 +88,14 @@ def test_photo_and_motion_become_films_mesh_and_report(tiny_weights, tmp_path):
     sources = re.findall(r'src="([^"]{20})', page)
     assert len(sources) == 4 and all(source.startswith("data:") for source in sources)
     assert "http" not in page and "synthetic" in page
+
+
+def test_a_long_film_is_shown_from_beside_the_page(tmp_path, monkeypatch):
+    path = tmp_path / "reenactment.mp4"
+    path.write_bytes(bytes(100))
+    assert 'src="data:video/mp4;base64,AAAA' in _page.film(path, "short")
+    monkeypatch.setattr(_page, "LARGEST_FILM", 99)
+    assert '<video controls loop src="reenactment.mp4">' in _page.film(path, "long")
 
 
 def test_photo_drives_a_photo(tiny_weights, tmp_path):

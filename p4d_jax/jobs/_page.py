@@ -1,4 +1,4 @@
-"""report.html: a run on one page that needs nothing beside it, to be looked at, kept or sent."""
+"""report.html: a run on one page, to be looked at, kept or sent; it needs nothing beside it but long films."""
 
 from __future__ import annotations
 
@@ -11,13 +11,16 @@ import numpy as np
 from p4d_jax.jobs._html import figure, items, table, to_jpeg, write_html
 
 FILMS = {"reenactment.mp4": "Source, driving, result", "pasted.mp4": "Pasted back"}
+LARGEST_FILM = (
+    16 * 2**20
+)  # bytes; a page of more is slow to open, and its text takes the memory several times
 
 
 def write_page(path: Path, report: dict, worst: dict[int, np.ndarray]) -> None:
     """Writes the page of a run.
 
     Args:
-      path: Of the page; the films lie beside it and are taken into it.
+      path: Of the page; the films lie beside it and are taken into it, but for those of many minutes.
       report: What report.json holds.
       worst: (H, W, 3) uint8 of the frames of which most is guessed, by their numbers.
     """
@@ -50,7 +53,9 @@ def write_page(path: Path, report: dict, worst: dict[int, np.ndarray]) -> None:
 
 
 def film(path: Path, title: str) -> str:
-    """A film in the page itself."""
-    data = base64.b64encode(path.read_bytes()).decode()
-    player = f'<video controls loop src="data:video/mp4;base64,{data}"></video>'
+    """A film in the page itself, or where it is larger than `LARGEST_FILM`, from beside the page."""
+    source = path.name
+    if path.stat().st_size <= LARGEST_FILM:
+        source = f"data:video/mp4;base64,{base64.b64encode(path.read_bytes()).decode()}"
+    player = f'<video controls loop src="{source}"></video>'
     return f"<figure>{player}<figcaption>{html.escape(title)}</figcaption></figure>"
