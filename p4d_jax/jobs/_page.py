@@ -1,4 +1,4 @@
-"""report.html: a run on one page, to be looked at, kept or sent; it needs nothing beside it but long films."""
+"""report.html: a run on one page, to be looked at, kept or sent; only long films lie beside it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 from p4d_jax.jobs._html import figure, items, table, to_jpeg, write_html
 
 FILMS = {"reenactment.mp4": "Source, driving, result", "pasted.mp4": "Pasted back"}
-LARGEST_FILM = (
+LARGEST_FILM = 16 * 2**20  # bytes; a page of more opens slowly, and takes its memory several times
     16 * 2**20
 )  # bytes; a page of more is slow to open, and its text takes the memory several times
 
