@@ -12,8 +12,6 @@ from p4d_jax.jobs._html import figure, items, table, to_jpeg, write_html
 
 FILMS = {"reenactment.mp4": "Source, driving, result", "pasted.mp4": "Pasted back"}
 LARGEST_FILM = 16 * 2**20  # bytes; a page of more opens slowly, and takes its memory several times
-    16 * 2**20
-)  # bytes; a page of more is slow to open, and its text takes the memory several times
 
 
 def write_page(path: Path, report: dict, worst: dict[int, np.ndarray]) -> None:
