@@ -27,7 +27,7 @@ from p4d_jax.reconstructor.samples import build_samples
 from p4d_jax.reconstructor.training import LossNetworks
 from p4d_jax.train.adversarial import Adversary, input_shapes
 from p4d_jax.train.config import Term
-from p4d_jax.train.state import stream_keys
+from p4d_jax.train.state import init_variables, stream_keys
 from p4d_jax.types import shaped
 
 BATCH, SIZE, RAYS, POINTS = 2, 32, 16, 12
@@ -45,12 +45,12 @@ def main() -> None:
     picture, face = shaped(1, SIZE, SIZE, 3), shaped(1, 112, 112, 3)
     networks = LossNetworks(
         lpips,
-        lpips.lazy_init(keys[0], picture, picture),
+        init_variables(lpips, keys[0], picture, picture),
         arcface,
-        arcface.lazy_init(keys[1], face),
+        init_variables(arcface, keys[1], face),
     )
     critic = Discriminator(DiscriminatorConfig(SIZE, 64, 4, 1, 2))
-    of_critic = critic.lazy_init(keys[2], input_shapes(SIZE), shaped(2, 25))["params"]
+    of_critic = init_variables(critic, keys[2], input_shapes(SIZE), shaped(2, 25))["params"]
     names = [name for name in LOSSES if name != "upscaled"]
     step_config = dataclasses.replace(training.config, terms=tuple((name, Term(1.0)) for name in names))
     adversary = Adversary(critic, training.optimizer, step_config, 1.0)

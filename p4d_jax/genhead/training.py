@@ -15,7 +15,7 @@ from p4d_jax.genhead.model import GenHead
 from p4d_jax.genhead.parts import HeadParts
 from p4d_jax.head.model import HeadModel
 from p4d_jax.train.adversarial import Adversary, input_shapes
-from p4d_jax.train.state import TrainState, create_state, lazy_adam, lazy_share
+from p4d_jax.train.state import TrainState, create_state, init_variables, lazy_adam, lazy_share
 from p4d_jax.types import Array, shaped
 
 
@@ -60,12 +60,13 @@ def create_genhead_state(training: GenHeadTraining, key: Array) -> TrainState:
     key_g, key_d = jax.random.split(key)
     config, size = training.genhead.config, training.genhead.config.image_size
     latent, label, shape = shaped(2, config.latent_size), shaped(2, 25), shaped(2, config.shape_size)
-    generator = training.genhead.lazy_init(key_g, latent, label, shape)
-    discriminator = training.discriminator.lazy_init(key_d, input_shapes(size), label)["params"]
+    generator = init_variables(training.genhead, key_g, latent, label, shape)
+    discriminator = init_variables(training.discriminator, key_d, input_shapes(size), label)["params"]
     encoder = {}
     if training.config.reconstructs:
         half, alpha = shaped(2, size // 2, size // 2, 3), shaped(2, size // 2, size // 2, 1)
-        encoder = training.encoder.lazy_init(jax.random.fold_in(key_d, 1), half, alpha, half)["params"]
+        key_e = jax.random.fold_in(key_d, 1)
+        encoder = init_variables(training.encoder, key_e, half, alpha, half)["params"]
     return create_state(
         generator, training.optimizer, jax.random.key_data(key),
         discriminator=discriminator, discriminator_optimizer=training.adversary.optimizer,

@@ -21,7 +21,7 @@ from p4d_jax.reconstructor.model import Reconstructor
 from p4d_jax.reconstructor.weights import load_reconstructor
 from p4d_jax.train import losses
 from p4d_jax.train.adversarial import Adversary
-from p4d_jax.train.state import FROZEN, build_optimizer
+from p4d_jax.train.state import FROZEN, build_optimizer, init_variables
 from p4d_jax.types import Array, shaped
 
 
@@ -113,7 +113,7 @@ def initial_variables(reconstructor: Reconstructor, key: Array) -> dict:
     c = reconstructor.config
     image, motion = shaped(1, c.image_size, c.image_size, 3), shaped(1, c.motion_size)
     lifted = shaped(1, c.lifted_size, c.lifted_size, 4) if c.source_lifting else None
-    return reconstructor.lazy_init(key, image, motion, motion, lifted)
+    return init_variables(reconstructor, key, image, motion, motion, lifted)
 
 
 def grow_variables(start: str, model: ReconstructorConfig, variables: dict) -> dict:

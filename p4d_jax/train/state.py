@@ -11,8 +11,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from flax import linen as nn
 from flax import struct
 
+from p4d_jax.train.devices import once_jit
 from p4d_jax.types import Array
 
 FROZEN = "frozen"  # label of parameters that stand still
@@ -58,6 +60,16 @@ class TrainState:
         return {"params": self.average, "buffers": self.buffers}
 
 
+def init_variables(network: nn.Module, key: Array, *inputs) -> dict:
+    """Random variables of a network, in one program; Flax alone compiles one for each operation and shape.
+
+    Args:
+      key: typed.
+      inputs: shapes of what the network takes (`types.shaped`), or None.
+    """
+    return once_jit(lambda key: network.lazy_init(key, *inputs))(key)
+
+
 def create_state(
     variables: dict,
     optimizer: optax.GradientTransformation,
@@ -75,19 +87,25 @@ def create_state(
       key: raw.
       discriminator, encoder: their parameters, where there are such networks, with their optimizers.
     """
-    params = variables["params"]
-    of_optimizer = lambda transform, params: transform.init(params) if transform else ()
+    params, discriminator, encoder = variables["params"], discriminator or {}, encoder or {}
+    optimizers = (optimizer, discriminator_optimizer, encoder_optimizer)
+
+    def begin(*trained: dict) -> tuple[dict, list[optax.OptState]]:
+        states = [one.init(x) if one else () for one, x in zip(optimizers, trained, strict=True)]
+        return jax.tree.map(jnp.copy, trained[0]), states
+
+    average, states = once_jit(begin)(params, discriminator, encoder)
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         seconds=jnp.zeros((), jnp.float32),
         params=params,
         buffers=variables.get("buffers", {}),
-        average=jax.tree.map(jnp.copy, params),
-        optimizer=optimizer.init(params),
-        discriminator=discriminator or {},
-        discriminator_optimizer=of_optimizer(discriminator_optimizer, discriminator),
-        encoder=encoder or {},
-        encoder_optimizer=of_optimizer(encoder_optimizer, encoder),
+        average=average,
+        optimizer=states[0],
+        discriminator=discriminator,
+        discriminator_optimizer=states[1],
+        encoder=encoder,
+        encoder_optimizer=states[2],
         augment=jnp.zeros((), jnp.float32),
         key=key,
     )
