@@ -2,6 +2,7 @@
 
 import gc
 import os
+import sys
 from importlib.metadata import version
 from pathlib import Path
 
@@ -22,6 +23,8 @@ import pytest
 import shape_checks
 
 shape_checks.install()  # before the package is imported
+# torch looks for triton, which no test needs; to load it ended a process that held JAX by a signal.
+sys.modules["triton"] = None
 
 if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "p4d_jax" / "compiled"

@@ -8,7 +8,7 @@ from their joints (9): the posed landmark is
     [1 | R_jaw - 1 | R_left - 1 | R_right - 1] (3, 12)  times  the rows (12, N)
 
 and its derivative by shape and expression that matrix times the rows' bases. Source: docs/concepts/head.md,
-Eq. 2.1 to 2.5; docs/concepts/capture.md, 9.1.
+Eq. 2.1 to 2.5; docs/concepts/capture.md, Eq. 9.1.
 """
 
 from __future__ import annotations
