@@ -15,16 +15,13 @@ import functools
 import json
 import statistics
 import tempfile
-import time
-from collections.abc import Callable
 from pathlib import Path
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 from absl import app, flags
 from PIL import Image
 
+from benchmarks.products import build_product, in_products, timed
 from p4d_jax import assets
 from p4d_jax.capture import capture_film, capture_photo
 from p4d_jax.capture.landmarks import Landmarker
@@ -52,16 +49,10 @@ def moving_face(count: int) -> list[np.ndarray]:
     return pictures
 
 
-def seconds(run: Callable[[], object]) -> float:
-    start = time.perf_counter()
-    jax.block_until_ready(run())
-    return time.perf_counter() - start
-
-
 def main(_: list[str]) -> None:
     enable_compilation_cache()
     head, landmarker, photo = assets.head_model(), Landmarker(), assets.photo("astronaut")
-    matrix, product = jnp.ones((2048, 2048)), jax.jit(jnp.matmul)
+    product = build_product()
     found: dict[str, list[float]] = {}
     with tempfile.TemporaryDirectory() as folder:
         film = FILM.value
@@ -70,30 +61,23 @@ def main(_: list[str]) -> None:
             save_video(film, moving_face(2 * FRAMES.value))
         lengths = (FRAMES.value, 2 * FRAMES.value)
         pictures = [frame.picture for frame in open_video(film, lengths[1])]
+        if len(pictures) < lengths[1]:
+            raise SystemExit(
+                f"{film}: {len(pictures)} frames, where --frames={lengths[0]} takes {lengths[1]}"
+            )
         capture = lambda count: capture_film(film, head, landmarker=landmarker, max_frames=count).params
         for turn in range(REPEATS.value + 1):
-            times = {"product": seconds(lambda: product(matrix, matrix))}
-            times["photo"] = seconds(lambda: capture_photo(photo, head, landmarker).params)
-            short, long = (
-                seconds(lambda count=count: capture(count)) for count in (FRAMES.value, len(pictures))
-            )
+            times = {"product": timed(product)}
+            times["photo"] = timed(lambda: capture_photo(photo, head, landmarker).params)
+            short, long = (timed(functools.partial(capture, count)) for count in lengths)
             times["film"] = (long - short) / (lengths[1] - lengths[0])
             times["film, whole"] = long / lengths[1]
             live = LiveCapture(head, landmarker)
             live.see(pictures[0])
-            times["live"] = statistics.median(seconds(functools.partial(live.see, x)) for x in pictures[1:])
+            times["live"] = statistics.median(timed(functools.partial(live.see, x)) for x in pictures[1:])
             for name, value in times.items() if turn else ():
-                found.setdefault(name, []).append(1e3 * value)
-    unit = statistics.median(found["product"])
-    rows = {
-        name: {
-            "median_ms": statistics.median(values),
-            "least_ms": min(values),
-            "most_ms": max(values),
-            "products": statistics.median(values) / unit,
-        }
-        for name, values in found.items()
-    }
+                found.setdefault(name, []).append(value)
+    rows = in_products(found)
     print(f"{'':12}{'median ms':>11}{'least':>9}{'most':>9}{'products':>10}")
     for name, row in rows.items():
         print(

@@ -17,17 +17,15 @@ from __future__ import annotations
 import dataclasses
 import json
 import resource
-import statistics
-import time
 from collections.abc import Callable
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from absl import app, flags
 from skimage.metrics import peak_signal_noise_ratio
 
+from benchmarks.products import PRODUCT_FLOPS, build_product, in_products, timed
 from p4d_jax import Avatar
 from p4d_jax.avatar.avatar import _animate, _render_posed
 from p4d_jax.avatar.motion_source import motion_of_frame
@@ -42,15 +40,6 @@ REPEATS = flags.DEFINE_integer("repeats", 20, "turns of all stages", lower_bound
 BATCH = flags.DEFINE_integer("batch", 8, "frames in one program; 1: none", lower_bound=1)
 DTYPES = flags.DEFINE_list("dtypes", ["float32", "bfloat16"], "number types of the layers")
 JSON = flags.DEFINE_string("json", None, "a file for the figures")
-PRODUCT = 2048  # rows of the matrices
-PRODUCT_FLOPS = 2 * PRODUCT**3
-
-
-def timed(run: Callable[[], object]) -> float:
-    """Milliseconds of one call."""
-    start = time.perf_counter()
-    jax.block_until_ready(run())
-    return 1e3 * (time.perf_counter() - start)
 
 
 def with_dtype(avatar: Avatar, dtype: str) -> Avatar:
@@ -65,12 +54,11 @@ def main(_: list[str]) -> None:
     turn = [avatar.params.pose.at[1].add(yaw) for yaw in (-0.3, 0.0, 0.3)]
     frames = [avatar.params.replace(pose=pose) for pose in turn]
     motions = [motion_of_frame(model.motion_source, model.head, frame) for frame in frames]
-    matrix = jnp.ones((PRODUCT, PRODUCT))
-    product = jax.jit(jnp.matmul)
+    product = build_product()
     render = lambda k: avatar.render(frames[k], motion=motions[k]).image
 
     stages: dict[str, Callable[[int], object]] = {
-        "product": lambda k: product(matrix, matrix),
+        "product": lambda k: product(),
         "meshes": lambda k: driven_meshes(model.head, shape, frames[k]),
         "animate": lambda k: avatar.animate(motions[k]),
         "frame": render,
@@ -98,19 +86,11 @@ def main(_: list[str]) -> None:
     near = lambda image: peak_signal_noise_ratio(reference, np.asarray(image).clip(-1, 1), data_range=2.0)
     animate = _animate.prepare(model, avatar.source, motions[0])
     flops = sum(program.cost_analysis()["flops"] for program in (plain, animate))
-    unit = statistics.median(found["product"])
     if BATCH.value > 1:
         found[f"{BATCH.value} frames"] = [value / BATCH.value for value in found[f"{BATCH.value} frames"]]
-    table = {
-        name: {
-            "median_ms": statistics.median(times),
-            "least_ms": min(times),
-            "most_ms": max(times),
-            "products": statistics.median(times) / unit,
-            "first_call_s": compile_seconds[name],
-        }
-        for name, times in found.items()
-    }
+    table = in_products(found)
+    for name, row in table.items():
+        row["first_call_s"] = compile_seconds[name]
     frame = table["frame"]["median_ms"]
     summary = {
         "size": avatar.size,
@@ -119,7 +99,7 @@ def main(_: list[str]) -> None:
         "gflop_a_frame": flops / 1e9,
         "decibels_to_plain_path": near(plain(*shown).image),
         "decibels_to_float32": {name: near(stages[name](0)) for name in other},
-        "share_of_product_rate": (flops / frame) / (PRODUCT_FLOPS / unit),
+        "share_of_product_rate": (flops / frame) / (PRODUCT_FLOPS / table["product"]["median_ms"]),
         "peak_memory_gib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,
     }
     print(f"{'stage':10}{'median ms':>11}{'least':>9}{'most':>9}{'products':>10}{'first call s':>14}")

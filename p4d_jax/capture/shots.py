@@ -73,7 +73,7 @@ def face_greys(picture: np.ndarray, landmarks: Landmarks) -> np.ndarray:
     if not face.size:
         return np.zeros(len(landmarks.points), np.float32)
     blur = BLUR * landmarks.eye_distance
-    step = max(int(blur), 1)  # what is blurred so far has no more than these pixels tell
+    step = max(int(blur), 1)  # a blur needs no finer pixels
     grey = np.asarray(Image.fromarray(face).reduce(step).convert("L"), np.float32)
     grey = ndimage.gaussian_filter(grey, blur / step)
     places = ((landmarks.points - low) / step - 0.5).T[::-1]
