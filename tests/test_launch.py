@@ -178,6 +178,8 @@ def start_local(tmp_path, **environment) -> subprocess.Popen:
     stand_in = tmp_path / "python"
     stand_in.write_text(ENDS_WHEN_ASKED.format(folder=tmp_path))
     stand_in.chmod(0o755)
+    # What a shell starts in the background ignores Ctrl-C, and so would the launcher that it starts.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     paths = f"{tmp_path}{os.pathsep}{os.environ['PATH']}"
     run = subprocess.Popen(
         [str(LAUNCH / "local_multiprocess.sh"), "configs/quickstart.py"],
