@@ -221,6 +221,7 @@ def test_photo_without_a_face_writes_nothing(tiny_weights, tmp_path, capsys):
         (["--config.weights=nowhere.npz"], ["config.weights", "nowhere.npz"]),
         (["--config.head=openhaed"], ["config.head", "openhaed"]),
         (["--config.neck_share=1.5"], ["config.neck_share=1.5", "0 to 1"]),
+        (["--config.coarse_samples=3"], ["config.coarse_samples=3", "4 to 512"]),
         (["--config.panel=65"], ["config.panel=65", "even"]),
         (["--config.strength.pose=4.0"], ["config.strength", "pose=4.0", "0 to 3"]),
         (["--config.films=pastd"], ["config.films", "did you mean 'pasted'"]),

@@ -135,7 +135,7 @@ def check_numbers(config: ReenactSettings) -> None:
         "personalise_steps": (0, 100_000),
         "neck_share": (0, 1),
         "picture_size": (0, 2048),
-        "coarse_samples": (2, 512),
+        "coarse_samples": (4, 512),
         "fine_samples": (2, 512),
         "panel": (32, 2048),
         "turntable_frames": (1, 10_000),

@@ -131,7 +131,7 @@ def check_numbers(config: EvaluateSettings) -> None:
     ranges = {
         "identities": (2, 10_000),
         "resolution": (0, 1024),
-        "samples": (2, 512),
+        "samples": (4, 512),
         "film_frames": (0, 240),
     }
     check_ranges(config, ranges)

@@ -23,6 +23,7 @@ from p4d_jax.evaluation.genhead import (
 from p4d_jax.evaluation.people import HELD_OUT
 from p4d_jax.genhead.renderer import about_weights, open_renderer
 from p4d_jax.imaging.writing import save_picture
+from p4d_jax.jobs._fields import check_ranges
 from p4d_jax.jobs._publish import published, write_json
 from p4d_jax.jobs.settings import EvaluateGenHeadSettings
 from p4d_jax.openheads.scene import prepare_scene
@@ -32,6 +33,7 @@ from p4d_jax.settings import from_config
 def run(config: ConfigDict, workdir: Path) -> None:
     """Runs the job: see the module's docstring."""
     config = from_config(EvaluateGenHeadSettings, config)
+    check_ranges(config, {"samples": (4, 512)})
     subject = read_subject(config)
     key = jax.random.fold_in(jax.random.key(config.seed), HELD_OUT)
     rows, pictures = measure_control(subject, key, config.samples_of_control)
